@@ -1,0 +1,55 @@
+# Two targets do all set-up on a fresh Debian 12 machine, as root: `make demo` and `make test`.
+
+PYTHON ?= python3
+ENGINE ?= linux
+VENV := .venv
+BIN := $(VENV)/bin
+PROJECTS := core engines/linux docs/example-engine
+
+.PHONY: demo test lint unit docs bench format clean
+
+demo: $(VENV)/.ready .build/demo.ready
+	$(BIN)/python demo/$(ENGINE).py
+
+test: lint unit docs
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# TESTS=tests/linux runs a part.
+unit: $(VENV)/.ready .build/demo.ready .build/test.ready
+	$(BIN)/pytest $(TESTS)
+
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir .build/site
+
+# Medians and ratios beside the reference plugins: make bench ROUNDS=50
+bench: $(VENV)/.ready .build/demo.ready
+	$(BIN)/python bench/linux.py $(if $(ROUNDS),--rounds $(ROUNDS))
+
+format: $(VENV)/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .build
+
+# -- set-up: each step leaves a mark, so that the next run has nothing to do
+
+$(VENV)/.ready: constraints.txt setup/python.txt $(PROJECTS:%=%/pyproject.toml)
+	setup/debian.sh setup/packages.txt
+	@echo "Installing Python packages into $(VENV): setup/python.txt, $(PROJECTS)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--requirement setup/python.txt $(PROJECTS:%=--editable %)
+	touch $@
+
+.build/demo.ready: demo/packages.txt
+.build/test.ready: tests/lab/packages.txt
+.build/%.ready:
+	setup/debian.sh $<
+	mkdir -p .build
+	touch $@

@@ -1,0 +1,1 @@
+"""A CNI plugin that attaches containers to user-space dataplanes."""

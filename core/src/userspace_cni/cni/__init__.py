@@ -1,0 +1,1 @@
+"""The CNI protocol: requests, results, errors, versions. Knows no engine and no dataplane."""

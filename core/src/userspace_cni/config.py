@@ -1,0 +1,305 @@
+"""NetConf: the configuration of a network of type ``userspace``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Any, Literal
+
+import attrs
+from attrs import field, frozen
+
+from userspace_cni.cni import result as cni_result
+from userspace_cni.cni.errors import CniError, Code, InvalidConfig
+from userspace_cni.cni.request import Request, is_ifname
+from userspace_cni.cni.result import DNS, Result
+from userspace_cni.engine import EngineConf, EngineInfo, Pod
+from userspace_cni.settings import LOG_LEVELS
+from userspace_cni.structure import structure
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
+_MTU_MIN, _MTU_MAX = 68, 65535  # RFC 791; the 16 bits of an IPv4 total length
+_NET_TYPES = ("none", "bridge", "interface")
+#: The keys of ``host`` and ``container`` that are not sections.
+_END_KEYS = ("engine", "iftype", "netType")
+
+
+def _mac(_: object, __: object, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) or not _MAC.fullmatch(value):
+        raise ValueError(f"expected a MAC address (02:00:00:00:00:01), got {value!r}")
+    if int(value[:2], 16) & 1:
+        raise ValueError(f"expected a unicast MAC address, got the multicast address {value!r}")
+    if not value.strip("0:"):
+        raise ValueError(f"expected a MAC address other than {value!r}")
+
+
+def _mtu(_: object, __: object, value: int | None) -> None:
+    if value is not None and not _MTU_MIN <= value <= _MTU_MAX:
+        raise ValueError(f"expected {_MTU_MIN} to {_MTU_MAX} bytes, got {value}")
+
+
+def _ifname(_: object, __: object, value: str | None) -> None:
+    if value is not None and not is_ifname(value):
+        raise ValueError(f"expected an interface name of 1 to 15 characters, got {value!r}")
+
+
+def _absolute(_: object, __: object, value: str | None) -> None:
+    if value is not None and (not value.startswith("/") or "\0" in value):
+        raise ValueError(f"expected an absolute path, got {value!r}")
+
+
+def _log_level(_: object, __: object, value: str | None) -> None:
+    if value is not None and value.lower() not in LOG_LEVELS:
+        raise ValueError(f"expected one of {', '.join(LOG_LEVELS)}, got {value!r}")
+
+
+@frozen(kw_only=True)
+class _Dns:
+    nameservers: tuple[str, ...] = ()
+    domain: str = ""
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class NetConf:
+    """The configuration of one network, ours and the keys that every CNI plugin shares."""
+
+    cni_version: str = ""
+    name: str
+    type: str = "userspace"
+    #: What the host's engine makes; see :func:`engine_conf`.
+    host: Mapping[str, Any]
+    #: How the container consumes it.
+    container: Mapping[str, Any] = field(factory=dict)
+    #: Name of the interface in the container, in place of CNI_IFNAME.
+    if0name: str | None = field(default=None, validator=_ifname)
+    mtu: int | None = field(default=None, validator=_mtu)
+    mac: str | None = field(default=None, validator=_mac)
+    ipam: Mapping[str, Any] = field(factory=dict)
+    dns: _Dns = field(factory=_Dns)
+    args: Mapping[str, Any] = field(factory=dict)
+    capabilities: Mapping[str, Any] = field(factory=dict)
+    runtime_config: Mapping[str, Any] = field(factory=dict)
+    prev_result: Mapping[str, Any] | None = None
+    log_file: str | None = field(default=None, validator=_absolute)
+    log_level: str | None = field(default=None, validator=_log_level)
+    disable_check: bool = False
+
+    # -- what follows from it
+
+    @property
+    def ipam_type(self) -> str:
+        """The name of the IPAM plugin, empty where the network has none."""
+        return str(self.ipam.get("type", ""))
+
+    @property
+    def result_dns(self) -> DNS:
+        """The DNS settings of the configuration; what the runtime gives for this container wins."""
+        given = _folded(_folded(self.runtime_config).get("dns"))
+        wanted = DNS(
+            nameservers=tuple(given.get("servers") or ()),
+            search=tuple(given.get("searches") or ()),
+            options=tuple(given.get("options") or ()),
+        )
+        return wanted or DNS(**attrs.asdict(self.dns, recurse=False))
+
+    def previous(self, version: str) -> Result | None:
+        """Return ``prevResult``, None where there is none."""
+        if self.prev_result is None:
+            return None
+        stated = self.prev_result.get("cniVersion") or version
+        if stated not in cni_result.VERSIONS:
+            raise CniError(
+                Code.INCOMPATIBLE_VERSION,
+                f"prevResult.cniVersion: {stated!r} is not supported",
+                f"this plugin supports {', '.join(cni_result.VERSIONS)}",
+            )
+        try:
+            result = cni_result.load(dict(self.prev_result), stated)
+        except CniError as error:
+            raise CniError(error.code, f"prevResult.{error.msg}", error.details) from None
+        for position, ip in enumerate(result.ips):
+            if ip.interface is not None and ip.interface >= len(result.interfaces):
+                raise InvalidConfig(
+                    f"prevResult.ips[{position}].interface",
+                    f"expected an index into {len(result.interfaces)} interfaces, "
+                    f"got {ip.interface}",
+                )
+        return result
+
+    def requested_mac(self, request: Request) -> str | None:
+        """Return the MAC address asked for: runtimeConfig, args.cni, CNI_ARGS, configuration.
+
+        ``args.cni`` makes CNI_ARGS void, as the CNI conventions demand.
+        """
+        cni_args = _folded(self.args.get("cni"))
+        candidates = {
+            "runtimeConfig.mac": _folded(self.runtime_config).get("mac"),
+            "args.cni.mac": cni_args.get("mac"),
+            "CNI_ARGS MAC": None if cni_args else request.args.get("MAC"),
+            "mac": self.mac,
+        }
+        for path, value in candidates.items():
+            if value in (None, ""):
+                continue
+            try:
+                _mac(None, None, value)
+            except ValueError as error:
+                raise InvalidConfig(path, str(error)) from None
+            return str(value).lower()
+        return None
+
+
+def load(request: Request) -> NetConf:
+    """Return the structured configuration of *request*.
+
+    Raises:
+        CniError: 7 for a value that cannot be used, 2 for a key that is not known; all of them.
+
+    """
+    # "cni.dev/..." is reserved for the protocol itself (SPEC, section 1).
+    own = {key: value for key, value in request.config.items() if not key.startswith("cni.dev/")}
+    own.pop("disableGC", None)  # for the runtime, which does not always keep it to itself
+    conf = structure(own, NetConf, "")
+    if conf.ipam and not conf.ipam_type:
+        raise InvalidConfig("ipam.type", "missing; name the IPAM plugin, such as host-local")
+    if not isinstance(conf.ipam.get("type", ""), str) or {"/", "\0"} & {*conf.ipam_type}:
+        raise InvalidConfig(
+            "ipam.type", f"expected the bare name of a plugin, got {conf.ipam['type']!r}"
+        )
+    for server in conf.dns.nameservers:
+        try:
+            ip_address(server)
+        except ValueError:
+            raise InvalidConfig(
+                "dns.nameservers", f"expected IP addresses, got {server!r}"
+            ) from None
+    if not isinstance(conf.args.get("cni", {}), Mapping):
+        raise InvalidConfig("args.cni", f"expected a JSON object, got {conf.args['cni']!r}")
+    _check_runtime_config(conf)
+    return conf
+
+
+#: What the runtime may pass: used here, or by the IPAM plugin that gets the whole configuration.
+_HONOURED = ("dns", "mac")
+_HONOURED_BY_IPAM = ("ips", "ipranges")
+
+
+def _check_runtime_config(conf: NetConf) -> None:
+    for key, value in conf.runtime_config.items():
+        if key.lower() == "dns" and value is not None:
+            _check_runtime_dns(f"runtimeConfig.{key}", value)
+        if key.lower() in _HONOURED or not value:
+            continue
+        if key.lower() in _HONOURED_BY_IPAM:
+            if conf.ipam_type:
+                continue
+            raise InvalidConfig(
+                f"runtimeConfig.{key}",
+                f"{json.dumps(value)} needs an IPAM plugin, and the network has none",
+                'give the network an "ipam" section such as {"type": "static"}',
+            )
+        raise CniError(
+            Code.UNSUPPORTED_FIELD,
+            f"runtimeConfig.{key}: cannot be honoured: {json.dumps(value)}",
+            f'remove "{key}" from "capabilities" of this plugin, '
+            "or give it to a plugin that has it, such as portmap or bandwidth",
+        )
+
+
+def _check_runtime_dns(path: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise InvalidConfig(path, f"expected a JSON object, got {json.dumps(value)}")
+    for key, items in _folded(value).items():
+        known = key in ("servers", "searches", "options") and items is not None
+        if known and not (isinstance(items, list) and all(isinstance(i, str) for i in items)):
+            raise InvalidConfig(
+                f"{path}.{key}", f"expected a list of strings, got {json.dumps(items)}"
+            )
+
+
+def engine_name(conf: NetConf, end: Literal["host", "container"]) -> str:
+    """Return the name of the engine of one *end*; the container's is the host's by default.
+
+    Raises:
+        CniError: code 7.
+
+    """
+    name = (conf.container if end == "container" else {}).get("engine", conf.host.get("engine"))
+    if name is None:
+        raise InvalidConfig("host.engine", "missing; name an engine, such as linux")
+    if not isinstance(name, str) or not name:
+        raise InvalidConfig(f"{end}.engine", f"expected the name of an engine, got {name!r}")
+    return name
+
+
+def engine_conf(
+    raw: Mapping[str, Any], path: str, info: EngineInfo, defaults: Mapping[str, str]
+) -> EngineConf:
+    """Return one end's part of the configuration, structured as the engine's *info* declares.
+
+    Args:
+        raw: The value of ``host`` or ``container``.
+        path: Which of the two it is.
+        info: The engine's.
+        defaults: For ``iftype`` and ``netType``, where *raw* has none.
+
+    Raises:
+        CniError: 7 for a value that cannot be used, 2 for a key that the engine does not know.
+
+    """
+    for key in raw.keys() - {*_END_KEYS, *info.sections}:
+        raise CniError(
+            Code.UNSUPPORTED_FIELD,
+            f"{path}.{key}: unknown key with value {json.dumps(raw[key])}",
+            f"engine {info.name!r} knows {', '.join((*_END_KEYS, *sorted(info.sections)))}",
+        )
+
+    def choice(key: str, known: tuple[str, ...], default: str | None) -> str:
+        value = raw.get(key, default)
+        if value is None:
+            raise InvalidConfig(
+                f"{path}.{key}",
+                f"missing; engine {info.name!r} has {', '.join(known)}",
+            )
+        if value not in known:
+            raise InvalidConfig(
+                f"{path}.{key}",
+                f"engine {info.name!r} has {', '.join(known)}, got {value!r}",
+            )
+        return str(value)
+
+    implied = "bridge" if "bridge" in raw else "none"
+    return EngineConf(
+        engine=info.name,
+        iftype=choice("iftype", info.interface_types, defaults.get("iftype")),
+        net_type=choice("netType", info.network_types, defaults.get("netType", implied)),
+        sections={
+            key: structure(raw[key], kind, f"{path}.{key}")
+            for key, kind in info.sections.items()
+            if key in raw
+        },
+    )
+
+
+def pod_of(request: Request) -> Pod | None:
+    """Return the pod that the runtime says this is for, None outside Kubernetes."""
+    namespace, name = (request.args.get(f"K8S_POD_{key}", "") for key in ("NAMESPACE", "NAME"))
+    if not namespace or not name:
+        return None
+    return Pod(namespace=namespace, name=name, uid=request.args.get("K8S_POD_UID", ""))
+
+
+def _folded(value: object) -> dict[str, Any]:
+    """Return the members of a JSON object by lower-case key, as Go programs match them.
+
+    containerd writes ``{"Servers": ...}`` where podman writes ``{"servers": ...}``.
+    """
+    if not isinstance(value, Mapping):
+        return {}
+    return {str(key).lower(): item for key, item in value.items()}

@@ -1,0 +1,274 @@
+"""The contract between the runtime and the engines, for authors of engines.
+
+An engine package implements :class:`HostEngine`, :class:`ContainerEngine` or both, and announces
+the classes by entry points of the groups :data:`HOST_ENGINES` and :data:`CONTAINER_ENGINES`.
+Nothing else is needed to be found: see docs/engines.md.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, ClassVar, Literal, TypeVar
+
+from attrs import define, field, frozen
+
+from userspace_cni.cni.result import (
+    DNS,
+    Interface,
+    IPAddress,
+    IPConfig,
+    IPInterface,
+    IPNetwork,
+    Route,
+)
+
+__all__ = [
+    "CONTAINER_ENGINES",
+    "DNS",
+    "HOST_ENGINES",
+    "Attachment",
+    "ContainerEngine",
+    "EngineConf",
+    "EngineInfo",
+    "Handoff",
+    "HostEngine",
+    "HostPort",
+    "IPAddress",
+    "IPConfig",
+    "IPInterface",
+    "IPNetwork",
+    "Interface",
+    "Node",
+    "Pod",
+    "Route",
+    "attachment_id",
+    "mac_address",
+]
+
+#: Entry point group of :class:`HostEngine` classes.
+HOST_ENGINES = "userspace_cni.host_engines"
+#: Entry point group of :class:`ContainerEngine` classes.
+CONTAINER_ENGINES = "userspace_cni.container_engines"
+
+_Section = TypeVar("_Section")
+
+
+def attachment_id(network: str, container_id: str, ifname: str) -> str:
+    """Return the id of an attachment: 16 hexadecimal digits that name everything made for it.
+
+    A digest of the whole key, because container ids share prefixes and have no fixed length.
+    """
+    key = f"{network}\0{container_id}\0{ifname}"
+    # JSON may hold what is no Unicode text: half of a surrogate pair.
+    return sha256(key.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def mac_address(attachment_id: str, end: Literal["container", "host"]) -> str:
+    """Return the MAC address of one *end* of an attachment that asks for none.
+
+    It is the same after every restart of the switch, so that no neighbour cache goes stale.
+    """
+    digest = sha256(f"{attachment_id}/{end}".encode()).digest()
+    # 02: locally administered, unicast (IEEE 802c).
+    return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
+
+
+@frozen(kw_only=True)
+class EngineInfo:
+    """What an engine can do, for validation, error messages and ``userspace-cni engines``."""
+
+    #: The name in the configuration: ``host.engine`` or ``container.engine``.
+    name: str
+    #: One line for people.
+    summary: str
+    #: The values of ``iftype`` that it knows (``veth``, ``memif``, ...), the default first.
+    interface_types: tuple[str, ...]
+    #: The values of ``netType`` that it knows, of ``none``, ``bridge`` and ``interface``.
+    network_types: tuple[str, ...]
+    #: Its configuration sections: the key in ``host`` or ``container``, and the attrs class that
+    #: describes it. Attribute ``vlan_id`` is written ``vlanId`` in the configuration.
+    sections: Mapping[str, type] = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class EngineConf:
+    """The ``host`` or ``container`` part of a network configuration, checked and structured."""
+
+    engine: str
+    iftype: str
+    #: ``none``, ``bridge`` or ``interface``.
+    net_type: str
+    #: By the key in the configuration; only those that it has.
+    sections: Mapping[str, object] = field(factory=dict)
+
+    def section(self, kind: type[_Section]) -> _Section:
+        """Return the section of class *kind*; where the configuration has none, its defaults."""
+        for value in self.sections.values():
+            if isinstance(value, kind):
+                return value
+        return kind()
+
+
+@frozen(kw_only=True)
+class Pod:
+    """The Kubernetes pod that an attachment is made for, where the runtime tells."""
+
+    namespace: str
+    name: str
+    uid: str = ""
+
+
+@frozen(kw_only=True, slots=False)
+class Attachment:
+    """One interface of one container on one network: what an engine is asked to make."""
+
+    network: str
+    container_id: str
+    #: CNI_IFNAME. With *network* and *container_id* it is the key of the attachment.
+    ifname: str
+    #: Path of the container's network namespace.
+    netns: str
+    #: Name of the interface in the container: ``if0name`` where the configuration has it, else
+    #: *ifname*.
+    interface: str
+    #: The MAC address that the container's end must have; None leaves it to :meth:`mac_for`.
+    mac: str | None = None
+    #: In bytes; None leaves it to the engine.
+    mtu: int | None = None
+    #: Addresses that IPAM gave, empty without IPAM.
+    ips: tuple[IPConfig, ...] = ()
+    routes: tuple[Route, ...] = ()
+    dns: DNS = field(factory=DNS)
+    pod: Pod | None = None
+
+    @cached_property
+    def id(self) -> str:
+        """The attachment's id, see :func:`attachment_id`."""
+        return attachment_id(self.network, self.container_id, self.ifname)
+
+    def mac_for(self, end: Literal["container", "host"]) -> str:
+        """Return the MAC address of one *end*: the requested one, else :func:`mac_address`."""
+        if end == "container" and self.mac:
+            return self.mac
+        return mac_address(self.id, end)
+
+
+@frozen(kw_only=True)
+class HostPort:
+    """What a host engine made. It is stored, and given back to ``check``."""
+
+    #: The port's name in the switch.
+    name: str
+    #: Of the container's end.
+    mac: str = ""
+    #: In bytes, of the container's end; 0 where it is not known.
+    mtu: int = 0
+    #: Nothing but the gateway is on the link, the container's own subnet included (a routed port).
+    point_to_point: bool = False
+    #: The host's interfaces that belong into the CNI result, such as the bridge and the veth's end.
+    interfaces: tuple[Interface, ...] = ()
+    #: Routes that the container needs for this port, beside those that IPAM gave.
+    routes: tuple[Route, ...] = ()
+
+
+@frozen(kw_only=True)
+class Handoff:
+    """What the container needs to use its port, from the container's point of view."""
+
+    interface: str
+    iftype: str
+    net_type: str
+    mac: str = ""
+    mtu: int = 0
+    #: See :attr:`HostPort.point_to_point`.
+    point_to_point: bool = False
+    ips: tuple[IPConfig, ...] = ()
+    routes: tuple[Route, ...] = ()
+    dns: DNS = field(factory=DNS)
+
+
+@define(kw_only=True)
+class Node:
+    """What an engine gets from the node that it runs on."""
+
+    #: The table ``[engines.NAME]`` of the node's settings file, as read.
+    settings: Mapping[str, Any] = field(factory=dict)
+    #: ``lock(name)`` is a context manager that excludes everybody else on this node who asks for
+    #: the same name, other processes included. Take it around work on what attachments share.
+    lock: Callable[[str], AbstractContextManager[None]]
+
+
+class HostEngine(ABC):
+    """Drives one kind of switch on the node.
+
+    Methods raise :class:`~userspace_cni.cni.errors.CniError`: ``DataplaneUnavailable`` when the
+    switch cannot be reached, ``DataplaneError`` when it refuses, ``InvalidConfig`` for a value that
+    only the engine can judge. Several threads and several processes may call at once.
+    """
+
+    info: ClassVar[EngineInfo]
+
+    def __init__(self, node: Node) -> None:
+        """Keep *node*; open no connection before one is needed."""
+        self.node = node
+
+    @abstractmethod
+    def status(self, conf: EngineConf) -> None:
+        """Return if an :meth:`add` with *conf* could succeed now, else raise what is missing.
+
+        The error says how to mend it.
+        """
+
+    @abstractmethod
+    def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
+        """Make the port and connect it as *conf* says.
+
+        Push the reverse of each step on *undo* right after the step: it is run when a later step
+        fails. Tag everything with the attachment's id and network, so that :meth:`delete` and
+        :meth:`list` find it without any other record.
+        """
+
+    @abstractmethod
+    def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:
+        """Remove all that carries the tag of *attachment_id*, and shared things of ours left empty.
+
+        Idempotent: what is gone already is no error. *netns* is the path of the container's network
+        namespace where it still exists.
+        """
+
+    @abstractmethod
+    def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
+        """Raise ``CheckFailed`` if the host's side is not as :meth:`add` left it."""
+
+    @abstractmethod
+    def list(self, network: str, conf: EngineConf) -> Iterable[str]:
+        """Return the ids of the attachments of *network* whose tags the dataplane carries now."""
+
+
+class ContainerEngine(ABC):
+    """Knows how the container's side consumes a port."""
+
+    info: ClassVar[EngineInfo]
+
+    #: Where :meth:`add` and :meth:`check` run: on the ``node``, inside the container's network
+    #: namespace, or in the ``container`` itself, called by the agent.
+    where: ClassVar[Literal["node", "container"]]
+
+    @abstractmethod
+    def prepare(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> Handoff:
+        """Return what the container needs to use *port*; touches nothing."""
+
+    @abstractmethod
+    def add(self, handoff: Handoff) -> None:
+        """Configure the container's end."""
+
+    @abstractmethod
+    def check(self, handoff: Handoff) -> None:
+        """Raise ``CheckFailed`` if the container's end is not as :meth:`add` left it.
+
+        *handoff* has the addresses, routes and MAC that the runtime's ``prevResult`` tells now.
+        """

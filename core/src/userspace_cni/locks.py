@@ -1,0 +1,87 @@
+"""Locks between the processes of a node, by name.
+
+Each is a file that flock(2) locks: the kernel frees it when its holder dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from userspace_cni.cni.errors import CniError, Code
+
+_PAUSE = 0.005  # seconds; flock(2) has no timeout of its own
+
+
+class Locks:
+    """The locks of one node, files in a directory that only root may enter."""
+
+    def __init__(self, directory: Path, timeout: float) -> None:
+        """Keep the files in *directory*; wait *timeout* seconds for a lock."""
+        self._directory = directory
+        self._timeout = timeout
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """Hold the lock *name*.
+
+        Raises:
+            CniError: 11 when another holds it for longer than the timeout.
+
+        """
+        deadline = time.monotonic() + self._timeout
+        while (descriptor := self._try(name)) is None:
+            if time.monotonic() >= deadline:
+                raise CniError(
+                    Code.TRY_AGAIN_LATER,
+                    f"the lock {name!r} is held by another request for over {self._timeout:g} s",
+                )
+            time.sleep(_PAUSE)
+        with self._held(name, descriptor):
+            yield
+
+    @contextmanager
+    def hold_if_free(self, name: str) -> Iterator[bool]:
+        """Hold the lock *name* if nobody else does; tell whether it is held."""
+        descriptor = self._try(name)
+        if descriptor is None:
+            yield False
+            return
+        with self._held(name, descriptor):
+            yield True
+
+    def _path(self, name: str) -> Path:
+        # Any text may be a name; a file's name may not.
+        return self._directory / sha256(name.encode()).hexdigest()[:32]
+
+    def _try(self, name: str) -> int | None:
+        path = self._path(name)
+        try:
+            self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        except OSError as error:
+            raise CniError(
+                Code.IO_FAILURE, f"the lock file {path} cannot be made: {error.strerror}"
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The holder before us may have removed the file between our open and our lock.
+            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
+                return descriptor
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(descriptor)
+        return None
+
+    @contextmanager
+    def _held(self, name: str, descriptor: int) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._path(name).unlink(missing_ok=True)
+            os.close(descriptor)

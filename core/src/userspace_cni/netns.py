@@ -1,0 +1,110 @@
+"""Work inside a network namespace.
+
+A network namespace belongs to a thread (setns(2)), so the work runs in a thread of its own, which
+ends with it: no thread is ever left in a foreign namespace. A socket stays in the namespace that it
+was opened in, so one can be opened here and used by the caller.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from userspace_cni.cni.errors import CniError, Code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_CLONE_NEWNET = 0x40000000
+_NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
+_OWN = "/proc/thread-self/ns/net"
+
+
+def exists(path: str) -> bool:
+    """Tell whether *path* is a network namespace now."""
+    try:
+        with _opened(path):
+            return True
+    except CniError:
+        return False
+
+
+def require_foreign(path: str) -> None:
+    """Raise a CNI error unless *path* is a network namespace other than the caller's own.
+
+    Raises:
+        CniError: code 4 when *path* is no network namespace, 8 when it is our own, in which an ADD
+            would tear at the host's own interfaces.
+
+    """
+    with _opened(path) as namespace:
+        theirs, own = os.fstat(namespace), os.stat(_OWN)
+    if (theirs.st_dev, theirs.st_ino) == (own.st_dev, own.st_ino):
+        raise CniError(
+            Code.INVALID_NETNS,
+            f"CNI_NETNS={path} is the network namespace of the plugin itself",
+            "give the container a network namespace of its own, or set CNI_NETNS_OVERRIDE=1",
+        )
+
+
+def call(path: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call *function* inside the network namespace *path* and return what it returns.
+
+    Raises:
+        CniError: code 4 when *path* is no network namespace.
+        Exception: whatever *function* raises.
+
+    """
+    outcome: list[_T] = []
+    failure: list[BaseException] = []
+
+    def inside(namespace: int) -> None:
+        try:
+            _setns(namespace)
+            outcome.append(function(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
+            failure.append(error)
+
+    with _opened(path) as namespace:
+        thread = threading.Thread(target=inside, args=(namespace,), name=f"netns {path}")
+        thread.start()
+        thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    try:
+        namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise CniError(
+            Code.INVALID_ENVIRONMENT, f"CNI_NETNS={path} cannot be opened", error.strerror or ""
+        ) from error
+    try:
+        try:
+            kind = fcntl.ioctl(namespace, _NS_GET_NSTYPE)
+        except OSError:
+            kind = 0
+        if kind != _CLONE_NEWNET:
+            raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_NETNS={path} is not a network namespace")
+        yield namespace
+    finally:
+        os.close(namespace)
+
+
+def _setns(namespace: int) -> None:
+    # os.setns() exists since Python 3.12.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, _CLONE_NEWNET):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), "setns")

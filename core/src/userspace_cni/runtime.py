@@ -1,0 +1,576 @@
+"""The runtime: what ADD, DEL, CHECK, STATUS and GC do, for every engine alike.
+
+One request goes straight down: configuration, IPAM, the host's engine, the container's engine; one
+result comes straight up. What is begun is written down first, and each step says how it is undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from attrs import evolve, frozen
+
+from userspace_cni import config, netns, registry
+from userspace_cni.cni import result as cni_result
+from userspace_cni.cni.errors import (
+    CheckFailed,
+    CniError,
+    Code,
+    DataplaneUnavailable,
+    internal_error,
+)
+from userspace_cni.cni.request import Request, version_of
+from userspace_cni.cni.result import Interface, Result
+from userspace_cni.cni.versions import SUPPORTED
+from userspace_cni.config import NetConf
+from userspace_cni.engine import (
+    Attachment,
+    ContainerEngine,
+    EngineConf,
+    Handoff,
+    HostEngine,
+    HostPort,
+    Node,
+    attachment_id,
+)
+from userspace_cni.ipam import Ipam, NotStarted
+from userspace_cni.locks import Locks
+from userspace_cni.log import logger
+from userspace_cni.settings import Settings
+from userspace_cni.store import Record, Store
+
+_NEWEST = SUPPORTED[-1]
+_VALID_ATTACHMENTS = "cni.dev/valid-attachments"
+
+
+@frozen(kw_only=True)
+class _Plan:
+    """A network configuration with the engines that it names."""
+
+    conf: NetConf
+    host: HostEngine
+    host_conf: EngineConf
+    container: ContainerEngine
+    #: Some defaults of the container's part depend on what IPAM and the host's engine gave.
+    container_conf: Callable[[bool], EngineConf]
+
+
+class Runtime:
+    """Serves requests, one at a time or from several threads."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        """Serve the node that *settings* describes; *environ* is passed on to IPAM plugins."""
+        self._settings = settings
+        self._environ = environ
+        self.store = Store(settings.state_dir, settings.timeout)
+        self._locks = Locks(settings.run_dir / "locks", settings.timeout)
+        self._host_engines: dict[str, HostEngine] = {}
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.store.close()
+
+    def serve(self, request: Request) -> dict[str, Any] | None:
+        """Carry *request* out; return the result object of an ADD, None for all else.
+
+        Raises:
+            CniError: what went wrong, with nothing of a failed ADD left behind.
+
+        """
+        match request.command:
+            case "ADD":
+                return self.add(request)
+            case "DEL":
+                self.delete(request)
+            case "CHECK":
+                self.check(request)
+            case "STATUS":
+                self.status(request)
+            case "GC":
+                self.gc(request)
+        return None
+
+    # -- the commands
+
+    def add(self, request: Request) -> dict[str, Any]:
+        """Attach the container and return the result in the version of the request."""
+        plan = self._plan(config.load(request))
+        previous = plan.conf.previous(request.cni_version)
+        attachment = _attachment(request, plan.conf)
+        if not request.netns_override:
+            netns.require_foreign(request.netns)
+        with self._lock(attachment.id):
+            self._make_room(attachment, request)
+            self.store.begin(
+                Record(
+                    network=request.network,
+                    container_id=request.container_id,
+                    ifname=request.ifname,
+                    netns=request.netns,
+                    engine=plan.host_conf.engine,
+                    config=dict(request.config),
+                )
+            )
+            with self._undone_on_failure(attachment.id) as undo:
+                own, port = self._attach(plan, attachment, request, undo)
+                answer = previous.extended_by(own) if previous else own
+                body = cni_result.dump(answer, request.cni_version)
+                self.store.commit(attachment.id, port, cni_result.dump(own, _NEWEST))
+        self._retry_deletions(plan.host_conf.engine, request)
+        return body
+
+    def delete(self, request: Request) -> None:
+        """Detach the container; what is gone already is no error."""
+        id_ = attachment_id(request.network, request.container_id, request.ifname)
+        with self._lock(id_):
+            record = self._find(id_)
+            if record is not None:
+                removed = self._detach(evolve(record, netns=request.netns or record.netns), request)
+            else:
+                self._detach_unknown(request)
+        if record is not None and removed:
+            self._retry_deletions(record.engine, request)
+
+    def check(self, request: Request) -> None:
+        """Compare what is there with what ADD answered, as ``prevResult`` tells it now."""
+        plan = self._plan(config.load(request))
+        expected = plan.conf.previous(request.cni_version)
+        if expected is None:
+            raise CniError(
+                Code.INVALID_NETWORK_CONFIG, "prevResult: missing; CHECK compares with it"
+            )
+        attachment = _attachment(request, plan.conf)
+        record = self.store.get(attachment.id)
+        if record is None or record.state != "attached" or record.port is None:
+            raise CheckFailed(
+                f"container {request.container_id} is not attached to network "
+                f"{request.network} by {request.ifname}",
+                "no completed ADD is recorded; DEL it and ADD it again",
+            )
+        if not request.netns_override:
+            netns.require_foreign(request.netns)
+        index, interface = _own_interface(expected, attachment)
+        before = _previous_of(record)
+        attachment = evolve(
+            attachment,
+            mac=interface.mac or None,
+            ips=tuple(ip for ip in expected.ips if ip.interface in (index, None)),
+            routes=tuple(route for route in expected.routes if route not in before.routes),
+        )
+        plan.host.check(attachment, plan.host_conf, record.port)
+        handoff = evolve(
+            self._handoff(plan, attachment, record.port), mac=interface.mac, mtu=interface.mtu
+        )
+        if plan.container.where == "node":
+            netns.call(request.netns, plan.container.check, handoff)
+        if ipam := self._ipam(plan.conf.ipam_type, request, request.config):
+            ipam.check()
+
+    def status(self, request: Request) -> None:
+        """Return if an ADD could succeed now."""
+        conf = config.load(request)
+        try:
+            plan = self._plan(conf)
+            self.store.require_writable()
+            plan.host.status(plan.host_conf)
+        except CniError as error:
+            if error.code in (
+                Code.INVALID_NETWORK_CONFIG,
+                Code.UNSUPPORTED_FIELD,
+                Code.LIMITED_CONNECTIVITY,
+            ):
+                raise
+            raise CniError(Code.NOT_AVAILABLE, error.msg, error.details) from error
+        if ipam := self._ipam(conf.ipam_type, request, request.config):
+            ipam.status()
+
+    def gc(self, request: Request) -> None:
+        """Remove all of the network's attachments that the request does not call valid."""
+        valid = _valid_attachments(request)
+        conf = config.load(request)
+        failures: list[CniError] = []
+        for record in self.store.of_network(request.network):
+            if record.id not in valid:
+                self._collect(record.id, failures, partial(self._detach, record, request))
+        try:
+            plan = self._plan(conf)
+            for id_ in sorted({*plan.host.list(request.network, plan.host_conf)} - valid):
+                self._collect(id_, failures, partial(plan.host.delete, id_, plan.host_conf, None))
+        except Exception as error:  # noqa: BLE001  an engine may raise anything; go on
+            failures.append(_cni_error(error))
+        else:
+            self._retry_deletions(plan.host_conf.engine, request)
+        if ipam := self._ipam(conf.ipam_type, request, request.config):
+            try:
+                ipam.gc()
+            except CniError as error:
+                failures.append(error)
+        if failures:
+            raise _joined(failures)
+
+    # -- attaching
+
+    def _attach(
+        self, plan: _Plan, attachment: Attachment, request: Request, undo: ExitStack
+    ) -> tuple[Result, HostPort]:
+        """Do the work of an ADD and return our own part of the result, and the port."""
+        dns = plan.conf.result_dns
+        if ipam := self._ipam(plan.conf.ipam_type, request, request.config):
+            allocated = _allocated(ipam)
+            undo.callback(ipam.delete)
+            attachment = evolve(
+                attachment,
+                ips=allocated.ips,
+                routes=allocated.routes,
+                dns=dns or allocated.dns,
+            )
+        else:
+            attachment = evolve(attachment, dns=dns)
+        port = plan.host.add(attachment, plan.host_conf, undo)
+        attachment = evolve(attachment, routes=(*attachment.routes, *port.routes))
+        handoff = self._handoff(plan, attachment, port)
+        if plan.container.where == "node":
+            netns.call(request.netns, plan.container.add, handoff)
+        container = Interface(
+            name=attachment.interface, mac=port.mac, mtu=port.mtu, sandbox=request.netns
+        )
+        return (
+            Result(
+                interfaces=(*port.interfaces, container),
+                ips=tuple(evolve(ip, interface=len(port.interfaces)) for ip in attachment.ips),
+                routes=attachment.routes,
+                dns=attachment.dns,
+            ),
+            port,
+        )
+
+    def _handoff(self, plan: _Plan, attachment: Attachment, port: HostPort) -> Handoff:
+        conf = plan.container_conf(bool(attachment.ips))
+        return plan.container.prepare(attachment, conf, port)
+
+    def _make_room(self, attachment: Attachment, request: Request) -> None:
+        """Clean up after an earlier ADD of the same attachment that died half way."""
+        old = self.store.get(attachment.id)
+        if old is None:
+            return
+        if old.state == "attached":
+            raise CniError(
+                Code.ALREADY_ATTACHED,
+                f"container {request.container_id} is attached to network {request.network} "
+                f"by {request.ifname} already",
+                "DEL it first",
+            )
+        logger.warning("removing what an unfinished request left of this attachment")
+        self._detach(old, request)
+        if self.store.get(attachment.id) is not None:
+            raise DataplaneUnavailable(
+                f"an earlier attachment of container {request.container_id} by {request.ifname} "
+                f"to network {request.network} is still to be removed",
+                f"host engine {old.engine!r} cannot reach its switch; is it running?",
+            )
+
+    @contextmanager
+    def _undone_on_failure(self, id_: str) -> Iterator[ExitStack]:
+        """Run the undo steps, in reverse, when the body fails; then forget the attachment.
+
+        What cannot be undone stays in the store, for DEL and GC.
+        """
+        undo = ExitStack()
+        try:
+            yield undo
+        except BaseException:
+            try:
+                undo.close()
+            except Exception as error:  # noqa: BLE001  an engine's undo step may raise anything
+                logger.exception("an ADD that failed could not be undone whole")
+                self._quietly(self.store.mark_deleting, id_, because=error)
+            else:
+                self._quietly(self.store.remove, id_)
+            raise
+        undo.pop_all()
+
+    # -- detaching
+
+    def _detach(self, record: Record, request: Request) -> bool:
+        """Remove an attachment: from the dataplane, then its addresses, then its record.
+
+        A switch that is down leaves the record as ``deleting``, to be removed when it is back, and
+        its addresses allocated until then, so that nobody else gets one that is still in use.
+        Return whether it is removed.
+        """
+        failures: list[CniError] = []
+        try:
+            plan = self._recorded_plan(record, request)
+            plan.host.delete(record.id, plan.host_conf, _still_there(record.netns, request))
+        except DataplaneUnavailable as error:
+            logger.warning("removal put off until the switch is back: %s", error)
+            if self._find(record.id) is None:
+                self.store.begin(evolve(record, state="deleting"))
+            else:
+                self.store.mark_deleting(record.id)
+            return False
+        except Exception as error:  # noqa: BLE001  an engine may raise anything; IPAM is next
+            failures.append(_cni_error(error))
+        ipam_type = str((record.config.get("ipam") or {}).get("type", ""))
+        if ipam := self._ipam(ipam_type, request, record.config, record):
+            try:
+                ipam.delete()
+            except CniError as error:
+                failures.append(error)
+        if failures:
+            self._quietly(self.store.mark_deleting, record.id)
+            raise _joined(failures)
+        self._quietly(self.store.remove, record.id)
+        return True
+
+    def _detach_unknown(self, request: Request) -> None:
+        """Remove an attachment that the store does not know: by tag, and by the given config.
+
+        A configuration that no ADD can have succeeded with is no reason to fail: the runtime would
+        repeat the DEL for ever.
+        """
+        try:
+            plan = self._plan(config.load(request))
+        except CniError as error:
+            logger.warning("nothing is recorded, and the network cannot be used: %s", error)
+            return
+        self._detach(
+            Record(
+                network=request.network,
+                container_id=request.container_id,
+                ifname=request.ifname,
+                netns=request.netns,
+                engine=plan.host_conf.engine,
+                config=dict(request.config),
+            ),
+            request,
+        )
+
+    def _retry_deletions(self, engine: str, request: Request) -> None:
+        """Remove what could not be removed while the switch of *engine* was down."""
+        try:
+            waiting = self.store.deleting(engine)
+        except CniError as error:
+            logger.warning("cannot look for removals that were put off: %s", error)
+            return
+        failures: list[CniError] = []
+        for record in waiting:
+            self._collect(record.id, failures, partial(self._detach, record, request))
+        for failure in failures:
+            logger.warning("a removal that was put off failed again: %s", failure)
+
+    def _collect(self, id_: str, failures: list[CniError], work: Callable[[], object]) -> None:
+        """Do *work* on an attachment unless another request works on it; note its failure."""
+        with self._locks.hold_if_free(_lock_name(id_)) as held:
+            if not held:
+                return
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001  an engine may raise anything; go on
+                failures.append(_cni_error(error))
+
+    # -- finding things
+
+    def _plan(self, conf: NetConf) -> _Plan:
+        host_name = config.engine_name(conf, "host")
+        container_name = config.engine_name(conf, "container")
+        host_class = registry.host_engine(host_name)
+        container_class = registry.container_engine(container_name)
+        host_conf = config.engine_conf(conf.host, "host", host_class.info, {})
+
+        def container_conf(has_addresses: bool) -> EngineConf:
+            defaults = {
+                "iftype": host_conf.iftype,
+                "netType": "interface" if has_addresses else "none",
+            }
+            return config.engine_conf(conf.container, "container", container_class.info, defaults)
+
+        container_conf(bool(conf.ipam_type))  # its errors belong before the first step
+        return _Plan(
+            conf=conf,
+            host=self._host_engine(host_name, host_class),
+            host_conf=host_conf,
+            container=container_class(),
+            container_conf=container_conf,
+        )
+
+    def _recorded_plan(self, record: Record, request: Request) -> _Plan:
+        """Plan with the configuration of the ADD; where it cannot be used, with the request's."""
+        try:
+            return self._plan(config.load(evolve(request, config=record.config)))
+        except CniError as error:
+            if error.code not in (Code.INVALID_NETWORK_CONFIG, Code.UNSUPPORTED_FIELD):
+                raise
+            logger.warning("the recorded configuration cannot be used any more: %s", error)
+            return self._plan(config.load(request))
+
+    def _host_engine(self, name: str, kind: type[HostEngine]) -> HostEngine:
+        engine = self._host_engines.get(name)
+        if engine is None:
+            node = Node(
+                settings=self._settings.engines.get(kind.info.name, {}),
+                lock=lambda key: self._locks.hold(f"engine {kind.info.name} {key}"),
+            )
+            engine = self._host_engines[name] = kind(node)
+        return engine
+
+    def _ipam(
+        self,
+        kind: str,
+        request: Request,
+        network: Mapping[str, Any],
+        record: Record | None = None,
+    ) -> Ipam | None:
+        """Return the IPAM plugin *kind*, called for *record* or else for the request itself."""
+        if not kind:
+            return None
+        environ = dict(self._environ)
+        if record is not None:
+            environ |= {
+                "CNI_CONTAINERID": record.container_id,
+                "CNI_IFNAME": record.ifname,
+                "CNI_NETNS": record.netns,
+            }
+            if record.id != attachment_id(request.network, request.container_id, request.ifname):
+                environ.pop("CNI_ARGS", None)  # they are about another container
+        return Ipam(
+            type=kind,
+            config=network,
+            cni_version=version_of(network),
+            path=request.path,
+            environ=environ,
+            timeout=self._settings.timeout,
+        )
+
+    def _find(self, id_: str) -> Record | None:
+        """Return the record of an attachment; without a working store, None: DEL needs none."""
+        try:
+            return self.store.get(id_)
+        except CniError as error:
+            logger.error("going on without the store: %s", error)
+            return None
+
+    def _quietly(
+        self, step: Callable[[str], None], id_: str, because: Exception | None = None
+    ) -> None:
+        """Do a step of cleaning up whose failure must not hide what it cleans up after."""
+        try:
+            step(id_)
+        except CniError as error:
+            logger.error("the store is out of date, GC will mend it: %s", error, exc_info=because)
+
+    @contextmanager
+    def _lock(self, id_: str) -> Iterator[None]:
+        with self._locks.hold(_lock_name(id_)):
+            yield
+
+
+def _allocated(ipam: Ipam) -> Result:
+    try:
+        return ipam.add()
+    except NotStarted:
+        raise
+    except CniError:
+        # It may have allocated something all the same (SPEC, section 4). That this cannot be undone
+        # by a plugin which does not work anyway is no reason to remember the attachment: the
+        # runtime's own DEL calls it again.
+        try:
+            ipam.delete()
+        except CniError as error:
+            logger.warning("IPAM DEL after a failed IPAM ADD: %s", error)
+        raise
+
+
+def _joined(failures: list[CniError]) -> CniError:
+    first, *others = failures
+    return CniError(first.code, "; ".join(map(str, failures))) if others else first
+
+
+def _cni_error(error: Exception) -> CniError:
+    """Return *error* as the caller is told it; what no engine should raise is logged."""
+    if isinstance(error, CniError):
+        return error
+    logger.error("internal error", exc_info=error)
+    return internal_error(error)
+
+
+def _lock_name(id_: str) -> str:
+    return f"attachment {id_}"
+
+
+def _attachment(request: Request, conf: NetConf) -> Attachment:
+    return Attachment(
+        network=request.network,
+        container_id=request.container_id,
+        ifname=request.ifname,
+        netns=request.netns,
+        interface=conf.if0name or request.ifname,
+        mac=conf.requested_mac(request),
+        mtu=conf.mtu,
+        pod=config.pod_of(request),
+    )
+
+
+def _still_there(path: str, request: Request) -> str | None:
+    """Return the network namespace *path* if work may be done in it."""
+    try:
+        if path and request.netns_override:
+            return path if netns.exists(path) else None
+        if path:
+            netns.require_foreign(path)
+    except CniError as error:
+        logger.info("the container's network namespace is gone: %s", error)
+        return None
+    return path or None
+
+
+def _own_interface(expected: Result, attachment: Attachment) -> tuple[int, Interface]:
+    for index, interface in enumerate(expected.interfaces):
+        if interface.name == attachment.interface and interface.sandbox:
+            return index, interface
+    raise CheckFailed(
+        f"prevResult.interfaces: the container's interface {attachment.interface} is not in it"
+    )
+
+
+def _previous_of(record: Record) -> Result:
+    """Return the ``prevResult`` that the ADD of *record* got, empty where it was first."""
+    raw = record.config.get("prevResult")
+    if raw is None:
+        return Result()
+    stated = raw.get("cniVersion") or record.config.get("cniVersion")
+    return cni_result.load(raw, stated if stated in cni_result.VERSIONS else _NEWEST)
+
+
+def _valid_attachments(request: Request) -> set[str]:
+    """Return the ids of the attachments that GC must keep.
+
+    An absent list is an error: read as "nothing is valid" it would cut off every container.
+    """
+    listed = request.config.get(_VALID_ATTACHMENTS)
+    if listed is None:
+        raise CniError(
+            Code.INVALID_NETWORK_CONFIG,
+            f"{_VALID_ATTACHMENTS}: missing; GC needs the list of attachments to keep",
+            "an empty list removes all",
+        )
+    if not isinstance(listed, list):
+        raise CniError(
+            Code.INVALID_NETWORK_CONFIG,
+            f"{_VALID_ATTACHMENTS}: expected a list, got {listed!r}",
+        )
+    ids = set()
+    for position, item in enumerate(listed):
+        match item:
+            case {"containerID": str(container_id), "ifname": str(ifname)}:
+                ids.add(attachment_id(request.network, container_id, ifname))
+            case _:
+                raise CniError(
+                    Code.INVALID_NETWORK_CONFIG,
+                    f"{_VALID_ATTACHMENTS}[{position}]: expected containerID and ifname, "
+                    f"got {item!r}",
+                )
+    return ids

@@ -1,0 +1,196 @@
+"""From JSON to attrs classes, with errors that carry the path of the offending key.
+
+cattrs gives structure; here are the rules that make an error read
+``host.bridge.vlanId: expected 1 to 4094, got 5000``. Nothing is converted on the way: ``"1500"`` is
+no integer and ``0`` is not false.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from types import GenericAlias
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import attrs
+from attrs import Attribute
+from cattrs import (
+    BaseValidationError,
+    ClassValidationError,
+    Converter,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+)
+from cattrs.gen import make_dict_structure_fn, override
+
+from userspace_cni.cni.errors import CniError, Code
+
+_T = TypeVar("_T")
+_Hook = Callable[[Any, Any], Any]
+
+
+def structure(value: object, kind: type[_T], path: str) -> _T:
+    """Structure *value* as attrs class *kind*; *path* is where it stands in the configuration.
+
+    Raises:
+        CniError: 2 if all that is wrong are unknown keys, else 7.
+
+    """
+    try:
+        return _converter.structure(value, kind)
+    except (BaseValidationError, ValueError) as error:
+        problems = list(_problems(error, path, value))
+        code = (
+            Code.UNSUPPORTED_FIELD
+            if all(unknown for unknown, _ in problems)
+            else Code.INVALID_NETWORK_CONFIG
+        )
+        raise CniError(code, "; ".join(text for _, text in problems)) from None
+
+
+def key_of(attribute: Attribute[Any]) -> str:
+    """Return how *attribute* is written in the configuration: camelCase, or its metadata "key"."""
+    explicit = attribute.metadata.get("key")
+    if explicit is not None:
+        return str(explicit)
+    first, *rest = attribute.name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _problems(error: BaseException, path: str, value: object) -> Iterator[tuple[bool, str]]:
+    """Yield what *error* holds: whether it is an unknown key, and the sentence for people."""
+    if isinstance(error, ClassValidationError):
+        keys = {a.name: key_of(a) for a in attrs.fields(error.cl)}
+        noted, others = error.group_exceptions()
+        for inner, note in noted:
+            key = keys[note.name]
+            below = value.get(key) if isinstance(value, dict) else None
+            yield from _problems(inner, f"{path}.{key}".lstrip("."), below)
+        for other in others:
+            yield from _problems(other, path, value)
+    elif isinstance(error, IterableValidationError):
+        items, others = error.group_exceptions()
+        for inner, position in items:
+            below = value[int(position.index)] if isinstance(value, list) else None
+            yield from _problems(inner, f"{path}[{position.index}]", below)
+        for other in others:
+            yield from _problems(other, path, value)
+    elif isinstance(error, ForbiddenExtraKeysError):
+        assert isinstance(value, dict)  # noqa: S101  it had keys
+        known = ", ".join(key_of(a) for a in attrs.fields(error.cl)) if error.cl else ""
+        for key in sorted(error.extra_fields):
+            yield (
+                True,
+                f"{path}.{key}".lstrip(".")
+                + f": unknown key with value {json.dumps(value[key])} (known: {known})",
+            )
+    elif isinstance(error, KeyError):
+        yield False, f"{path}: missing"
+    else:
+        yield False, f"{path or 'the network configuration'}: {error}"
+
+
+def _string(value: object, _: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a string, got {json.dumps(value)}")
+    return value
+
+
+def _integer(value: object, _: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"expected an integer, got {json.dumps(value)}")
+    return value
+
+
+def _boolean(value: object, _: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, got {json.dumps(value)}")
+    return value
+
+
+def _literal(value: object, kind: Any) -> object:
+    known = get_args(kind)
+    if value not in known:
+        raise ValueError(f"expected one of {', '.join(map(str, known))}, got {json.dumps(value)}")
+    return value
+
+
+def _object_of(kind: type[Any], converter: Converter) -> _Hook:
+    """Make the hook for an attrs class: strict about keys, each value checked at its own path."""
+    attrs.resolve_types(kind)
+    members: dict[str, Any] = {
+        attribute.name: override(
+            rename=key_of(attribute), struct_hook=_member(attribute, converter)
+        )
+        for attribute in attrs.fields(kind)
+    }
+    structure_members = make_dict_structure_fn(
+        kind, converter, _cattrs_forbid_extra_keys=True, **members
+    )
+
+    def hook(value: object, _: object) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"expected a JSON object, got {json.dumps(value)}")
+        return structure_members(value, kind)
+
+    return hook
+
+
+def _member(attribute: Attribute[Any], converter: Converter) -> _Hook:
+    """Make the hook for one attribute.
+
+    It runs the attribute's validator itself: an error from the class's constructor would have lost
+    the attribute's name.
+    """
+    structure_value = converter.get_structure_hook(attribute.type)
+
+    def hook(value: object, _: object) -> Any:
+        structured = structure_value(value, attribute.type)
+        if attribute.validator is not None:
+            attribute.validator(None, attribute, structured)
+        return structured
+
+    return hook
+
+
+def _tuple_of(kind: Any, converter: Converter) -> _Hook:
+    items = GenericAlias(list, get_args(kind)[:1])
+    structure_items = converter.get_structure_hook(items)
+
+    def hook(value: object, _: object) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list, got {json.dumps(value)}")
+        return tuple(structure_items(value, items))
+
+    return hook
+
+
+def _json_object(value: object, _: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {json.dumps(value)}")
+    return value
+
+
+def _is_literal(kind: Any) -> bool:
+    return get_origin(kind) is Literal
+
+
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
+def _make_converter() -> Converter:
+    converter = Converter(detailed_validation=True)
+    converter.register_structure_hook(str, _string)
+    converter.register_structure_hook(int, _integer)
+    converter.register_structure_hook(bool, _boolean)
+    converter.register_structure_hook_func(_is_literal, _literal)
+    converter.register_structure_hook_func(lambda kind: kind == Mapping[str, Any], _json_object)
+    for known, factory in ((attrs.has, _object_of), (_is_tuple, _tuple_of)):
+        converter.register_structure_hook_factory(
+            known, lambda kind, factory=factory: factory(kind, converter)
+        )
+    return converter
+
+
+_converter = _make_converter()

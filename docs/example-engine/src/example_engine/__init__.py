@@ -1,0 +1,127 @@
+"""An engine whose switch is a directory: a port is a file there, and its tag is the file's name.
+
+It moves no packets, and is whole in everything else: what it makes is tagged, what fails is undone,
+what is gone already is no error, and a switch that is down is told apart from one that refuses.
+
+Configuration::
+
+    "host": {"engine": "example", "iftype": "note", "note": {"text": "hello"}}
+
+Node settings::
+
+    [engines.example]
+    directory = "/run/example-switch"
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from attrs import field, frozen
+
+from userspace_cni.cni.errors import CheckFailed, DataplaneError, DataplaneUnavailable
+from userspace_cni.engine import (
+    Attachment,
+    ContainerEngine,
+    EngineConf,
+    EngineInfo,
+    Handoff,
+    HostEngine,
+    HostPort,
+)
+
+_TEXT_MAX = 64  # characters
+
+
+def _short(_: object, __: object, text: str) -> None:
+    if len(text) > _TEXT_MAX:
+        raise ValueError(f"expected at most {_TEXT_MAX} characters, got {len(text)}")
+
+
+@frozen(kw_only=True)
+class Note:
+    """The section ``note``."""
+
+    #: What stands in the port's file.
+    text: str = field(default="", validator=_short)
+
+
+_INFO = EngineInfo(
+    name="example",
+    summary="ports are files in a directory",
+    interface_types=("note",),
+    network_types=("none", "interface"),
+    sections={"note": Note},
+)
+
+
+class ExampleHostEngine(HostEngine):
+    """Makes a file for each port."""
+
+    info: ClassVar[EngineInfo] = _INFO
+
+    def status(self, conf: EngineConf) -> None:
+        self._switch()
+
+    def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
+        port = self._switch() / f"{_digest(attachment.network)}.{attachment.id}"
+        try:
+            with port.open("x") as file:
+                undo.callback(port.unlink, missing_ok=True)
+                file.write(conf.section(Note).text)
+        except OSError as error:
+            raise DataplaneError(f"port {port} cannot be made: {error.strerror}") from error
+        return HostPort(name=port.name, mac=attachment.mac_for("container"), mtu=1500)
+
+    def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:
+        for port in self._switch().glob(f"*.{attachment_id}"):
+            port.unlink(missing_ok=True)
+
+    def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
+        file = self._switch() / port.name
+        if not file.exists():
+            raise CheckFailed(f"port {file} is gone", "DEL the container and ADD it again")
+
+    def list(self, network: str, conf: EngineConf) -> Iterator[str]:
+        for port in self._switch().glob(f"{_digest(network)}.*"):
+            yield port.suffix.removeprefix(".")
+
+    def _switch(self) -> Path:
+        directory = Path(self.node.settings.get("directory", "/run/example-switch"))
+        if not directory.is_dir():
+            raise DataplaneUnavailable(
+                f"the example switch {directory} is not running", f"start it: mkdir {directory}"
+            )
+        return directory
+
+
+class ExampleContainerEngine(ContainerEngine):
+    """The application reads the port's file itself: there is nothing to configure for it."""
+
+    info: ClassVar[EngineInfo] = _INFO
+    where: ClassVar[Literal["node", "container"]] = "node"
+
+    def prepare(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> Handoff:
+        return Handoff(
+            interface=attachment.interface,
+            iftype=conf.iftype,
+            net_type=conf.net_type,
+            mac=port.mac,
+            mtu=port.mtu,
+            ips=attachment.ips,
+            routes=attachment.routes,
+            dns=attachment.dns,
+        )
+
+    def add(self, handoff: Handoff) -> None:
+        pass
+
+    def check(self, handoff: Handoff) -> None:
+        pass
+
+
+def _digest(network: str) -> str:
+    # A network's name may be longer than a file's.
+    return sha256(network.encode()).hexdigest()[:16]

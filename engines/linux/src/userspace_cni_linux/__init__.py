@@ -1,0 +1,1 @@
+"""The Linux kernel engine: veth, tap and macvlan; bridges and routed ports."""

@@ -1,0 +1,243 @@
+"""The host engine ``linux``: dispatches on the interface type and the network type."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from userspace_cni.cni.errors import (
+    CheckFailed,
+    DataplaneError,
+    DataplaneUnavailable,
+    InvalidConfig,
+)
+from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Route
+from userspace_cni_linux import bridge, inside, macvlan, routed, sysctl, tags, tap, veth
+from userspace_cni_linux.links import Links
+from userspace_cni_linux.sections import BridgeSection, MacvlanSection, TapSection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextlib import ExitStack
+
+    from userspace_cni.engine import Attachment, EngineConf
+    from userspace_cni_linux.links import Link
+
+_Section = TypeVar("_Section")
+
+
+class LinuxHostEngine(HostEngine):
+    """veth, tap and macvlan of the kernel that this runs on."""
+
+    info: ClassVar[EngineInfo] = EngineInfo(
+        name="linux",
+        summary="the Linux kernel: veth into a bridge or routed, tap, macvlan",
+        interface_types=("veth", "tap", "macvlan"),
+        network_types=("none", "bridge", "interface"),
+        sections={"bridge": BridgeSection, "tap": TapSection, "macvlan": MacvlanSection},
+    )
+
+    def status(self, conf: EngineConf) -> None:
+        """See :meth:`.HostEngine.status`."""
+        _validate(conf)
+        if conf.iftype == "tap":
+            tap.require_device()
+        with Links() as links:
+            try:
+                if conf.iftype == "macvlan":
+                    macvlan.require_master(links, conf.section(MacvlanSection))
+                elif conf.net_type == "bridge":
+                    section = _bridge_section(conf)
+                    # One that is missing and that we may make is as good as there.
+                    if not section.create or links.find(section.bridge_name) is not None:
+                        bridge.require(links, section)
+            except DataplaneError as error:
+                raise DataplaneUnavailable(error.msg, error.details) from error
+
+    def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
+        """See :meth:`.HostEngine.add`."""
+        _validate(conf)
+        if conf.iftype == "tap":
+            return _port_inside(tap.create(attachment, conf.section(TapSection), undo))
+        with Links() as links:
+            if conf.iftype == "macvlan":
+                master, link = macvlan.create(links, attachment, conf.section(MacvlanSection), undo)
+                return _port_inside(link, _told(master))
+            if conf.net_type == "bridge":
+                return self._add_bridged(links, attachment, _bridge_section(conf), undo)
+            return self._add_alone(links, attachment, conf, undo)
+
+    def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:
+        """See :meth:`.HostEngine.delete`."""
+        # The bridge that the port is in, or else (it may be gone already, with its namespace) the
+        # one that the configuration names.
+        section = _section(conf, BridgeSection)
+        bridge_name = section.bridge_name if section else None
+        with Links() as links:
+            port = veth.find(links, attachment_id)
+            if port is not None:
+                master = links.at(port.master) if port.master else None
+                if master is not None:
+                    bridge_name = master.name
+                # Takes the container's end along.
+                links.remove(port)
+        if port is None and netns is not None:
+            inside.remove(netns, attachment_id)
+        if bridge_name is not None:
+            self._remove_bridge(bridge_name)
+
+    def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
+        """See :meth:`.HostEngine.check`."""
+        if conf.iftype != "veth":
+            inside.check(attachment)
+            return
+        with Links() as links:
+            link = veth.find(links, attachment.id)
+            if link is None:
+                raise CheckFailed(
+                    f"the host's interface {port.name} is gone, or has lost its tag",
+                    f"expected the alias {tags.encode(attachment)!r}",
+                )
+            if not link.up:
+                raise CheckFailed(
+                    f"the host's interface {link.name} is down",
+                    f"set it up with: ip link set {link.name} up",
+                )
+            if conf.net_type == "bridge":
+                _check_bridged(links, link, attachment, _bridge_section(conf))
+            elif conf.net_type == "interface":
+                routed.check(links, link, attachment)
+
+    def list(self, network: str, conf: EngineConf) -> Iterable[str]:  # noqa: ARG002
+        """See :meth:`.HostEngine.list`.
+
+        What lives in the container's namespace alone, tap and macvlan, is not seen from here; it
+        ends with that namespace.
+        """
+        network_id = tags.network_id(network)
+        with Links() as links:
+            found = [tags.parse(link.alias) for link in links.all()]
+        return [tag.id for tag in found if tag is not None and tag.network == network_id]
+
+    def _add_bridged(
+        self, links: Links, attachment: Attachment, section: BridgeSection, undo: ExitStack
+    ) -> HostPort:
+        addresses = bridge.gateways(attachment, "host.bridge.gateway") if section.gateway else ()
+        routes = _default_routes(attachment) if section.default_route else ()
+        with self.node.lock(bridge.lock_name(section.bridge_name)):
+            master = bridge.ensure(links, section, undo, self._remove_bridge)
+            bridge.provide_gateways(links, master, section, addresses)
+            mtu = attachment.mtu or master.mtu
+            # Its being a port keeps the bridge from being removed: no lock is needed after this.
+            name = veth.create(links, attachment, mtu, undo, master)
+        bridge.configure_port(links, name, section)
+        veth.activate(links, attachment, name)
+        sysctl.forward({address.version for address in addresses})
+        return HostPort(
+            name=name,
+            mac=attachment.mac_for("container"),
+            mtu=mtu,
+            interfaces=(_told(master), _host_end(attachment, name, mtu)),
+            routes=routes,
+        )
+
+    def _add_alone(
+        self, links: Links, attachment: Attachment, conf: EngineConf, undo: ExitStack
+    ) -> HostPort:
+        point_to_point = conf.net_type == "interface"
+        if point_to_point:
+            routed.require_gateways(attachment)
+        mtu = attachment.mtu or veth.DEFAULT_MTU
+        name = veth.create(links, attachment, mtu, undo)
+        sysctl.ignore_router_advertisements(name)
+        if point_to_point:
+            sysctl.trust_own_addresses(name)
+        veth.activate(links, attachment, name)
+        if point_to_point:
+            routed.configure(links, name, attachment)
+        return HostPort(
+            name=name,
+            mac=attachment.mac_for("container"),
+            mtu=mtu,
+            point_to_point=point_to_point,
+            interfaces=(_host_end(attachment, name, mtu),),
+        )
+
+    def _remove_bridge(self, name: str) -> None:
+        with self.node.lock(bridge.lock_name(name)), Links() as links:
+            bridge.remove_if_unused(links, name)
+
+
+def _validate(conf: EngineConf) -> None:
+    """Raise InvalidConfig for a combination that no key alone is wrong about."""
+    if conf.iftype != "veth" and conf.net_type != "none":
+        reason = (
+            "the other end of a tap is an application in the container, not a network"
+            if conf.iftype == "tap"
+            else "a macvlan is connected by its master alone"
+        )
+        raise InvalidConfig(
+            "host.netType",
+            f'expected "none" with iftype {conf.iftype}, got "{conf.net_type}"',
+            reason,
+        )
+    if conf.net_type == "bridge":
+        _bridge_section(conf)
+
+
+def _section(conf: EngineConf, kind: type[_Section]) -> _Section | None:
+    return next((value for value in conf.sections.values() if isinstance(value, kind)), None)
+
+
+def _bridge_section(conf: EngineConf) -> BridgeSection:
+    section = _section(conf, BridgeSection)
+    if section is None:
+        raise InvalidConfig(
+            "host.bridge.bridgeName",
+            'missing, and netType "bridge" needs it',
+            'for example: "bridge": {"bridgeName": "br0"}',
+        )
+    return section
+
+
+def _default_routes(attachment: Attachment) -> tuple[Route, ...]:
+    """Return a default route for each address family that IPAM gave none for."""
+    gateways = bridge.gateways(attachment, "host.bridge.defaultRoute")
+    given = {route.dst.version for route in attachment.routes if route.dst.prefixlen == 0}
+    routes: dict[int, Route] = {}
+    for gateway in gateways:
+        if gateway.version not in given | routes.keys():
+            everything = type(gateway.network)((0, 0))
+            routes[gateway.version] = Route(dst=everything, gw=gateway.ip)
+    return tuple(routes.values())
+
+
+def _check_bridged(
+    links: Links, link: Link, attachment: Attachment, section: BridgeSection
+) -> None:
+    master = links.at(link.master) if link.master else None
+    if master is None or master.name != section.bridge_name:
+        raise CheckFailed(
+            f"the host's interface {link.name} is not a port of its bridge",
+            f"expected {section.bridge_name}, found {master.name if master else 'none'}; mend it "
+            f"with: ip link set {link.name} master {section.bridge_name}",
+        )
+    if not master.up:
+        raise CheckFailed(
+            f"the bridge {master.name} is down", f"set it up with: ip link set {master.name} up"
+        )
+    bridge.check_port(links, link, section)
+    if section.gateway:
+        addresses = bridge.gateways(attachment, "host.bridge.gateway")
+        bridge.check_gateways(links, master, section, addresses)
+
+
+def _port_inside(link: Link, *interfaces: Interface) -> HostPort:
+    return HostPort(name=link.name, mac=link.mac, mtu=link.mtu, interfaces=interfaces)
+
+
+def _told(link: Link) -> Interface:
+    return Interface(name=link.name, mac=link.mac, mtu=link.mtu)
+
+
+def _host_end(attachment: Attachment, name: str, mtu: int) -> Interface:
+    return Interface(name=name, mac=attachment.mac_for("host"), mtu=mtu)

@@ -1,0 +1,82 @@
+"""What is done to our own interfaces inside the container's network namespace.
+
+The functions here run there (``netns.call``). Names in the container are the container's to change:
+what is removed is found by our tag.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from userspace_cni import netns
+from userspace_cni.cni.errors import CheckFailed, CniError, Code
+from userspace_cni_linux import tags
+from userspace_cni_linux.links import Links
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from userspace_cni.engine import Attachment
+    from userspace_cni_linux.links import Link
+
+
+def tag_interface(name: str, alias: str) -> None:
+    """Tag the interface *name* that was just made."""
+    with Links() as links:
+        links.change_named(name, ifalias=alias)
+
+
+def claim(attachment: Attachment) -> Link:
+    """Give an interface that was made under its short name its tag and, with it, its own name."""
+    with Links() as links:
+        link = links.require(tags.short_name(attachment.id))
+        links.change(link, ifalias=tags.encode(attachment), ifname=attachment.interface)
+        return links.require(attachment.interface)
+
+
+def configure(name: str, options: Mapping[str, object]) -> Link:
+    """Set *options*, pyroute2's, of the interface *name*, and return what came of it."""
+    with Links() as links:
+        link = links.require(name)
+        links.change(link, **options)
+        return links.require(name)
+
+
+def remove(path: str, attachment_id: str) -> None:
+    """Remove what carries the tag of *attachment_id* in the namespace *path*, if that exists."""
+    try:
+        netns.call(path, _remove_tagged, attachment_id)
+    except CniError as error:
+        # Gone, and everything in it with it.
+        if error.code != Code.INVALID_ENVIRONMENT:
+            raise
+
+
+def check(attachment: Attachment) -> None:
+    """Raise CheckFailed unless the attachment's interface exists in the container, with our tag."""
+    link = netns.call(attachment.netns, _find, attachment.interface)
+    if link is None:
+        raise CheckFailed(
+            f"the container's interface {attachment.interface} is gone from {attachment.netns}"
+        )
+    tag = tags.parse(link.alias)
+    if tag is None or tag.id != attachment.id:
+        raise CheckFailed(
+            f"the container's interface {attachment.interface} is not the one that ADD made",
+            f"expected the alias {tags.encode(attachment)!r}, found {link.alias!r}",
+        )
+
+
+def _find(name: str) -> Link | None:
+    with Links() as links:
+        return links.find(name)
+
+
+def _remove_tagged(attachment_id: str) -> None:
+    with Links() as links:
+        for link in links.all():
+            tag = tags.parse(link.alias)
+            # Made by a request that died before it could tag it, see claim().
+            unfinished = not link.alias and link.name == tags.short_name(attachment_id)
+            if unfinished or (tag is not None and tag.id == attachment_id):
+                links.remove(link)

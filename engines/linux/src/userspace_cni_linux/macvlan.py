@@ -1,0 +1,98 @@
+"""A macvlan in the container, upon an interface of the host."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from userspace_cni import netns
+from userspace_cni.cni.errors import CniError, Code, DataplaneError, InvalidConfig
+from userspace_cni_linux import inside, tags
+from userspace_cni_linux.links import Refused, namespace
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+    from typing import Any
+
+    from userspace_cni.engine import Attachment
+    from userspace_cni_linux.links import Link, Links
+    from userspace_cni_linux.sections import MacvlanSection
+
+
+def create(
+    links: Links, attachment: Attachment, section: MacvlanSection, undo: ExitStack
+) -> tuple[Link, Link]:
+    """Make the macvlan in the container; return its master and itself."""
+    master = require_master(links, section)
+    if attachment.mtu is not None and attachment.mtu > master.mtu:
+        raise InvalidConfig(
+            "mtu", f"expected at most {master.mtu}, the MTU of {master.name}, got {attachment.mtu}"
+        )
+    options: dict[str, Any] = {}
+    if attachment.mtu is not None:
+        options["mtu"] = attachment.mtu
+    # With passthru the two interfaces have one MAC address, and setting ours would set the host's.
+    if section.mode != "passthru":
+        options["address"] = attachment.mac_for("container")
+    elif attachment.mac is not None and attachment.mac != master.mac:
+        raise InvalidConfig(
+            "mac",
+            f"a macvlan with mode passthru has the MAC address of {master.name}, {master.mac}; "
+            f"got {attachment.mac}",
+        )
+    undo.callback(inside.remove, attachment.netns, attachment.id)
+    with namespace(attachment.netns) as container:
+        try:
+            links.create(
+                tags.short_name(attachment.id),
+                "macvlan",
+                link=master.index,
+                net_ns_fd=container,
+                macvlan_mode=section.mode,
+                **options,
+            )
+            link = netns.call(attachment.netns, inside.claim, attachment)
+        except Refused as error:
+            raise _explained(error, attachment, master) from error
+    return master, link
+
+
+def require_master(links: Links, section: MacvlanSection) -> Link:
+    """Return the host's interface for *section*.
+
+    Raises:
+        DataplaneError: when there is none.
+
+    """
+    if section.master:
+        link = links.find(section.master)
+        if link is None:
+            raise DataplaneError(
+                f"host.macvlan.master: the host has no interface {section.master}",
+                "see ip link; correct the name, or remove the key to use the default route's",
+            )
+        return link
+    link = links.default_interface()
+    if link is None:
+        raise DataplaneError(
+            "host.macvlan.master is not set, and the host has no default route to choose by",
+            "set it to the interface to share",
+        )
+    return link
+
+
+def _explained(error: Refused, attachment: Attachment, master: Link) -> CniError:
+    if error.errno == errno.EEXIST:
+        return CniError(
+            Code.ALREADY_ATTACHED,
+            f"the container has an interface {attachment.interface} already",
+            f"in {attachment.netns}; DEL it first, or give this attachment another name",
+        )
+    hint = ""
+    if error.errno in (errno.EBUSY, errno.EINVAL):
+        hint = f"; {master.name} may be a port of a bridge, or shared with mode passthru"
+    return DataplaneError(
+        f"cannot create the macvlan {attachment.interface} upon {master.name} in "
+        f"{attachment.netns}",
+        f"{error.details}{hint}",
+    )

@@ -1,0 +1,78 @@
+"""The host's side of a routed veth, whose end is the container's gateway and one neighbour."""
+
+from __future__ import annotations
+
+import errno
+from ipaddress import ip_interface, ip_network
+from typing import TYPE_CHECKING
+
+from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
+from userspace_cni_linux import sysctl
+from userspace_cni_linux.links import SCOPE_LINK, SCOPE_UNIVERSE, Refused
+
+if TYPE_CHECKING:
+    from userspace_cni.engine import Attachment, IPInterface, IPNetwork
+    from userspace_cni_linux.links import Link, Links
+
+
+def require_gateways(attachment: Attachment) -> None:
+    """Raise InvalidConfig unless each of the attachment's addresses has a gateway."""
+    lacking = [str(ip.address) for ip in attachment.ips if ip.gateway is None]
+    if lacking or not attachment.ips:
+        subject = f"{', '.join(lacking)} without" if lacking else "no address and no gateway"
+        raise InvalidConfig(
+            "host.netType",
+            f'"interface" needs a gateway from ipam for each address, got {subject}'
+            + (" one" if lacking else ""),
+            'set "gateway" in the ipam section, or use netType "bridge" or "none"',
+        )
+
+
+def configure(links: Links, name: str, attachment: Attachment) -> None:
+    """Give the host's end, which is up, the gateways' addresses and the routes to the container."""
+    link = links.require(name)
+    versions: set[int] = {ip.address.version for ip in attachment.ips}
+    if 6 in versions:  # noqa: PLR2004  IPv6
+        sysctl.enable_ipv6(name)
+    for address in _addresses(attachment):
+        links.ensure_address(link, address)
+    for dst in _destinations(attachment):
+        try:
+            # The kernel knows no scope in IPv6's routes.
+            scope = SCOPE_LINK if dst.version == 4 else SCOPE_UNIVERSE  # noqa: PLR2004  IPv4
+            links.add_route(link, dst, scope=scope)
+        except Refused as error:
+            if error.errno == errno.EEXIST:
+                raise DataplaneError(
+                    f"the host has a route to {dst}, the container's address, already",
+                    f"another container may have this address: see ip route show {dst}",
+                ) from error
+            raise
+    sysctl.forward(versions)
+
+
+def check(links: Links, link: Link, attachment: Attachment) -> None:
+    """Raise CheckFailed unless *link* is as :func:`configure` left it."""
+    found = links.addresses(link)
+    for address in _addresses(attachment):
+        if str(address) not in found:
+            raise CheckFailed(
+                f"the host's interface {link.name} has lost the gateway address {address}",
+                f"found: {', '.join(sorted(found)) or 'none'}",
+            )
+    routes = {route.dst for route in links.routes(link)}
+    for dst in _destinations(attachment):
+        if str(dst) not in routes:
+            raise CheckFailed(
+                f"the host has lost the route to {dst} through {link.name}",
+                f"found: {', '.join(sorted(routes)) or 'none'}",
+            )
+
+
+def _addresses(attachment: Attachment) -> list[IPInterface]:
+    # A host route each: the same gateway stands on the end of every container of the subnet.
+    return [ip_interface(ip.gateway) for ip in attachment.ips if ip.gateway is not None]
+
+
+def _destinations(attachment: Attachment) -> list[IPNetwork]:
+    return [ip_network(ip.address.ip) for ip in attachment.ips]

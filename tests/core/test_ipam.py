@@ -1,0 +1,276 @@
+"""Delegation to IPAM plugins, by shell scripts that behave and misbehave as such."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from core.example_lab import shell
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from core.example_lab import ExampleLab
+
+GC = "cni.dev/valid-attachments"
+ONE = '{"ips": [{"address": "10.66.0.9/24"}]}'
+
+
+def _printing(text: str) -> str:
+    return f"[ $CNI_COMMAND != ADD ] || printf %s {shell(text)}"
+
+
+def _called(lab: ExampleLab) -> Path:
+    return lab.directory / "called"
+
+
+def _recording(lab: ExampleLab, body: str) -> str:
+    return f"echo $CNI_COMMAND >> {shell(_called(lab))}\n{body}"
+
+
+# -- plugins that misbehave
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ("exit 3", 105, "ADD exited with 3 and printed no error as JSON"),
+        ("echo oh no; exit 1", 105, "exited with 1"),
+        ('echo \'{"msg": "no code"}\'; exit 1', 105, "exited with 1"),
+        ("kill -9 $$", 105, "was killed by signal 9"),
+        (_printing("garbage {"), 105, "'garbage {'"),
+        (_printing(""), 105, "printed no JSON"),
+        (_printing("[1]"), 105, "[1]"),
+        (_printing("{}"), 105, "no IP address"),
+        (_printing("null"), 105, "no IP address"),
+        (_printing('{"ips": []}'), 105, "no IP address"),
+        (_printing('{"ips": [{"address": "10.66.0.9"}]}'), 105, "ips[0].address"),
+        (_printing('{"cniVersion": "1.0.0", "ips": 7}'), 105, "ips: expected a list, got 7"),
+        ('echo \'{"code": 11, "msg": "not now", "details": "busy"}\'; exit 1', 11, "not now busy"),
+        ('echo \'{"code": 777, "msg": "mine", "more": 1}\'; exit 1', 777, "mine"),
+        ('echo \'{"code": 0, "msg": "zero"}\'; exit 1', 105, "zero"),
+    ],
+)
+def test_an_add_that_ipam_fails_leaves_nothing(
+    lab: ExampleLab, body: str, code: int, says: str
+) -> None:
+    script = lab.script(_recording(lab, f"[ $CNI_COMMAND != ADD ] || {{ {body}; }}"))
+    outcome = lab.call("ADD", lab.conf(ipam=script))
+    assert outcome.code == code
+    assert says in outcome.text
+    assert "ipam-script" in outcome.text
+    assert _called(lab).read_text() == "ADD\nDEL\n"
+    lab.assert_clean()
+
+
+def test_a_plugin_that_fails_its_del_too_leaves_no_record(lab: ExampleLab) -> None:
+    """Such as one whose own configuration is wrong: it would fail the same way for ever."""
+    outcome = lab.call("ADD", lab.conf(ipam=lab.spy_ipam(fail=["ADD", "DEL"])))
+    assert outcome.code == 111
+    assert [call.command for call in lab.spy.calls()] == ["ADD", "DEL"]
+    lab.assert_clean()
+
+
+def test_a_removal_on_the_way_does_not_get_the_arguments_of_another_container(
+    lab: ExampleLab,
+) -> None:
+    conf = lab.conf(ipam=lab.spy_ipam())
+    lab.add(conf, args="MAC=02:00:00:00:00:01")
+    lab.switch_down()
+    lab.call("DEL", conf, args="MAC=02:00:00:00:00:01").succeeded()
+    lab.switch_up()
+    lab.add(conf, container="c2", args="MAC=02:00:00:00:00:02")
+    (freed,) = lab.spy.calls("DEL")
+    assert freed.env["CNI_CONTAINERID"] == "c1"
+    assert "CNI_ARGS" not in freed.env
+
+
+def test_a_plugin_that_does_not_exist_is_named_with_where_it_was_sought(lab: ExampleLab) -> None:
+    outcome = lab.call("ADD", lab.conf(ipam={"type": "no-such-plugin"}))
+    assert outcome.code == 105
+    assert "'no-such-plugin'" in outcome.text
+    assert str(lab.plugin.bin_dir) in outcome.text
+    lab.assert_clean()
+
+
+def test_without_cni_path_a_plugin_cannot_be_found(lab: ExampleLab) -> None:
+    conf = lab.conf(ipam=lab.script(_printing(ONE)))
+    for path in ("", ":", "relative/bin"):
+        outcome = lab.call("ADD", conf, environ={"CNI_PATH": path})
+        assert outcome.code in (4, 105)
+        assert "CNI_PATH" in outcome.text
+    lab.add(lab.conf(), environ={"CNI_PATH": ""})
+    lab.call("DEL", lab.conf(), environ={"CNI_PATH": ""}).succeeded()
+    lab.assert_clean()
+
+
+def test_what_cannot_be_executed_is_no_plugin(lab: ExampleLab) -> None:
+    conf = lab.conf(ipam=lab.script(_printing(ONE)))
+    path = lab.plugin.bin_dir / "ipam-script"
+    path.chmod(0o644)
+    assert "in none of the directories" in lab.call("ADD", conf).text
+    path.unlink()
+    path.mkdir()
+    assert "in none of the directories" in lab.call("ADD", conf).text
+    path.rmdir()
+    path.write_text("#!/no/such/interpreter\n")
+    path.chmod(0o755)
+    outcome = lab.call("ADD", conf)
+    assert (outcome.code, "cannot be executed" in outcome.text) == (105, True)
+    lab.assert_clean()
+
+
+def test_the_first_directory_of_cni_path_that_has_the_plugin_counts(
+    lab: ExampleLab, tmp_path: Path
+) -> None:
+    conf = lab.conf(ipam=lab.script(_printing(ONE)))
+    (tmp_path / "empty").mkdir()
+    path = f"/nowhere:{tmp_path / 'empty'}:{lab.plugin.bin_dir}"
+    result = lab.call("ADD", conf, environ={"CNI_PATH": path}).result
+    assert result["ips"] == [{"address": "10.66.0.9/24", "interface": 0}]
+
+
+def test_a_plugin_that_hangs_is_given_up(lab: ExampleLab) -> None:
+    config = lab.directory / "config.toml"
+    config.write_text("timeout = 0.3\n" + config.read_text())
+    conf = lab.conf(ipam=lab.script("[ $CNI_COMMAND != ADD ] || exec sleep 30"))
+    began = time.monotonic()
+    outcome = lab.call("ADD", conf)
+    assert time.monotonic() - began < 10
+    assert outcome.code == 11
+    assert "did not answer ADD within 0.3 s" in outcome.text
+    lab.assert_clean()
+
+
+def test_a_plugin_that_is_being_replaced_is_waited_for(lab: ExampleLab) -> None:
+    """Writing to a program makes its execution fail with "text file busy"."""
+    path = lab.plugin.bin_dir / "busy"
+    path.write_bytes((lab.plugin.bin_dir / "host-local").read_bytes())
+    path.chmod(0o755)
+    conf = lab.conf("1.0.0", ipam=lab.host_local() | {"type": "busy"})
+    with path.open("r+b") as writer:
+        timer = threading.Timer(0.7, writer.close)
+        timer.start()
+        result = lab.add(conf)
+        timer.join()
+    assert result["ips"][0]["address"] == "10.66.0.2/24"
+
+
+# -- what a plugin gets, and what becomes of its answer
+
+
+def test_a_plugin_gets_our_environment_and_the_unmodified_configuration(lab: ExampleLab) -> None:
+    conf = {
+        **lab.conf(ipam=lab.spy_ipam(extra={"ü": [None, 1.5]}), dns={"search": ["x"]}),
+        "args": {"cni": {"labels": [{"key": "a"}]}},
+        "runtimeConfig": {"ips": ["10.66.0.5"]},
+        "cni.dev/anything": 1,
+    }
+    args = "IgnoreUnknown=1;K8S_POD_NAME=p;X=a=b"
+    result = lab.call("ADD", conf, args=args, environ={"CNI_EXTRA": "e"}).result
+    checked = conf | {"prevResult": result}
+    lab.call("CHECK", checked, args=args).succeeded()
+    lab.call("STATUS", conf).succeeded()
+    lab.call("GC", conf | {GC: [{"containerID": "c1", "ifname": "eth0"}]}).succeeded()
+    lab.call("DEL", checked, args=args).succeeded()
+    calls = {call.command: call for call in lab.spy.calls()}
+    assert list(calls) == ["ADD", "CHECK", "STATUS", "GC", "DEL"]
+    assert calls["ADD"].env == {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": lab.netns,
+        "CNI_IFNAME": "eth0",
+        "CNI_ARGS": args,
+        "CNI_PATH": str(lab.plugin.bin_dir),
+        "CNI_EXTRA": "e",
+    }
+    assert calls["ADD"].conf == conf
+    assert calls["CHECK"].conf == checked
+    assert calls["STATUS"].conf == conf
+    assert calls["GC"].conf[GC] == [{"containerID": "c1", "ifname": "eth0"}]
+    assert calls["DEL"].conf == conf
+    assert calls["DEL"].env["CNI_ARGS"] == args
+
+
+def test_a_removal_by_gc_tells_the_plugin_whose_it_is(lab: ExampleLab) -> None:
+    conf = lab.conf(ipam=lab.spy_ipam())
+    lab.add(conf, container="lost", ifname="net7")
+    gc = {"CNI_COMMAND": "GC", "CNI_PATH": str(lab.plugin.bin_dir)}
+    lab.plugin.execute(conf | {GC: []}, gc).succeeded()
+    (freed,) = lab.spy.calls("DEL")
+    assert (freed.env["CNI_CONTAINERID"], freed.env["CNI_IFNAME"]) == ("lost", "net7")
+    assert freed.netns == lab.netns
+
+
+@pytest.mark.parametrize("command", ["CHECK", "STATUS", "GC", "DEL"])
+def test_an_error_of_the_plugin_is_ours(lab: ExampleLab, command: str) -> None:
+    conf = lab.conf(ipam=lab.spy_ipam(fail=[command]))
+    result = lab.add(conf)
+    outcome = lab.call(command, conf | {"prevResult": result, GC: []})
+    assert outcome.code == (50 if command == "STATUS" else 111)
+    assert "the spy says no as configured" in outcome.text
+    expected = [] if command in ("DEL", "GC") else ["attached"]
+    if command == "DEL":
+        expected = ["deleting"]
+    assert list(lab.states().values()) == expected
+
+
+def test_standard_error_of_the_plugin_is_passed_through(lab: ExampleLab) -> None:
+    conf = lab.conf(ipam=lab.script("echo whispered >&2\n" + _printing(ONE)))
+    outcome = lab.call("ADD", conf)
+    assert outcome.result["ips"]
+    assert "whispered" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("stated", "answer"),
+    [
+        ("1.1.0", {"cniVersion": "1.1.0", "ips": [{"address": "10.66.0.9/24"}]}),
+        ("1.1.0", {"ips": [{"address": "10.66.0.9/24"}]}),
+        ("1.1.0", {"cniVersion": "", "ips": [{"address": "10.66.0.9/24"}]}),
+        ("1.0.0", {"cniVersion": "0.4.0", "ips": [{"version": "4", "address": "10.66.0.9/24"}]}),
+        ("1.1.0", {"cniVersion": "0.2.0", "ip4": {"ip": "10.66.0.9/24"}}),
+        ("0.2.0", {"ip4": {"ip": "10.66.0.9/24"}}),
+    ],
+)
+def test_an_answer_is_read_in_its_own_version_or_the_networks(
+    lab: ExampleLab, stated: str, answer: dict[str, Any]
+) -> None:
+    conf = lab.conf(stated, ipam=lab.script(_printing(json.dumps(answer))))
+    result = lab.add(conf)
+    assert result["cniVersion"] == stated
+    if stated == "0.2.0":
+        assert result["ip4"] == {"ip": "10.66.0.9/24"}
+    else:
+        assert result["ips"] == [{"address": "10.66.0.9/24", "interface": 0}]
+
+
+def test_addresses_routes_and_dns_of_the_plugin_are_in_the_result(lab: ExampleLab) -> None:
+    answer: dict[str, Any] = {
+        "ips": [
+            {"address": "10.66.0.9/24", "gateway": "10.66.0.1"},
+            {"address": "fd66::9/64", "gateway": "fd66::1"},
+        ],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "fd67::/48", "gw": "fd66::2", "priority": 5}],
+        "dns": {"nameservers": ["10.66.0.1"]},
+    }
+    script = lab.script(_printing(json.dumps(answer)))
+    result = lab.add(lab.conf(ipam=script))
+    assert result["ips"] == [ip | {"interface": 0} for ip in answer["ips"]]
+    assert (result["routes"], result["dns"]) == (answer["routes"], answer["dns"])
+    ours = lab.add(lab.conf(ipam=script, dns={"domain": "ours"}), container="c2")
+    assert ours["dns"] == {"domain": "ours"}
+
+
+def test_a_plugin_needs_no_path_and_no_shell(lab: ExampleLab) -> None:
+    """The type is one word of an argument list, never a command line."""
+    name = "a plugin; touch pwned"
+    conf = lab.conf(ipam=lab.script(_printing(ONE), name=name))
+    assert lab.add(conf)["ips"]
+    assert not (lab.plugin.bin_dir / "pwned").exists()
+    assert subprocess.run(["test", "!", "-e", "pwned"], check=False).returncode == 0

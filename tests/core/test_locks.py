@@ -1,0 +1,100 @@
+"""Locks between processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.locks import Locks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HOLD = """
+import signal, sys
+from pathlib import Path
+from userspace_cni.locks import Locks
+with Locks(Path(sys.argv[1]), 1).hold("a"):
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
+def test_a_lock_excludes_and_is_free_afterwards(tmp_path: Path) -> None:
+    directory = tmp_path / "not" / "there" / "yet"
+    locks = Locks(directory, 0.05)
+    with locks.hold("a"), locks.hold("b"):
+        with pytest.raises(CniError) as caught, locks.hold("a"):
+            pass
+        with locks.hold_if_free("a") as held:
+            assert not held
+    assert caught.value.code == Code.TRY_AGAIN_LATER
+    assert "'a'" in caught.value.msg
+    with locks.hold_if_free("a") as held:
+        assert held
+    assert list(directory.iterdir()) == []
+    assert directory.stat().st_mode & 0o027 == 0
+
+
+def test_a_lock_is_freed_by_an_exception(tmp_path: Path) -> None:
+    locks = Locks(tmp_path, 0.05)
+    with pytest.raises(ZeroDivisionError), locks.hold("a"):
+        raise ZeroDivisionError
+    with locks.hold("a"):
+        pass
+
+
+def test_a_lock_is_freed_by_the_death_of_its_holder(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, tmp_path], stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(CniError), Locks(tmp_path, 0.05).hold("a"):
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with Locks(tmp_path, 5).hold("a"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", "ü" * 400, "a b\nc"])
+def test_any_text_is_a_name(tmp_path: Path, name: str) -> None:
+    with Locks(tmp_path, 1).hold(name):
+        (file,) = tmp_path.iterdir()
+        assert file.is_file()
+
+
+def test_a_counter_under_a_lock_loses_nothing(tmp_path: Path) -> None:
+    """Many threads, each with locks of its own, as many processes would."""
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+
+    def count(_: int) -> None:
+        for _ in range(10):
+            with Locks(tmp_path / "locks", 30).hold("counter"):
+                counter.write_text(str(int(counter.read_text()) + 1))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(count, range(8)))
+    assert counter.read_text() == "80"
+
+
+def test_a_symbolic_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
+    locks = Locks(tmp_path / "locks", 0.05)
+    with locks.hold("a"):
+        (file,) = (tmp_path / "locks").iterdir()
+    victim = tmp_path / "victim"
+    os.symlink(victim, file)
+    with pytest.raises(CniError) as caught, locks.hold("a"):
+        pass
+    assert caught.value.code == Code.IO_FAILURE
+    assert not victim.exists()

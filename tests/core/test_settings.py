@@ -1,0 +1,93 @@
+"""The node's settings file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from userspace_cni import settings
+from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.settings import VARIABLE, Settings
+
+
+def _load(path: Path, text: str) -> Settings:
+    path.write_text(text)
+    return settings.load({VARIABLE: str(path)})
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    text = (
+        'state_dir = "/a"\nrun_dir = "/b"\nlog_file = "/c"\nlog_level = "debug"\ntimeout = 1.5\n'
+        '[engines.vpp]\napi_socket = "/d"\n[engines.ovs]\n'
+    )
+    assert _load(tmp_path / "config.toml", text) == Settings(
+        state_dir=Path("/a"),
+        run_dir=Path("/b"),
+        log_file=Path("/c"),
+        log_level="debug",
+        timeout=1.5,
+        engines={"vpp": {"api_socket": "/d"}, "ovs": {}},
+    )
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert _load(tmp_path / "config.toml", "") == Settings()
+    assert str(Settings().state_dir) == "/var/lib/cni/userspace"
+    assert str(Settings().run_dir) == "/run/userspace-cni"
+
+
+def test_without_the_default_file_there_are_the_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.toml"
+    monkeypatch.setattr(settings, "DEFAULT_PATH", path)
+    assert settings.load({}) == settings.load({VARIABLE: ""}) == Settings()
+    path.write_text("timeout = 7\n")
+    assert settings.load({}).timeout == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("x = 1", "x", "unknown"),
+        ("[engine.linux]", "engine", "unknown"),
+        ("state_dir = 1", "state_dir", "1"),
+        ("run_dir = 'run'", "run_dir", "'run'"),
+        ('log_file = ""', "log_file", "''"),
+        (r'state_dir = "/a\u0000b"', "state_dir", r"'/a\x00b'"),
+        ("log_level = 'loud'", "log_level", "'loud'"),
+        ("log_level = ['info']", "log_level", "['info']"),
+        ("timeout = 0", "timeout", "0"),
+        ("timeout = -1.5", "timeout", "-1.5"),
+        ("timeout = true", "timeout", "True"),
+        ("timeout = '60'", "timeout", "'60'"),
+        ("timeout = inf", "timeout", "inf"),
+        ("timeout = nan", "timeout", "nan"),
+        ("timeout = 1e300", "timeout", "1e+300"),
+        ("engines = []", "engines", "[]"),
+        ("engines.linux = 1", "engines", "{'linux': 1}"),
+        ("state_dir = ", "TOML", "Invalid value"),
+        ("\x00", "TOML", "line 1"),
+    ],
+)
+def test_an_error_names_file_key_and_value(tmp_path: Path, text: str, key: str, value: str) -> None:
+    path = tmp_path / "config.toml"
+    with pytest.raises(CniError) as caught:
+        _load(path, text)
+    assert caught.value.code == Code.INVALID_NETWORK_CONFIG
+    for words in (str(path), key, value):
+        assert words in caught.value.msg
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "not UTF-8"])
+def test_a_file_that_is_named_must_be_readable(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "config.toml"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "not UTF-8":
+        path.write_bytes(b"\xff\xfe")
+    with pytest.raises(CniError) as caught:
+        settings.load({VARIABLE: str(path)})
+    assert caught.value.code == Code.INVALID_NETWORK_CONFIG
+    assert str(path) in caught.value.msg

@@ -1,0 +1,117 @@
+"""The store of attachments."""
+
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+import pytest
+from attrs import evolve
+
+from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.cni.result import Interface, Route
+from userspace_cni.engine import HostPort
+from userspace_cni.store import Record, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+RECORD = Record(
+    network="net",
+    container_id="c1",
+    ifname="eth0",
+    netns="/run/netns/x",
+    engine="example",
+    config={"name": "net", "ü": [1, None, {"a": 0.5}]},
+)
+PORT = HostPort(
+    name="port",
+    mac="02:00:00:00:00:01",
+    mtu=1400,
+    point_to_point=True,
+    interfaces=(Interface(name="br0", mac="02:00:00:00:00:02", mtu=1500, socket_path="/run/s"),),
+    routes=(
+        Route(dst=ip_network("10.0.0.1/32"), scope=253),
+        Route(dst=ip_network("::/0"), gw=ip_address("fe80::1"), table=0),
+    ),
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path / "state", 5)) as store:
+        yield store
+
+
+def test_a_record_goes_through_its_states_as_it_was_given(store: Store) -> None:
+    store.begin(RECORD)
+    assert store.get(RECORD.id) == RECORD
+    store.commit(RECORD.id, PORT, {"cniVersion": "1.1.0", "ips": []})
+    attached = evolve(
+        RECORD, state="attached", port=PORT, result={"cniVersion": "1.1.0", "ips": []}
+    )
+    assert store.get(RECORD.id) == attached
+    assert store.deleting("example") == []
+    store.mark_deleting(RECORD.id)
+    assert store.deleting("example") == [evolve(attached, state="deleting")]
+    assert store.deleting("other") == []
+    store.remove(RECORD.id)
+    store.remove(RECORD.id)
+    assert store.all() == []
+
+
+def test_records_outlive_the_process_and_are_told_apart(store: Store, tmp_path: Path) -> None:
+    records = [
+        RECORD,
+        evolve(RECORD, ifname="eth1"),
+        evolve(RECORD, container_id="c2"),
+        evolve(RECORD, network="other"),
+    ]
+    for record in records:
+        store.begin(record)
+    with closing(Store(tmp_path / "state", 5)) as another:
+        assert {record.id for record in another.all()} == {record.id for record in records}
+        assert len(another.of_network("net")) == 3
+
+
+def test_one_key_has_one_record(store: Store) -> None:
+    store.begin(RECORD)
+    with pytest.raises(CniError) as caught:
+        store.begin(RECORD)
+    assert caught.value.code == Code.IO_FAILURE
+
+
+def test_reading_makes_no_file_and_no_directory(store: Store, tmp_path: Path) -> None:
+    assert store.all() == []
+    assert store.get("x") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_root_and_its_group_may_look(store: Store) -> None:
+    """The configurations in it may hold secrets."""
+    store.begin(RECORD)
+    assert stat.S_IMODE(store.path.stat().st_mode) == 0o640
+    assert stat.S_IMODE(store.path.parent.stat().st_mode) & 0o027 == 0
+
+
+def test_many_processes_make_the_store_at_once(tmp_path: Path) -> None:
+    def add(number: int) -> None:
+        with closing(Store(tmp_path / "state", 30)) as store:
+            store.begin(evolve(RECORD, container_id=f"c{number}"))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(24)))
+    with closing(Store(tmp_path / "state", 5)) as store:
+        assert len(store.all()) == 24
+
+
+def test_a_directory_that_cannot_be_made_is_code_5(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with closing(Store(tmp_path / "file" / "state", 5)) as store, pytest.raises(CniError) as caught:
+        store.begin(RECORD)
+    assert caught.value.code == Code.IO_FAILURE
+    assert str(tmp_path / "file" / "state") in caught.value.msg

@@ -1,0 +1,67 @@
+"""Network configurations for CNI clients: the plugin under test on a Linux bridge."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+
+def bridge_network(
+    name: str,
+    cni_version: str,
+    subnet: str,
+    data_dir: Path,
+    *,
+    chained: Sequence[Mapping[str, Any]] = (),
+    ipam: Mapping[str, Any] | None = None,
+    capabilities: Mapping[str, bool] | None = None,
+    default_route: bool = True,
+) -> dict[str, Any]:
+    """Return a configuration list: veth pairs into a bridge, `<name>br0`, that is the gateway."""
+    plugin: dict[str, Any] = {
+        "type": "userspace",
+        "host": {
+            "engine": "linux",
+            "iftype": "veth",
+            "netType": "bridge",
+            "bridge": {"bridgeName": f"{name}br0", "gateway": True, "defaultRoute": default_route},
+        },
+        "ipam": ipam or host_local(subnet, data_dir),
+    }
+    if capabilities:
+        plugin["capabilities"] = dict(capabilities)
+    return {"cniVersion": cni_version, "name": name, "plugins": [plugin, *chained]}
+
+
+def host_local(subnet: str, data_dir: Path) -> dict[str, Any]:
+    """Return host-local's configuration with a directory of leases of its own."""
+    return {
+        "type": "host-local",
+        "dataDir": str(data_dir),
+        "ranges": [[{"subnet": subnet, "gateway": gateway(subnet)}]],
+    }
+
+
+def gateway(subnet: str) -> str:
+    """Return the first host address: host-local's choice of a gateway too."""
+    return str(ip_network(subnet)[1])
+
+
+def leases(data_dir: Path) -> list[str]:
+    """Return the addresses that are in use (files that are named as addresses are)."""
+    found = [path.name for path in data_dir.glob("**/*") if path.is_file()]
+    return sorted(name for name in found if name[0].isdigit() or ":" in name)
+
+
+def write(conf: Mapping[str, Any], directory: Path) -> Path:
+    """Write a configuration list where runtimes look for it: at once, by rename."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"10-{conf['name']}.conflist"
+    draft = directory / f".{path.name}"
+    draft.write_text(json.dumps(conf, indent=1))
+    return draft.replace(path)
