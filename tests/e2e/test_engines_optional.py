@@ -1,0 +1,154 @@
+"""Engines are packages of their own: core works without, and finds what is installed."""
+
+from __future__ import annotations
+
+import zipfile
+from email.parser import Parser
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lab import conf as lab_conf
+from lab import plugin as lab_plugin
+from lab import wheels as lab_wheels
+from lab.node import Node
+from userspace_cni.install import install
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lab.plugin import Plugin
+    from lab.wheels import Virtualenv, Wheels
+
+DISTRIBUTIONS = {
+    "userspace-cni": "userspace_cni",
+    "userspace-cni-linux": "userspace_cni_linux",
+    "example-engine": "example_engine",
+}
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Wheels:
+    return lab_wheels.build(tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture
+def venv(wheels: Wheels, tmp_path: Path) -> Virtualenv:
+    """A virtualenv with the core alone."""
+    venv = lab_wheels.virtualenv(tmp_path / "venv", wheels)
+    venv.install("userspace-cni")
+    return venv
+
+
+@pytest.fixture
+def own(plugin: Plugin, venv: Virtualenv) -> Plugin:
+    """The plugin, installed by the command of that virtualenv."""
+    venv.run("userspace-cni", "install", "--cni-bin-dir", plugin.bin_dir)
+    assert str(venv.python) in plugin.executable.read_text()
+    return plugin
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    with Node() as node:
+        yield node
+
+
+def _network(tmp_path: Path, version: str = "1.0.0") -> dict[str, Any]:
+    network = lab_conf.bridge_network("opt", version, "10.44.0.0/24", tmp_path / "leases")
+    (conf,) = network["plugins"]
+    return {"cniVersion": version, "name": "opt", **conf}
+
+
+def _assert_works(plugin: Plugin, node: Node, conf: dict[str, Any], netns: str) -> None:
+    result = plugin.call("ADD", conf, netns=netns, node=node).result
+    assert [item["name"] for item in result["interfaces"] if item.get("sandbox")] == ["eth0"]
+    assert node.links(netns)["eth0"]["address"] == result["interfaces"][-1]["mac"]
+    node.ping(netns, "10.44.0.1")
+    checked = conf | {"prevResult": result}
+    plugin.call("CHECK", checked, netns=netns, node=node).succeeded()
+    plugin.call("DEL", checked, netns=netns, node=node).succeeded()
+    assert list(node.links(netns)) == ["lo"]
+    assert node.veths() == []
+
+
+def test_the_same_network_works_once_the_engine_is_installed(
+    own: Plugin, venv: Virtualenv, node: Node, tmp_path: Path
+) -> None:
+    conf, netns = _network(tmp_path), node.netns("box")
+    status = {key: value for key, value in conf.items() if key != "ipam"} | {"cniVersion": "1.1.0"}
+    refused = own.call("ADD", conf, netns=netns, node=node)
+    unavailable = own.call("STATUS", status, node=node)
+    assert (refused.code, unavailable.code) == (100, 50)
+    for outcome in (refused, unavailable):
+        assert "host engine 'linux' is not installed" in outcome.text
+        assert "pip install 'userspace-cni[linux]'" in outcome.text
+        assert "installed host engines: none" in outcome.text
+    assert list(node.links(netns)) == ["lo"]
+    assert lab_conf.leases(tmp_path / "leases") == []
+    assert "no engine is installed" in venv.run("userspace-cni", "engines")
+
+    venv.install("userspace-cni-linux")
+    own.call("STATUS", status, node=node).succeeded()
+    _assert_works(own, node, conf, netns)
+    assert "userspace-cni-linux 0.1.0" in venv.run("userspace-cni", "engines")
+
+
+def test_the_extra_brings_the_engine_and_what_it_needs(
+    wheels: Wheels, plugin: Plugin, node: Node, tmp_path: Path
+) -> None:
+    venv = lab_wheels.virtualenv(tmp_path / "venv", wheels)
+    venv.install("userspace-cni[linux]")
+    install(plugin.bin_dir, str(venv.python))
+    _assert_works(plugin, node, _network(tmp_path), node.netns("box"))
+
+
+def test_an_engine_of_a_third_party_is_found_and_used(
+    own: Plugin, venv: Virtualenv, node: Node, tmp_path: Path
+) -> None:
+    switch = tmp_path / "switch"
+    switch.mkdir()
+    own.settings(f'[engines.example]\ndirectory = "{switch}"\n')
+    host = {"engine": "example", "iftype": "note", "note": {"text": "hello"}}
+    conf = {"cniVersion": "1.1.0", "name": "third", "type": "userspace", "host": host}
+    netns = node.netns("box")
+    assert own.call("ADD", conf, netns=netns, node=node).code == 100
+
+    venv.install("example-engine")
+    own.call("STATUS", conf, node=node).succeeded()
+    result = own.call("ADD", conf, netns=netns, node=node).result
+    (port,) = switch.iterdir()
+    assert port.read_text() == "hello"
+    own.call("CHECK", conf | {"prevResult": result}, netns=netns, node=node).succeeded()
+    own.call("DEL", conf, netns=netns, node=node).succeeded()
+    assert list(switch.iterdir()) == []
+    assert lab_plugin.attachments(own) == []
+    assert "example-engine 1.0.0" in venv.run("userspace-cni", "engines")
+
+
+@pytest.mark.parametrize(("distribution", "package"), DISTRIBUTIONS.items())
+def test_a_wheel_is_typed_licensed_and_holds_its_package_alone(
+    wheels: Wheels, distribution: str, package: str
+) -> None:
+    with zipfile.ZipFile(wheels.named(distribution)) as wheel:
+        names = wheel.namelist()
+        (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        fields = Parser().parsestr(wheel.read(metadata).decode())
+        assert f"{package}/py.typed" in names
+        assert {name.partition("/")[0] for name in names} == {package, metadata.partition("/")[0]}
+        assert not [name for name in names if "__pycache__" in name or "test" in name]
+        if distribution == "example-engine":
+            return
+        assert fields["License-Expression"] == "Apache-2.0"
+        (licence,) = (name for name in names if name.endswith("/licenses/LICENSE"))
+        assert "Apache License" in wheel.read(licence).decode()
+
+
+def test_the_core_needs_no_engine_and_has_an_extra_for_each(wheels: Wheels) -> None:
+    with zipfile.ZipFile(wheels.named("userspace-cni")) as wheel:
+        (metadata,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
+        fields = Parser().parsestr(wheel.read(metadata).decode())
+    required = [value for value in fields.get_all("Requires-Dist", []) if "extra" not in value]
+    assert sorted(value.partition(">")[0] for value in required) == ["attrs", "cattrs", "stevedore"]
+    assert {"linux", "vpp", "ovs", "all"} <= {*fields.get_all("Provides-Extra", [])}
