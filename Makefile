@@ -1,15 +1,18 @@
 # Two targets do all set-up on a fresh Debian 12 machine, as root: `make demo` and `make test`.
 
 PYTHON ?= python3
-ENGINE ?= linux
+ENGINE ?= ovs
 VENV := .venv
 BIN := $(VENV)/bin
-PROJECTS := core engines/linux docs/example-engine
+PROJECTS := core engines/linux engines/ovs docs/example-engine
+DEMO_linux := demo/linux.py
+DEMO_ovs := demo/ovs_dpdk.py
 
 .PHONY: demo test lint unit docs bench format clean
 
-demo: $(VENV)/.ready .build/demo.ready
-	$(BIN)/python demo/$(ENGINE).py
+# ENGINE=ovs: DPDK applications on Open vSwitch; ENGINE=linux: containers on a Linux bridge.
+demo: $(VENV)/.ready .build/demo-$(ENGINE).ready
+	$(BIN)/python $(DEMO_$(ENGINE))
 
 test: lint unit docs
 
@@ -20,15 +23,16 @@ lint: $(VENV)/.ready
 	$(BIN)/lint-imports
 
 # TESTS=tests/linux runs a part.
-unit: $(VENV)/.ready .build/demo.ready .build/test.ready
+unit: $(VENV)/.ready .build/demo-linux.ready .build/demo-ovs.ready .build/test.ready
 	$(BIN)/pytest $(TESTS)
 
 docs: $(VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir .build/site
 
 # Medians and ratios beside the reference plugins: make bench ROUNDS=50
-bench: $(VENV)/.ready .build/demo.ready
+bench: $(VENV)/.ready .build/demo-linux.ready .build/demo-ovs.ready
 	$(BIN)/python bench/linux.py $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(BIN)/python bench/ovs_dpdk.py $(if $(ROUNDS),--rounds $(ROUNDS))
 
 format: $(VENV)/.ready
 	$(BIN)/ruff format .
@@ -47,7 +51,8 @@ $(VENV)/.ready: constraints.txt setup/python.txt $(PROJECTS:%=%/pyproject.toml)
 		--requirement setup/python.txt $(PROJECTS:%=--editable %)
 	touch $@
 
-.build/demo.ready: demo/packages.txt
+.build/demo-linux.ready: demo/packages.txt
+.build/demo-ovs.ready: tests/lab/packages-ovs.txt
 .build/test.ready: tests/lab/packages.txt
 .build/%.ready:
 	setup/debian.sh $<

@@ -94,27 +94,6 @@ def test_an_engine_that_is_not_installed_is_told_with_those_that_are(
     assert "good" in outcome.text
 
 
-@pytest.mark.parametrize(
-    ("engine", "extra"), [("vpp", "vpp"), ("ovs", "ovs"), ("ovs-dpdk", "ovs"), ("dpdk", "ovs")]
-)
-def test_an_engine_of_ours_is_told_with_the_extra_that_installs_it(
-    lab: ExampleLab, engine: str, extra: str
-) -> None:
-    outcome = lab.call("ADD", lab.conf(host={"engine": engine}))
-    assert outcome.code == 100
-    assert f"pip install 'userspace-cni[{extra}]'" in outcome.text
-    assert (
-        f"pip install 'userspace-cni[{extra}]'"
-        in lab.call("STATUS", lab.conf(host={"engine": engine})).text
-    )
-
-
-def test_a_container_engine_may_be_another_and_may_be_missing(lab: ExampleLab) -> None:
-    outcome = lab.call("ADD", lab.conf(container={"engine": "dpdk"}))
-    assert outcome.code == 100
-    assert "container engine 'dpdk' is not installed" in outcome.text
-
-
 def test_the_command_lists_all_and_marks_the_broken(crowded: Path) -> None:
     done = subprocess.run(
         [crowded, "-c", "from userspace_cni.cli import main; main(['engines'])"],

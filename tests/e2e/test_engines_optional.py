@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DISTRIBUTIONS = {
     "userspace-cni": "userspace_cni",
     "userspace-cni-linux": "userspace_cni_linux",
+    "userspace-cni-ovs": "userspace_cni_ovs",
     "example-engine": "example_engine",
 }
 
@@ -93,6 +94,26 @@ def test_the_same_network_works_once_the_engine_is_installed(
     own.call("STATUS", status, node=node).succeeded()
     _assert_works(own, node, conf, netns)
     assert "userspace-cni-linux 0.1.0" in venv.run("userspace-cni", "engines")
+
+
+def test_each_engine_of_ours_is_told_with_the_extra_that_installs_it(
+    own: Plugin, venv: Virtualenv
+) -> None:
+    extras = {"linux": "linux", "ovs": "ovs", "ovs-dpdk": "ovs", "vpp": "vpp"}
+    for engine, extra in extras.items():
+        refused = own.call("ADD", _host(engine), netns="/nowhere")
+        assert refused.code == 100
+        assert f"host engine '{engine}' is not installed" in refused.text
+        assert f"pip install 'userspace-cni[{extra}]'" in refused.text
+    venv.install("userspace-cni-linux")
+    refused = own.call("ADD", _host("linux") | {"container": {"engine": "dpdk"}}, netns="/nowhere")
+    assert refused.code == 100
+    assert "container engine 'dpdk' is not installed" in refused.text
+    assert "pip install 'userspace-cni[ovs]'" in refused.text
+
+
+def _host(engine: str) -> dict[str, Any]:
+    return {"cniVersion": "1.1.0", "name": "n", "type": "userspace", "host": {"engine": engine}}
 
 
 def test_the_extra_brings_the_engine_and_what_it_needs(

@@ -15,7 +15,7 @@ from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CniError, Code, InvalidConfig
 from userspace_cni.cni.request import Request, is_ifname
 from userspace_cni.cni.result import DNS, Result
-from userspace_cni.engine import EngineConf, EngineInfo, Pod
+from userspace_cni.engine import Bandwidth, EngineConf, EngineInfo, Pod
 from userspace_cni.settings import LOG_LEVELS
 from userspace_cni.structure import structure
 
@@ -57,12 +57,27 @@ def _log_level(_: object, __: object, value: str | None) -> None:
         raise ValueError(f"expected one of {', '.join(LOG_LEVELS)}, got {value!r}")
 
 
+def _not_negative(_: object, __: object, value: int) -> None:
+    if value < 0:
+        raise ValueError(f"expected 0 or more bits, got {value}")
+
+
 @frozen(kw_only=True)
 class _Dns:
     nameservers: tuple[str, ...] = ()
     domain: str = ""
     search: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class _Bandwidth:
+    """As the CNI plugin ``bandwidth`` has it; see :class:`~userspace_cni.engine.Bandwidth`."""
+
+    ingress_rate: int = field(default=0, validator=_not_negative)
+    ingress_burst: int = field(default=0, validator=_not_negative)
+    egress_rate: int = field(default=0, validator=_not_negative)
+    egress_burst: int = field(default=0, validator=_not_negative)
 
 
 @frozen(kw_only=True)
@@ -80,6 +95,9 @@ class NetConf:
     if0name: str | None = field(default=None, validator=_ifname)
     mtu: int | None = field(default=None, validator=_mtu)
     mac: str | None = field(default=None, validator=_mac)
+    bandwidth: _Bandwidth | None = None
+    #: The directory below which each container gets one for its sockets, in place of the node's.
+    shared_dir: str | None = field(default=None, validator=_absolute)
     ipam: Mapping[str, Any] = field(factory=dict)
     dns: _Dns = field(factory=_Dns)
     args: Mapping[str, Any] = field(factory=dict)
@@ -107,6 +125,19 @@ class NetConf:
             options=tuple(given.get("options") or ()),
         )
         return wanted or DNS(**attrs.asdict(self.dns, recurse=False))
+
+    @property
+    def requested_bandwidth(self) -> Bandwidth | None:
+        """The limits asked for: what the runtime gives for this container wins."""
+        given = _folded(self.runtime_config).get("bandwidth")
+        asked = structure(given, _Bandwidth, "runtimeConfig.bandwidth") if given else self.bandwidth
+        limits = Bandwidth(**attrs.asdict(asked)) if asked else Bandwidth()
+        return None if limits == Bandwidth() else limits
+
+    def pod_args(self, request: Request) -> dict[str, str]:
+        """Return what the request says for this container: ``args.cni``, else CNI_ARGS."""
+        given = _folded(self.args.get("cni")) or _folded(request.args)
+        return {key: value for key, value in given.items() if isinstance(value, str)}
 
     def previous(self, version: str) -> Result | None:
         """Return ``prevResult``, None where there is none."""
@@ -186,7 +217,7 @@ def load(request: Request) -> NetConf:
 
 
 #: What the runtime may pass: used here, or by the IPAM plugin that gets the whole configuration.
-_HONOURED = ("dns", "mac")
+_HONOURED = ("bandwidth", "dns", "mac")
 _HONOURED_BY_IPAM = ("ips", "ipranges")
 
 
@@ -223,14 +254,39 @@ def _check_runtime_dns(path: str, value: object) -> None:
             )
 
 
-def engine_name(conf: NetConf, end: Literal["host", "container"]) -> str:
-    """Return the name of the engine of one *end*; the container's is the host's by default.
+def require_bandwidth(conf: NetConf, info: EngineInfo) -> None:
+    """Raise CniError 2 if the network has limits that the host engine *info* cannot set."""
+    limits = conf.requested_bandwidth
+    if limits is not None and not info.bandwidth:
+        given = _folded(conf.runtime_config).get("bandwidth")
+        path, value = ("runtimeConfig.bandwidth", given) if given else ("bandwidth", limits)
+        raise CniError(
+            Code.UNSUPPORTED_FIELD,
+            f"{path}: host engine {info.name!r} cannot limit an attachment, "
+            f"got {json.dumps(value, default=attrs.asdict)}",
+            'remove "bandwidth" from the network and from its "capabilities", and chain the '
+            "plugin bandwidth",
+        )
+
+
+def engine_name(
+    conf: NetConf, end: Literal["host", "container"], host: EngineInfo | None = None
+) -> str:
+    """Return the name of the engine of one *end*.
+
+    The container's is by default what its *host* engine declares for the interface type, else the
+    host's.
 
     Raises:
         CniError: code 7.
 
     """
-    name = (conf.container if end == "container" else {}).get("engine", conf.host.get("engine"))
+    name = conf.host.get("engine")
+    if end == "container":
+        iftype = conf.container.get("iftype", conf.host.get("iftype"))
+        declared = host.container_engines if host else {}
+        default = declared.get(iftype, name) if isinstance(iftype, str) else name
+        name = conf.container.get("engine", default)
     if name is None:
         raise InvalidConfig("host.engine", "missing; name an engine, such as linux")
     if not isinstance(name, str) or not name:

@@ -31,6 +31,7 @@ __all__ = [
     "DNS",
     "HOST_ENGINES",
     "Attachment",
+    "Bandwidth",
     "ContainerEngine",
     "EngineConf",
     "EngineInfo",
@@ -42,9 +43,12 @@ __all__ = [
     "IPInterface",
     "IPNetwork",
     "Interface",
+    "Memif",
     "Node",
     "Pod",
     "Route",
+    "SharedDirectory",
+    "VhostUser",
     "attachment_id",
     "mac_address",
 ]
@@ -85,13 +89,18 @@ class EngineInfo:
     name: str
     #: One line for people.
     summary: str
-    #: The values of ``iftype`` that it knows (``veth``, ``memif``, ...), the default first.
+    #: The values of ``iftype`` that it knows (``veth``, ``memif``, ...).
     interface_types: tuple[str, ...]
     #: The values of ``netType`` that it knows, of ``none``, ``bridge`` and ``interface``.
     network_types: tuple[str, ...]
     #: Its configuration sections: the key in ``host`` or ``container``, and the attrs class that
     #: describes it. Attribute ``vlan_id`` is written ``vlanId`` in the configuration.
     sections: Mapping[str, type] = field(factory=dict)
+    #: Of a host engine: the container engine that an interface type has by default. A type that is
+    #: not in it has the container engine of the host engine's own name.
+    container_engines: Mapping[str, str] = field(factory=dict)
+    #: Of a host engine: it honours :attr:`Attachment.bandwidth`.
+    bandwidth: bool = False
 
 
 @frozen(kw_only=True)
@@ -122,6 +131,77 @@ class Pod:
     uid: str = ""
 
 
+@frozen(kw_only=True)
+class Bandwidth:
+    """Limits of an attachment, as the CNI conventions have them: seen from the container.
+
+    Rates are in bits per second, bursts in bits; 0 is no limit.
+    """
+
+    #: Towards the container.
+    ingress_rate: int = 0
+    ingress_burst: int = 0
+    #: From the container.
+    egress_rate: int = 0
+    egress_burst: int = 0
+
+
+class SharedDirectory(ABC):
+    """The directory that one container shares with the node, for the sockets of its ports.
+
+    The container may write to it, so nothing below it is reached by a path that the container could
+    bend with a symbolic link. Names are bare file names.
+    """
+
+    @property
+    @abstractmethod
+    def path(self) -> str:
+        """Where it is on the node."""
+
+    @abstractmethod
+    def provide(self, *, user: str = "", group: str = "") -> None:
+        """Make the directory, mode 0750, where it does not exist.
+
+        The application in the container may run as *user*, who then owns it, or in *group*, which
+        then may write to it (0770); names or numbers.
+
+        Raises:
+            CniError: when it cannot be made, or something else has its name.
+
+        """
+
+    @abstractmethod
+    def socket(self, name: str) -> str:
+        """Return the path by which a switch reaches the socket *name*.
+
+        It fits into a socket's address (107 bytes), through a short alias where the path does not.
+        """
+
+    @abstractmethod
+    def link(self, source: str, name: str) -> None:
+        """Give the file *source*, a socket that a switch made elsewhere, the name *name* in here.
+
+        Raises:
+            CniError: when the two are not on one file system, or the name is taken.
+
+        """
+
+    @abstractmethod
+    def grant(self, name: str, *, user: str = "", group: str = "") -> None:
+        """Let the application use the socket *name* that a switch made: mode 0660.
+
+        It then belongs to *user* and *group*, where they are given; names or numbers.
+
+        Raises:
+            CniError: when it cannot be changed, or is no socket.
+
+        """
+
+    @abstractmethod
+    def discard_stale(self, name: str) -> bool:
+        """Remove the socket *name* if nobody listens on it any more; tell whether it was so."""
+
+
 @frozen(kw_only=True, slots=False)
 class Attachment:
     """One interface of one container on one network: what an engine is asked to make."""
@@ -144,6 +224,12 @@ class Attachment:
     routes: tuple[Route, ...] = ()
     dns: DNS = field(factory=DNS)
     pod: Pod | None = None
+    bandwidth: Bandwidth | None = None
+    #: What the request says beside the configuration: ``args.cni``, else CNI_ARGS. Keys are in
+    #: lower case; values are the pod's choice: an engine uses those that its configuration opens.
+    args: Mapping[str, str] = field(factory=dict)
+    #: For sockets. It exists once the engine has asked for it; the runtime removes it.
+    directory: SharedDirectory | None = field(default=None, eq=False, repr=False)
 
     @cached_property
     def id(self) -> str:
@@ -155,6 +241,43 @@ class Attachment:
         if end == "container" and self.mac:
             return self.mac
         return mac_address(self.id, end)
+
+
+@frozen(kw_only=True)
+class Memif:
+    """A shared memory packet interface, from the container's point of view."""
+
+    #: Who the container is: the ``server`` makes the socket, the ``client`` connects to it.
+    role: Literal["server", "client"]
+    #: Path of the socket on the node.
+    socket: str
+    mode: Literal["ethernet", "ip", "inject-punt"] = "ethernet"
+    #: Tells the interfaces on one socket apart.
+    id: int = 0
+    #: Both ends must have the same.
+    secret: str = field(default="", repr=False)
+    #: How many receive queues the container must have at least: the switch may use any of them,
+    #: and what it puts into one that does not exist is lost.
+    rx_queues: int = 1
+    #: How many transmit queues it may have at most.
+    tx_queues: int = 1
+    #: Entries of a ring, a power of two.
+    ring_size: int = 1024
+    #: Bytes of a packet buffer.
+    buffer_size: int = 2048
+    zero_copy: bool = False
+
+
+@frozen(kw_only=True)
+class VhostUser:
+    """A vhost-user interface, from the container's point of view."""
+
+    #: Who the container is: the ``server`` makes the socket, the ``client`` connects to it.
+    mode: Literal["server", "client"]
+    #: Path of the socket on the node.
+    socket: str
+    #: Pairs of queues.
+    queues: int = 1
 
 
 @frozen(kw_only=True)
@@ -173,6 +296,15 @@ class HostPort:
     interfaces: tuple[Interface, ...] = ()
     #: Routes that the container needs for this port, beside those that IPAM gave.
     routes: tuple[Route, ...] = ()
+    #: Where the port is one of these.
+    memif: Memif | None = None
+    vhost_user: VhostUser | None = None
+
+    @property
+    def socket(self) -> str:
+        """Path of the port's socket on the node, empty for a port that has none."""
+        port = self.memif or self.vhost_user
+        return port.socket if port else ""
 
 
 @frozen(kw_only=True)
@@ -189,6 +321,19 @@ class Handoff:
     ips: tuple[IPConfig, ...] = ()
     routes: tuple[Route, ...] = ()
     dns: DNS = field(factory=DNS)
+    #: Where the port is one of these.
+    memif: Memif | None = None
+    vhost_user: VhostUser | None = None
+
+    @property
+    def socket(self) -> str:
+        """Path of the port's socket on the node, empty for a port that has none."""
+        port = self.memif or self.vhost_user
+        return port.socket if port else ""
+
+
+def _no_directory(path: str) -> SharedDirectory:
+    raise LookupError(f"nobody gave this node its shared directories, such as {path}")
 
 
 @define(kw_only=True)
@@ -200,6 +345,8 @@ class Node:
     #: ``lock(name)`` is a context manager that excludes everybody else on this node who asks for
     #: the same name, other processes included. Take it around work on what attachments share.
     lock: Callable[[str], AbstractContextManager[None]]
+    #: Return the shared directory of that path, for sockets that :meth:`HostEngine.add` put there.
+    directory: Callable[[str], SharedDirectory] = field(default=_no_directory)
 
 
 class HostEngine(ABC):

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from attrs import evolve, frozen
 
-from userspace_cni import config, netns, registry
+from userspace_cni import config, handover, netns, registry
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import (
     CheckFailed,
@@ -36,6 +37,7 @@ from userspace_cni.engine import (
     Node,
     attachment_id,
 )
+from userspace_cni.handover import ContainerDirectory
 from userspace_cni.ipam import Ipam, NotStarted
 from userspace_cni.locks import Locks
 from userspace_cni.log import logger
@@ -99,7 +101,7 @@ class Runtime:
         """Attach the container and return the result in the version of the request."""
         plan = self._plan(config.load(request))
         previous = plan.conf.previous(request.cni_version)
-        attachment = _attachment(request, plan.conf)
+        attachment = self._attachment(request, plan.conf)
         if not request.netns_override:
             netns.require_foreign(request.netns)
         with self._lock(attachment.id):
@@ -142,7 +144,7 @@ class Runtime:
             raise CniError(
                 Code.INVALID_NETWORK_CONFIG, "prevResult: missing; CHECK compares with it"
             )
-        attachment = _attachment(request, plan.conf)
+        attachment = self._attachment(request, plan.conf)
         record = self.store.get(attachment.id)
         if record is None or record.state != "attached" or record.port is None:
             raise CheckFailed(
@@ -164,6 +166,10 @@ class Runtime:
         handoff = evolve(
             self._handoff(plan, attachment, record.port), mac=interface.mac, mtu=interface.mtu
         )
+        if handoff.socket:
+            self._directory(plan.conf.shared_dir, request.container_id).require(
+                attachment.ifname, handover.dump(attachment, handoff)
+            )
         if plan.container.where == "node":
             netns.call(request.netns, plan.container.check, handoff)
         if ipam := self._ipam(plan.conf.ipam_type, request, request.config):
@@ -199,6 +205,7 @@ class Runtime:
             plan = self._plan(conf)
             for id_ in sorted({*plan.host.list(request.network, plan.host_conf)} - valid):
                 self._collect(id_, failures, partial(plan.host.delete, id_, plan.host_conf, None))
+            self._withdraw_all(conf, valid, failures)
         except Exception as error:  # noqa: BLE001  an engine may raise anything; go on
             failures.append(_cni_error(error))
         else:
@@ -229,13 +236,24 @@ class Runtime:
             )
         else:
             attachment = evolve(attachment, dns=dns)
+        directory = self._directory(plan.conf.shared_dir, request.container_id)
+        if directory.holds(attachment.ifname, attachment.id):
+            # The store has lost it; what is undone below would take it from a running container.
+            raise _already_attached(request)
+        undo.callback(directory.withdraw, attachment.ifname, attachment.id)
         port = plan.host.add(attachment, plan.host_conf, undo)
         attachment = evolve(attachment, routes=(*attachment.routes, *port.routes))
         handoff = self._handoff(plan, attachment, port)
+        if handoff.socket:
+            directory.publish(attachment.ifname, handover.dump(attachment, handoff))
         if plan.container.where == "node":
             netns.call(request.netns, plan.container.add, handoff)
         container = Interface(
-            name=attachment.interface, mac=port.mac, mtu=port.mtu, sandbox=request.netns
+            name=attachment.interface,
+            mac=port.mac,
+            mtu=port.mtu,
+            sandbox=request.netns,
+            socket_path=handoff.socket,
         )
         return (
             Result(
@@ -257,12 +275,7 @@ class Runtime:
         if old is None:
             return
         if old.state == "attached":
-            raise CniError(
-                Code.ALREADY_ATTACHED,
-                f"container {request.container_id} is attached to network {request.network} "
-                f"by {request.ifname} already",
-                "DEL it first",
-            )
+            raise _already_attached(request)
         logger.warning("removing what an unfinished request left of this attachment")
         self._detach(old, request)
         if self.store.get(attachment.id) is not None:
@@ -314,6 +327,10 @@ class Runtime:
             return False
         except Exception as error:  # noqa: BLE001  an engine may raise anything; IPAM is next
             failures.append(_cni_error(error))
+        try:
+            self._withdraw(record)
+        except CniError as error:
+            failures.append(error)
         ipam_type = str((record.config.get("ipam") or {}).get("type", ""))
         if ipam := self._ipam(ipam_type, request, record.config, record):
             try:
@@ -376,10 +393,11 @@ class Runtime:
 
     def _plan(self, conf: NetConf) -> _Plan:
         host_name = config.engine_name(conf, "host")
-        container_name = config.engine_name(conf, "container")
         host_class = registry.host_engine(host_name)
+        container_name = config.engine_name(conf, "container", host_class.info)
         container_class = registry.container_engine(container_name)
         host_conf = config.engine_conf(conf.host, "host", host_class.info, {})
+        config.require_bandwidth(conf, host_class.info)
 
         def container_conf(has_addresses: bool) -> EngineConf:
             defaults = {
@@ -407,12 +425,58 @@ class Runtime:
             logger.warning("the recorded configuration cannot be used any more: %s", error)
             return self._plan(config.load(request))
 
+    def _directory(self, shared_dir: object, container_id: str) -> ContainerDirectory:
+        """Return the container's shared directory, below the network's own base or the node's."""
+        return ContainerDirectory(
+            self._shared_base(shared_dir), container_id, self._settings.run_dir / "s"
+        )
+
+    def _shared_base(self, shared_dir: object) -> Path:
+        # Not run_dir itself: a container may be called "locks".
+        own = self._settings.run_dir / "shared"
+        return Path(shared_dir) if isinstance(shared_dir, str) else own
+
+    def _directory_at(self, path: str) -> ContainerDirectory:
+        base, _, container_id = path.rpartition("/")
+        return self._directory(base, container_id)
+
+    def _withdraw(self, record: Record) -> None:
+        """Take back what the container was handed over."""
+        directory = self._directory(record.config.get("sharedDir"), record.container_id)
+        sockets = (record.port.socket.rpartition("/")[2],) if record.port else ()
+        directory.withdraw(record.ifname, record.id, *sockets)
+
+    def _withdraw_all(self, conf: NetConf, valid: set[str], failures: list[CniError]) -> None:
+        """Take back what was handed over to attachments of *conf* that are not *valid*."""
+        base = self._shared_base(conf.shared_dir)
+        for container_id, ifname in handover.published(base, conf.name):
+            id_ = attachment_id(conf.name, container_id, ifname)
+            if id_ not in valid and self._find(id_) is None:
+                directory = self._directory(conf.shared_dir, container_id)
+                self._collect(id_, failures, partial(directory.withdraw, ifname, id_))
+
+    def _attachment(self, request: Request, conf: NetConf) -> Attachment:
+        return Attachment(
+            network=request.network,
+            container_id=request.container_id,
+            ifname=request.ifname,
+            netns=request.netns,
+            interface=conf.if0name or request.ifname,
+            mac=conf.requested_mac(request),
+            mtu=conf.mtu,
+            pod=config.pod_of(request),
+            bandwidth=conf.requested_bandwidth,
+            args=conf.pod_args(request),
+            directory=self._directory(conf.shared_dir, request.container_id),
+        )
+
     def _host_engine(self, name: str, kind: type[HostEngine]) -> HostEngine:
         engine = self._host_engines.get(name)
         if engine is None:
             node = Node(
                 settings=self._settings.engines.get(kind.info.name, {}),
                 lock=lambda key: self._locks.hold(f"engine {kind.info.name} {key}"),
+                directory=self._directory_at,
             )
             engine = self._host_engines[name] = kind(node)
         return engine
@@ -501,16 +565,12 @@ def _lock_name(id_: str) -> str:
     return f"attachment {id_}"
 
 
-def _attachment(request: Request, conf: NetConf) -> Attachment:
-    return Attachment(
-        network=request.network,
-        container_id=request.container_id,
-        ifname=request.ifname,
-        netns=request.netns,
-        interface=conf.if0name or request.ifname,
-        mac=conf.requested_mac(request),
-        mtu=conf.mtu,
-        pod=config.pod_of(request),
+def _already_attached(request: Request) -> CniError:
+    return CniError(
+        Code.ALREADY_ATTACHED,
+        f"container {request.container_id} is attached to network {request.network} "
+        f"by {request.ifname} already",
+        "DEL it first",
     )
 
 

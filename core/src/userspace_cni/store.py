@@ -14,13 +14,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from attrs import field, fields, frozen
+from attrs import asdict, field, fields, frozen
 
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.result import Result
 from userspace_cni.cni.versions import SUPPORTED
-from userspace_cni.engine import HostPort, attachment_id
+from userspace_cni.engine import HostPort, Memif, VhostUser, attachment_id
 
 State = Literal["adding", "attached", "deleting"]
 
@@ -43,6 +43,8 @@ PRAGMA user_version = 1;
 """
 _VERSION = 1
 _RESULT_VERSION = SUPPORTED[-1]
+#: The members of a HostPort that are classes of their own.
+_SOCKETS = {"memif": Memif, "vhost_user": VhostUser}
 
 
 @frozen(kw_only=True)
@@ -226,12 +228,16 @@ def _dump_port(port: HostPort) -> str:
     own = {
         attribute.name: getattr(port, attribute.name)
         for attribute in fields(HostPort)
-        if attribute.name not in ("interfaces", "routes")
+        if attribute.name not in ("interfaces", "routes", *_SOCKETS)
     }
+    for name in _SOCKETS:
+        if (value := getattr(port, name)) is not None:
+            own[name] = asdict(value)
     return json.dumps(own | {"lists": cni_result.dump(lists, _RESULT_VERSION)})
 
 
 def _load_port(text: str) -> HostPort:
     raw = json.loads(text)
     lists = cni_result.load(raw.pop("lists"), _RESULT_VERSION)
+    raw |= {name: kind(**raw[name]) for name, kind in _SOCKETS.items() if name in raw}
     return HostPort(**raw, interfaces=lists.interfaces, routes=lists.routes)

@@ -1,0 +1,349 @@
+"""The directory that a container shares with the node: ``<base>/<container id>/``.
+
+The base is the operator's. What lies below it may be the container's work: it is opened by
+directory descriptors that follow no symbolic link, and nothing in it is believed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from userspace_cni.cni.errors import CheckFailed, CniError, Code
+from userspace_cni.cni.request import is_ifname, is_name
+from userspace_cni.engine import SharedDirectory, attachment_id
+
+_SUFFIX = ".json"
+#: sockaddr_un.sun_path is 108 bytes, the final NUL included (unix(7)).
+_SOCKET_PATH_MAX = 107
+_DOCUMENT_MAX = 1 << 20  # bytes; what is longer is none of ours
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class ContainerDirectory(SharedDirectory):
+    """The shared directory of one container; it need not exist."""
+
+    def __init__(self, base: Path, container_id: str, aliases: Path) -> None:
+        """Stand for ``<base>/<container id>``; *aliases* is the directory of short names for it."""
+        self._base = base
+        self._name = container_id
+        self._aliases = aliases
+
+    # -- for engines
+
+    @property
+    def path(self) -> str:
+        """See :attr:`.SharedDirectory.path`."""
+        return str(self._base / self._name)
+
+    def provide(self, *, user: str = "", group: str = "") -> None:
+        """See :meth:`.SharedDirectory.provide`."""
+        uid, gid = _user(user), _group(group)
+        with self._reported("make"):
+            self._base.mkdir(mode=0o750, parents=True, exist_ok=True)
+            with self._opened_base() as base:
+                with suppress(FileExistsError):
+                    os.mkdir(self._name, 0o750, dir_fd=base)
+                directory = os.open(self._name, _DIRECTORY, dir_fd=base)
+            try:
+                if os.fstat(directory).st_uid not in (os.geteuid(), uid):
+                    raise PermissionError(errno.EPERM, "it belongs to somebody else")
+                if uid is not None or gid is not None:
+                    os.fchown(directory, -1 if uid is None else uid, -1 if gid is None else gid)
+                # By the descriptor, and whatever the umask took away.
+                os.fchmod(directory, 0o750 if gid is None else 0o770)
+            finally:
+                os.close(directory)
+
+    def socket(self, name: str) -> str:
+        """See :meth:`.SharedDirectory.socket`."""
+        direct = f"{self.path}/{name}"
+        if len(os.fsencode(direct)) <= _SOCKET_PATH_MAX:
+            return direct
+        alias = self._alias()
+        short = f"{alias}/{name}"
+        if len(os.fsencode(short)) > _SOCKET_PATH_MAX:
+            raise CniError(
+                Code.INVALID_NETWORK_CONFIG,
+                f"the path of the socket {short} is longer than {_SOCKET_PATH_MAX} bytes",
+                "choose a shorter run_dir in the node's settings, or a shorter socketfile",
+            )
+        with self._reported("make a short name for"):
+            alias.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                alias.symlink_to(self.path)
+        return short
+
+    def link(self, source: str, name: str) -> None:
+        """See :meth:`.SharedDirectory.link`."""
+        with self._reported(f"put the socket {source} as {name} into"), self._opened() as directory:
+            try:
+                os.link(source, name, dst_dir_fd=directory, follow_symlinks=False)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                raise CniError(
+                    Code.IO_FAILURE,
+                    f"the socket {source} and the shared directory {self.path} are on different "
+                    "file systems, so that the socket cannot be shared",
+                    "set sharedDir to a directory on the file system of the socket",
+                ) from error
+
+    def grant(self, name: str, *, user: str = "", group: str = "") -> None:
+        """See :meth:`.SharedDirectory.grant`."""
+        uid, gid = _user(user), _group(group)
+        with self._reported(f"give access to {name} in"), self._opened() as directory:
+            file = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                if not stat.S_ISSOCK(os.fstat(file).st_mode):
+                    raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+                # A socket has no descriptor that fchmod(2) takes; this names the inode itself.
+                opened = f"/proc/self/fd/{file}"
+                os.chown(opened, -1 if uid is None else uid, -1 if gid is None else gid)
+                os.chmod(opened, 0o660)
+            finally:
+                os.close(file)
+
+    def discard_stale(self, name: str) -> bool:
+        """See :meth:`.SharedDirectory.discard_stale`."""
+        try:
+            with self._opened() as directory:
+                if not _is_socket(directory, name) or _somebody_listens(directory, name):
+                    return False
+                os.unlink(name, dir_fd=directory)
+        except OSError:
+            return False
+        return True
+
+    # -- for the runtime
+
+    def publish(self, ifname: str, document: Mapping[str, Any]) -> None:
+        """Write the hand-over file of *ifname*: at once, readable for the directory's group.
+
+        Raises:
+            CniError: 103 when another attachment of the container has that file, 5 when it cannot
+                be written.
+
+        """
+        name = ifname + _SUFFIX
+        draft = f".{name}.{secrets.token_hex(8)}"
+        with self._reported(f"write {name} into"), self._opened() as directory:
+            there = _read(directory, name)
+            if there is not None and there.get("id") != document["id"]:
+                raise CniError(
+                    Code.ALREADY_ATTACHED,
+                    f"{self.path}/{name} is the hand-over file of another attachment, to network "
+                    f"{there.get('network')!r}",
+                    "give the attachments of one container different interface names",
+                )
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            file = os.open(draft, flags, 0o640, dir_fd=directory)
+            try:
+                with os.fdopen(file, "w", encoding="utf-8") as stream:
+                    os.fchown(file, -1, os.fstat(directory).st_gid)
+                    os.fchmod(file, 0o640)
+                    json.dump(document, stream, indent=1)
+                os.rename(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(draft, dir_fd=directory)
+                raise
+
+    def holds(self, ifname: str, id_: str) -> bool:
+        """Tell whether the hand-over file of *ifname* is there, and attachment *id_*'s."""
+        try:
+            with self._opened() as directory:
+                there = _read(directory, ifname + _SUFFIX)
+        except OSError:
+            return False
+        return there is not None and there.get("id") == id_
+
+    def require(self, ifname: str, document: Mapping[str, Any]) -> None:
+        """Raise CheckFailed unless the hand-over file of *ifname* is there, and *document*'s."""
+        if not self.holds(ifname, document["id"]):
+            raise CheckFailed(
+                f"the hand-over file {self.path}/{ifname}{_SUFFIX} is gone, or is no longer ours",
+                "the container cannot find its port any more; DEL it and ADD it again",
+            )
+
+    def withdraw(self, ifname: str, id_: str, *more: str) -> None:
+        """Remove the file and the socket of *ifname*, sockets *more*, and the directory if empty.
+
+        What belongs to another attachment than *id_* stays, and so does what the container made.
+
+        Raises:
+            CniError: 5 when something that must go cannot be removed.
+
+        """
+        name = ifname + _SUFFIX
+        # Gone, or something else has the directory's name: nothing of ours is there.
+        with suppress(FileNotFoundError, NotADirectoryError), self._reported("clean up"):
+            with self._opened() as directory:
+                there = _read(directory, name)
+                if there is not None and there.get("id") != id_:
+                    return
+                with suppress(FileNotFoundError, IsADirectoryError):
+                    os.unlink(name, dir_fd=directory)
+                for other in {f"{ifname}.sock", *more} - {""}:
+                    _remove_socket(directory, other)
+            with self._opened_base() as base:
+                try:
+                    os.rmdir(self._name, dir_fd=base)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+                        raise
+                    return
+        # Ours alone: no container sees the directory of aliases.
+        with suppress(OSError):
+            self._alias().unlink()
+
+    def _alias(self) -> Path:
+        return self._aliases / sha256(os.fsencode(self.path)).hexdigest()[:16]
+
+    @contextmanager
+    def _opened_base(self) -> Iterator[int]:
+        # The base itself may be reached by links: it is the operator's word.
+        base = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield base
+        finally:
+            os.close(base)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        with self._opened_base() as base:
+            directory = os.open(self._name, _DIRECTORY, dir_fd=base)
+        try:
+            yield directory
+        finally:
+            os.close(directory)
+
+    @contextmanager
+    def _reported(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if action == "clean up":
+                raise
+            what = "it does not exist"
+            if isinstance(error, NotADirectoryError):
+                what = "something that is no directory has its name"
+            raise self._failure(action, what) from error
+        except OSError as error:
+            raise self._failure(action, error.strerror or str(error)) from error
+
+    def _failure(self, action: str, what: str) -> CniError:
+        return CniError(Code.IO_FAILURE, f"cannot {action} the shared directory {self.path}", what)
+
+
+def published(base: Path, network: str) -> Iterator[tuple[str, str]]:
+    """Yield container id and interface name of each hand-over file of *network* below *base*.
+
+    A file counts only if its id is the right one for its place: a container that writes one can
+    point at nothing but itself.
+    """
+    try:
+        containers = sorted(os.listdir(base))
+    except OSError:
+        return
+    for container_id in filter(is_name, containers):
+        for ifname, document in _documents(base / container_id):
+            expected = attachment_id(network, container_id, ifname)
+            if document.get("network") == network and document.get("id") == expected:
+                yield container_id, ifname
+
+
+def _documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        directory = os.open(path, _DIRECTORY)
+    except OSError:
+        return
+    try:
+        for name in sorted(os.listdir(directory)):
+            ifname = name.removesuffix(_SUFFIX)
+            if ifname != name and is_ifname(ifname):
+                document = _read(directory, name)
+                if document is not None:
+                    yield ifname, document
+    finally:
+        os.close(directory)
+
+
+def _read(directory: int, name: str) -> dict[str, Any] | None:
+    """Return the JSON object in the file *name*, None if there is no such thing."""
+    try:
+        # Not blocking: the container may have put a FIFO there.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = os.open(name, flags, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return None
+        with open(file, "rb", closefd=False) as stream:
+            document = json.loads(stream.read(_DOCUMENT_MAX))
+    except (OSError, ValueError, RecursionError):
+        return None
+    finally:
+        os.close(file)
+    return document if isinstance(document, dict) else None
+
+
+def _is_socket(directory: int, name: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+def _somebody_listens(directory: int, name: str) -> bool:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+        with socket.socket(socket.AF_UNIX, kind) as probe:
+            probe.setblocking(False)
+            # A descriptor's path is short, however long the directory's is.
+            outcome = probe.connect_ex(f"/proc/self/fd/{directory}/{name}")
+            if outcome != errno.EPROTOTYPE:
+                return outcome != errno.ECONNREFUSED
+    return True
+
+
+def _remove_socket(directory: int, name: str) -> None:
+    if _is_socket(directory, name):
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)
+
+
+def _user(name: str) -> int | None:
+    import pwd
+
+    return _number(name, "user", lambda name: pwd.getpwnam(name).pw_uid)
+
+
+def _group(name: str) -> int | None:
+    import grp
+
+    return _number(name, "group", lambda name: grp.getgrnam(name).gr_gid)
+
+
+def _number(name: str, what: str, look_up: Callable[[str], int]) -> int | None:
+    if not name:
+        return None
+    if name.isdecimal():
+        return int(name)
+    try:
+        return look_up(name)
+    except KeyError:
+        raise CniError(
+            Code.INVALID_NETWORK_CONFIG,
+            f"the {what} {name!r} does not exist on this node",
+            f"create it, or give the {what} by number",
+        ) from None

@@ -1,0 +1,1 @@
+"""The Open vSwitch engine: vhost-user and memif through DPDK, veth and tap."""

@@ -1,0 +1,377 @@
+"""The host engines ``ovs`` and ``ovs-dpdk``, which are one: Open vSwitch over its database."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attrs import evolve
+
+from userspace_cni.cni.errors import (
+    CheckFailed,
+    DataplaneError,
+    DataplaneUnavailable,
+    InvalidConfig,
+)
+from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface
+from userspace_cni_ovs import kernel, ports, switch, tags
+from userspace_cni_ovs.ovsdb import Ovsdb, mapping, members, optional
+from userspace_cni_ovs.ports import DPDK, MTU, PortSpec
+from userspace_cni_ovs.sections import BridgeSection, MemifSection, OvsSection, VhostSection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from contextlib import ExitStack
+
+    from userspace_cni.engine import Attachment, EngineConf, SharedDirectory
+    from userspace_cni_ovs.ovsdb import Row
+
+_DEFAULT_DB = "unix:/run/openvswitch/db.sock"
+#: Seconds, for the database and for ovs-vswitchd each.
+_DEFAULT_TIMEOUT = 10.0
+_SETTINGS = ("db", "timeout", "private_key", "certificate", "ca_cert", "vhost_socket_dir")
+_VHOST_CLIENT = "dpdkvhostuserclient"
+_VHOST_SERVER = "dpdkvhostuser"
+
+
+class OvsHostEngine(HostEngine):
+    """Ports on the bridges of one Open vSwitch."""
+
+    info: ClassVar[EngineInfo] = EngineInfo(
+        name="ovs",
+        summary="Open vSwitch: vhost-user and memif through DPDK, veth and tap",
+        interface_types=("vhostuser", "memif", "veth", "tap"),
+        network_types=("bridge", "none"),
+        sections={
+            "bridge": BridgeSection,
+            "vhost": VhostSection,
+            "memif": MemifSection,
+            "ovs": OvsSection,
+        },
+        container_engines={"vhostuser": "dpdk", "memif": "dpdk", "veth": "linux", "tap": "linux"},
+        bandwidth=True,
+    )
+
+    def status(self, conf: EngineConf) -> None:
+        """See :meth:`.HostEngine.status`."""
+        ports.validate(conf)
+        section = ports.bridge_section(conf)
+        with self._database(conf) as db:
+            switch.require_alive(db, self._timeout)
+            _require_features(switch.settings(db), conf)
+            self._mend(db)
+            bridge = switch.find_bridge(db, section.name)
+            if bridge is None and not section.create:
+                raise DataplaneUnavailable(
+                    f"the bridge {section.name} does not exist, and host.bridge.create is not set",
+                    f"make it with: ovs-vsctl add-br {section.name} -- set bridge {section.name} "
+                    f"datapath_type={section.datapath_type}",
+                )
+            if bridge is not None:
+                try:
+                    switch.require_fit(bridge, needs_netdev=conf.iftype in DPDK)
+                except DataplaneError as error:
+                    raise DataplaneUnavailable(error.msg, error.details) from error
+
+    def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
+        """See :meth:`.HostEngine.add`."""
+        ports.validate(conf)
+        ports.require_possible(attachment, conf)
+        with self._database(conf) as db:
+            settings = _settings_for(db, conf)
+            spec, port = _plan(attachment, conf, settings)
+            if spec.bridge.datapath_type == "system" and spec.bridge.create:
+                kernel.require_kernel_datapath()
+            self._prepare(attachment, conf, spec, port, undo)
+            interface = switch.add_port(db, spec, needs_netdev=conf.iftype in DPDK)
+            undo.callback(self._remove_port, attachment.id, conf, spec.bridge.name)
+            switch.await_port(db, spec, interface, self._timeout)
+            self._finish(attachment, conf, spec, port, settings)
+        return port
+
+    def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:  # noqa: ARG002
+        """See :meth:`.HostEngine.delete`."""
+        self._remove_port(attachment_id, conf, conf.section(BridgeSection).name)
+        if conf.iftype == "veth":
+            kernel.remove_veth(attachment_id, ports.port_name(attachment_id))
+
+    def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
+        """See :meth:`.HostEngine.check`. An application that has not connected yet is fine."""
+        with self._database(conf) as db:
+            spec, wanted = _plan(attachment, conf, _settings_for(db, conf))
+            found = switch.find_port(db, attachment.id)
+        if found is None:
+            raise CheckFailed(
+                f"the port {port.name} is gone from Open vSwitch, or has lost its tag",
+                f"expected external_ids:{tags.ID}={attachment.id}; DEL and ADD make it again",
+            )
+        _compare(found, spec)
+        if (
+            port.memif is not None
+            and wanted.memif is not None
+            and wanted.memif.rx_queues > port.memif.rx_queues
+        ):
+            raise CheckFailed(
+                f"the switch sends to {wanted.memif.rx_queues} queues of the memif {port.name}, "
+                f"which has {port.memif.rx_queues}",
+                "pmd-cpu-mask was changed; DEL and ADD make the port with more queues",
+            )
+        if conf.iftype == "veth" and not kernel.has_veth(attachment.id, port.name):
+            raise CheckFailed(f"the host's interface {port.name} is gone, down, or not ours")
+
+    def list(self, network: str, conf: EngineConf) -> Iterable[str]:
+        """See :meth:`.HostEngine.list`."""
+        with self._database(conf) as db:
+            self._mend(db)
+            return switch.attachments(db, network)
+
+    # -- steps
+
+    def _prepare(
+        self,
+        attachment: Attachment,
+        conf: EngineConf,
+        spec: PortSpec,
+        port: HostPort,
+        undo: ExitStack,
+    ) -> None:
+        """Do what must be done before the switch makes the port."""
+        if conf.iftype == "veth":
+            kernel.create_veth(attachment, spec.name, port.mtu, undo)
+        if conf.iftype in DPDK:
+            user, group = _owner(conf)
+            directory = _directory(attachment)
+            directory.provide(user=user, group=group)
+            if spec.type != _VHOST_CLIENT:
+                # Of a switch that was killed; it would be in the way.
+                directory.discard_stale(ports.socket_name(attachment, conf))
+
+    def _finish(
+        self,
+        attachment: Attachment,
+        conf: EngineConf,
+        spec: PortSpec,
+        port: HostPort,
+        settings: Row,
+    ) -> None:
+        """Do what can be done only once the switch has made the port."""
+        if conf.iftype == "tap":
+            kernel.move_tap(attachment, spec.name, port.mtu)
+        if spec.type in ("dpdk", _VHOST_SERVER):
+            directory = _directory(attachment)
+            name = ports.socket_name(attachment, conf)
+            if spec.type == _VHOST_SERVER:
+                directory.link(f"{self._vhost_sockets(conf, settings)}/{spec.name}", name)
+            user, group = _owner(conf)
+            directory.grant(name, user=user, group=group)
+
+    def _remove_port(self, attachment_id: str, conf: EngineConf, bridge: str) -> None:
+        with self._database(conf) as db:
+            switch.remove_port(db, attachment_id, bridge)
+
+    def _mend(self, db: Ovsdb) -> None:
+        """Remove sockets that a killed ovs-vswitchd left, and have it make those ports again."""
+        mended = False
+        for failed in switch.failed_memifs(db):
+            directory = self.node.directory(os.path.dirname(failed.socket))
+            if directory.discard_stale(os.path.basename(failed.socket)):
+                switch.retry_memif(db, failed)
+                mended = True
+        if mended:
+            switch.require_alive(db, self._timeout)
+
+    # -- settings
+
+    @property
+    def _timeout(self) -> float:
+        value = self.node.settings.get("timeout", _DEFAULT_TIMEOUT)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise InvalidConfig(
+                "[engines.ovs] timeout", f"expected a number of seconds above 0, got {value!r}"
+            )
+        return float(value)
+
+    def _database(self, conf: EngineConf) -> Ovsdb:
+        settings = self._strings()
+        endpoint = conf.section(OvsSection).db or settings.get("db", _DEFAULT_DB)
+        return Ovsdb(endpoint, self._timeout, settings)
+
+    def _vhost_sockets(self, conf: EngineConf, settings: Row) -> str:
+        """Return the directory in which Open vSwitch makes sockets of its own."""
+        own = self._strings()
+        if "vhost_socket_dir" in own:
+            return own["vhost_socket_dir"]
+        endpoint = conf.section(OvsSection).db or own.get("db", _DEFAULT_DB)
+        path = endpoint.removeprefix("unix:")
+        if not path.startswith("/"):
+            raise InvalidConfig(
+                "[engines.ovs] vhost_socket_dir",
+                "missing in the node's settings; a vhost-user server needs it with the database "
+                f"{endpoint}",
+                "set it to Open vSwitch's run directory, such as /run/openvswitch",
+            )
+        below = mapping(settings["other_config"]).get("vhost-sock-dir", "")
+        return os.path.join(os.path.dirname(path), below).rstrip("/")
+
+    def _strings(self) -> dict[str, str]:
+        settings: dict[str, Any] = dict(self.node.settings)
+        for key, value in settings.items():
+            if key not in _SETTINGS:
+                raise InvalidConfig(
+                    f"[engines.ovs] {key}", f"unknown key (known: {', '.join(_SETTINGS)})"
+                )
+            if key != "timeout" and not isinstance(value, str):
+                raise InvalidConfig(f"[engines.ovs] {key}", f"expected a string, got {value!r}")
+        return {key: value for key, value in settings.items() if key != "timeout"}
+
+
+def _settings_for(db: Ovsdb, conf: EngineConf) -> Row:
+    """Return what the switch says of itself, where it matters to the kind of port."""
+    return switch.settings(db) if conf.iftype in DPDK else {}
+
+
+def _plan(attachment: Attachment, conf: EngineConf, settings: Row) -> tuple[PortSpec, HostPort]:
+    """Return the port as it should be: in the switch's terms, and in the container's."""
+    name = ports.port_name(attachment.id)
+    mtu = attachment.mtu or MTU
+    spec = PortSpec(
+        name=name,
+        type="internal" if conf.iftype == "tap" else "",
+        bridge=ports.bridge_section(conf),
+        external_ids=ports.external_ids(attachment, conf),
+        bandwidth=attachment.bandwidth,
+    )
+    port = HostPort(
+        name=name,
+        mac=attachment.mac_for("container"),
+        mtu=mtu,
+        interfaces=(_host_interface(attachment, conf, name, mtu),),
+    )
+    if conf.iftype not in DPDK:
+        return spec, port
+    _require_features(settings, conf)
+    directory = _directory(attachment)
+    address = directory.socket(ports.socket_name(attachment, conf))
+    if conf.iftype == "memif":
+        memif = ports.memif(attachment, conf, directory, _transmit_queues(settings))
+        return (
+            evolve(
+                spec,
+                type="dpdk",
+                options=ports.memif_options(attachment.id, memif, address),
+                external_ids={**spec.external_ids, tags.SOCKET: memif.socket},
+            ),
+            evolve(port, memif=memif),
+        )
+    vhost_user = ports.vhost_user(attachment, conf, directory)
+    serves = vhost_user.mode == "server"
+    return (
+        evolve(
+            spec,
+            type=_VHOST_CLIENT if serves else _VHOST_SERVER,
+            options={"vhost-server-path": address} if serves else {},
+            mtu_request=mtu,
+        ),
+        evolve(port, vhost_user=vhost_user),
+    )
+
+
+def _host_interface(attachment: Attachment, conf: EngineConf, name: str, mtu: int) -> Interface:
+    if conf.iftype == "veth":
+        return Interface(name=name, mac=attachment.mac_for("host"), mtu=mtu)
+    return Interface(name=name, mtu=mtu)
+
+
+def _directory(attachment: Attachment) -> SharedDirectory:
+    assert attachment.directory is not None  # noqa: S101  the runtime gives every attachment one
+    return attachment.directory
+
+
+def _owner(conf: EngineConf) -> tuple[str, str]:
+    section = ports.socket_section(conf)
+    return section.user, section.group
+
+
+def _transmit_queues(settings: Row) -> int:
+    """Return how many queues the switch sends to: one for each PMD thread, and one more.
+
+    Without a mask it has one PMD thread for each NUMA node (Open vSwitch, "Using DPDK: PMD
+    threads").
+    """
+    mask = mapping(settings["other_config"]).get("pmd-cpu-mask", "")
+    try:
+        threads = int(mask, 16).bit_count() if mask else 0
+    except ValueError:
+        threads = 0
+    return (threads or _numa_nodes()) + 1
+
+
+def _numa_nodes() -> int:
+    try:
+        return (
+            sum(
+                entry.startswith("node") and entry[4:].isdecimal()
+                for entry in os.listdir("/sys/devices/system/node")
+            )
+            or 1
+        )
+    except OSError:
+        return 1
+
+
+def _require_features(settings: Row, conf: EngineConf) -> None:
+    """Raise DataplaneUnavailable unless the switch has what ports of this kind need."""
+    if conf.iftype not in DPDK:
+        return
+    if not settings["dpdk_initialized"] and optional(settings["dpdk_version"]) in (None, "none"):
+        raise DataplaneUnavailable(
+            f"iftype {conf.iftype} needs Open vSwitch with DPDK, and this ovs-vswitchd is built "
+            "without it",
+            "install the package that has it (Debian: openvswitch-switch-dpdk and "
+            "librte-mempool-ring23), and select its ovs-vswitchd with update-alternatives",
+        )
+    if not settings["dpdk_initialized"]:
+        raise DataplaneUnavailable(
+            f"iftype {conf.iftype} needs DPDK, which this Open vSwitch has not initialized",
+            "turn it on with: ovs-vsctl set Open_vSwitch . other_config:dpdk-init=true; then "
+            "restart ovs-vswitchd, and see its log if that was not enough",
+        )
+
+
+def _compare(found: switch.Port, spec: PortSpec) -> None:
+    """Raise CheckFailed unless the port *found* is as *spec* says."""
+    if found.bridge != spec.bridge.name:
+        raise CheckFailed(
+            f"the port {spec.name} is in another bridge",
+            f"expected {spec.bridge.name}, found {found.bridge or 'none'}",
+        )
+    row, interface = found.port, found.interface
+    problem = optional(interface["error"])
+    if problem or optional(interface["ofport"]) == -1:
+        raise CheckFailed(
+            f"Open vSwitch reports an error of the port {spec.name}",
+            switch.without_secret(problem or "it has no OpenFlow port"),
+        )
+    section = spec.bridge
+    options = _comparable(mapping(interface["options"]))
+    for what, wanted, there in (
+        ("VLAN tag", section.vlan_id, optional(row["tag"])),
+        ("trunk", section.trunks, sorted(members(row["trunks"]))),
+        ("VLAN mode", section.vlan_mode, optional(row["vlan_mode"]) or ""),
+        ("type", spec.type, interface["type"]),
+        ("rate limit", spec.policing[0], interface["ingress_policing_rate"]),
+        ("MTU", spec.mtu_request, optional(interface["mtu_request"])),
+        *((key, value, options.get(key)) for key, value in _comparable(spec.options).items()),
+    ):
+        if wanted != there:
+            raise CheckFailed(
+                f"the port {spec.name} has another {what}",
+                switch.without_secret(f"expected {wanted}, found {there}"),
+            )
+
+
+def _comparable(options: Mapping[str, str]) -> dict[str, str]:
+    """Return *options* without what is different each time, the name of a DPDK device."""
+    if "dpdk-devargs" not in options:
+        return dict(options)
+    return {**options, "dpdk-devargs": ports.device_arguments(options)}

@@ -1,0 +1,287 @@
+"""What a port is in Open vSwitch's terms: the columns of its Interface, Port and QoS rows."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen
+
+from userspace_cni.cni.errors import InvalidConfig
+from userspace_cni.engine import Bandwidth, Memif, VhostUser
+from userspace_cni_ovs import tags
+from userspace_cni_ovs.ovsdb import a_map, a_set
+from userspace_cni_ovs.sections import BridgeSection, MemifSection, OvsSection, VhostSection
+
+if TYPE_CHECKING:
+    from userspace_cni.engine import Attachment, EngineConf, SharedDirectory
+    from userspace_cni_ovs.ovsdb import Row
+
+#: Those that DPDK drives, which need a bridge of the userspace datapath.
+DPDK = ("vhostuser", "memif")
+#: Bytes, where nobody asks for another.
+MTU = 1500
+#: The bridge of netType none, where a controller rules: OVN's integration bridge.
+_CONTROLLERS_BRIDGE = "br-int"
+_CHARACTERS_OF_DEVARGS = ",="
+
+
+@frozen(kw_only=True)
+class PortSpec:
+    """One port as it should be."""
+
+    name: str
+    #: The Interface's type in Open vSwitch; empty for a device of the kernel.
+    type: str
+    bridge: BridgeSection
+    external_ids: Mapping[str, str]
+    options: Mapping[str, str] = field(factory=dict)
+    #: In bytes; None leaves it to Open vSwitch.
+    mtu_request: int | None = None
+    bandwidth: Bandwidth | None = None
+
+    def interface(self) -> Row:
+        """Return the columns of the Interface row."""
+        row: Row = {
+            "name": self.name,
+            "type": self.type,
+            "options": a_map(self.options),
+            "external_ids": a_map(self.external_ids),
+        }
+        if self.mtu_request is not None:
+            row["mtu_request"] = self.mtu_request
+        if self.bridge.ofport_request is not None:
+            row["ofport_request"] = self.bridge.ofport_request
+        row["ingress_policing_rate"], row["ingress_policing_burst"] = self.policing
+        return row
+
+    def port(self) -> Row:
+        """Return the columns of the Port row, without the references to other rows."""
+        row: Row = {"name": self.name, "external_ids": a_map(self.external_ids)}
+        if self.bridge.vlan_mode:
+            row["vlan_mode"] = self.bridge.vlan_mode
+            row["trunks"] = a_set(self.bridge.trunks)
+            if self.bridge.vlan_id is not None:
+                row["tag"] = self.bridge.vlan_id
+        return row
+
+    @property
+    def policing(self) -> tuple[int, int]:
+        """The limit of what the container sends: rate in kbit/s, burst in kbit; 0 for none.
+
+        Open vSwitch calls this ingress: it is what comes into the switch.
+        """
+        limits = self.bandwidth
+        if limits is None or not limits.egress_rate:
+            return 0, 0
+        return max(1, limits.egress_rate // 1000), max(1, limits.egress_burst // 1000)
+
+    def qos(self) -> Row | None:
+        """Return the QoS row that limits what the container receives, None without a limit.
+
+        ``egress-policer`` of the userspace datapath takes bytes per second and bytes.
+        """
+        limits = self.bandwidth
+        if limits is None or not limits.ingress_rate:
+            return None
+        # A burst below one frame would let nothing pass; without one: a tenth of a second.
+        burst = max((limits.ingress_burst or limits.ingress_rate // 10) // 8, 2 * MTU)
+        return {
+            "type": "egress-policer",
+            "other_config": a_map(
+                {"cir": str(max(1, limits.ingress_rate // 8)), "cbs": str(burst)}
+            ),
+            "external_ids": a_map({tags.ID: self.external_ids[tags.ID]}),
+        }
+
+
+def port_name(attachment_id: str) -> str:
+    """Return a port's name: as much of the id as a network device's name has room for."""
+    return f"uc{attachment_id[:13]}"
+
+
+def bridge_section(conf: EngineConf) -> BridgeSection:
+    """Return ``host.bridge`` with its name settled.
+
+    Raises:
+        InvalidConfig: for a combination that no key alone is wrong about.
+
+    """
+    section = conf.section(BridgeSection)
+    if conf.net_type == "none":
+        for key, given in (
+            ("vlanId", section.vlan_id is not None),
+            ("trunk", section.trunk),
+            ("create", section.create),
+        ):
+            if given:
+                raise InvalidConfig(
+                    f"host.bridge.{key}",
+                    'cannot be used with netType "none", which leaves the port to a controller',
+                    'set netType to "bridge"',
+                )
+        name = section.name or _CONTROLLERS_BRIDGE
+    else:
+        name = section.name
+    if not name:
+        raise InvalidConfig(
+            "host.bridge.bridgeName",
+            f'missing, and netType "{conf.net_type}" needs it',
+            'for example: "bridge": {"bridgeName": "br0"}',
+        )
+    if section.native_tagged and section.vlan_mode != "native-tagged":
+        raise InvalidConfig("host.bridge.nativeTagged", "needs both vlanId and trunk")
+    return BridgeSection(
+        bridge_name=name,
+        vlan_id=section.vlan_id,
+        trunk=section.trunk,
+        native_tagged=section.native_tagged,
+        create=section.create,
+        datapath_type=section.datapath_type,
+        ofport_request=section.ofport_request,
+    )
+
+
+def validate(conf: EngineConf) -> None:
+    """Raise InvalidConfig for what can be judged before an attachment is known."""
+    bridge = bridge_section(conf)
+    if conf.iftype in DPDK and bridge.create and bridge.datapath_type != "netdev":
+        raise InvalidConfig(
+            "host.bridge.datapathType",
+            f"iftype {conf.iftype} needs the userspace datapath, got {bridge.datapath_type!r}",
+            'leave it out, or set it to "netdev"',
+        )
+    memif = conf.section(MemifSection)
+    if memif.is_server is False:
+        raise InvalidConfig(
+            "host.memif.role",
+            f"Open vSwitch is always the server of a memif, got {memif.role!r}",
+            "as a client it would not connect again after a restart of the application",
+        )
+    if memif.mode != "ethernet":
+        raise InvalidConfig(
+            "host.memif.mode", f"Open vSwitch switches Ethernet frames alone, got {memif.mode!r}"
+        )
+
+
+def require_possible(attachment: Attachment, conf: EngineConf) -> None:
+    """Raise InvalidConfig for what *attachment* asks and this kind of port cannot do."""
+    if conf.iftype == "memif" and attachment.mtu not in (None, MTU):
+        raise InvalidConfig(
+            "mtu",
+            f"a memif port of Open vSwitch carries {MTU} bytes and no other MTU, "
+            f"got {attachment.mtu}",
+            "its DPDK driver (net_memif) cannot change it; use iftype vhostuser for larger frames",
+        )
+    if attachment.bandwidth is not None and conf.iftype not in DPDK:
+        raise InvalidConfig(
+            "bandwidth",
+            f"a port of iftype {conf.iftype} cannot be limited by the userspace datapath, which "
+            "takes its frames from the kernel before the kernel could drop any",
+            f"use iftype {' or '.join(DPDK)}, or set limits in the container",
+        )
+
+
+def external_ids(attachment: Attachment, conf: EngineConf) -> dict[str, str]:
+    """Return the tags of the port, and its logical port's name where a pod may say it."""
+    ids = tags.of(attachment)
+    if conf.section(OvsSection).iface_id_from_args:
+        logical = attachment.args.get("ovnport") or attachment.args.get("ifaceid")
+        if logical:
+            ids["iface-id"] = logical
+    return ids
+
+
+def socket_name(attachment: Attachment, conf: EngineConf) -> str:
+    """Return the socket's file name in the container's directory."""
+    return socket_section(conf).socketfile or f"{attachment.ifname}.sock"
+
+
+def socket_section(conf: EngineConf) -> VhostSection | MemifSection:
+    """Return the section that describes the port's socket."""
+    if conf.iftype == "vhostuser":
+        return conf.section(VhostSection)
+    return conf.section(MemifSection)
+
+
+def vhost_user(attachment: Attachment, conf: EngineConf, directory: SharedDirectory) -> VhostUser:
+    """Return the container's view of a vhost-user port."""
+    section = conf.section(VhostSection)
+    return VhostUser(
+        mode="client" if section.mode == "server" else "server",
+        socket=f"{directory.path}/{socket_name(attachment, conf)}",
+        queues=section.queues,
+    )
+
+
+def memif(
+    attachment: Attachment, conf: EngineConf, directory: SharedDirectory, queues: int
+) -> Memif:
+    """Return the container's view of a memif port of a switch that sends to *queues* queues.
+
+    Raises:
+        InvalidConfig: when the network sets too few.
+
+    """
+    section = conf.section(MemifSection)
+    if section.queues is not None and section.queues < queues:
+        raise InvalidConfig(
+            "host.memif.queues",
+            f"expected at least {queues}, got {section.queues}",
+            f"each of Open vSwitch's PMD threads ({queues - 1}) and its main thread sends into a "
+            "queue of its own, and what it sends into one that does not exist is lost",
+        )
+    count = section.queues or queues
+    return Memif(
+        role="client",
+        socket=f"{directory.path}/{socket_name(attachment, conf)}",
+        id=section.id,
+        secret=section.secret,
+        rx_queues=count,
+        tx_queues=count,
+        ring_size=section.ring_size,
+        buffer_size=section.buffer_size,
+        zero_copy=section.zero_copy,
+    )
+
+
+def memif_device(attachment_id: str) -> str:
+    """Return a DPDK device name that was never used: one that failed stays taken (DPDK 22.11)."""
+    return f"net_memif{attachment_id}x{secrets.token_hex(4)}"
+
+
+def device_arguments(options: Mapping[str, str]) -> str:
+    """Return the arguments of a DPDK device without its name, empty for another port."""
+    return options.get("dpdk-devargs", "").partition(",")[2]
+
+
+def memif_options(attachment_id: str, port: Memif, address: str) -> dict[str, str]:
+    """Return the Interface's options of a memif port whose socket the switch makes at *address*.
+
+    Raises:
+        InvalidConfig: when the path cannot be written as a device argument.
+
+    """
+    if any(character in address for character in _CHARACTERS_OF_DEVARGS):
+        raise InvalidConfig(
+            "sharedDir", f"a memif's socket cannot have ',' or '=' in its path, got {address!r}"
+        )
+    arguments = {
+        "role": "server",
+        "socket": address,
+        # An abstract one would be seen in the switch's own network namespace alone.
+        "socket-abstract": "no",
+        "id": str(port.id),
+        "rsize": str(port.ring_size.bit_length() - 1),
+        "bsize": str(port.buffer_size),
+    }
+    if port.secret:
+        arguments["secret"] = port.secret
+    return {
+        "dpdk-devargs": ",".join(
+            (memif_device(attachment_id), *(f"{key}={value}" for key, value in arguments.items()))
+        ),
+        # As many as the application has to send from, else its link stays down.
+        "n_rxq": str(port.tx_queues),
+    }

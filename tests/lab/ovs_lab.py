@@ -1,0 +1,199 @@
+"""A node with a private Open vSwitch, and the plugin under test attaching containers to it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from lab import plugin as lab_plugin
+from lab.node import Node, poll
+from lab.ovs import Ovs
+from lab.plugin import Outcome, Plugin
+from lab.testpmd import Testpmd
+
+_numbers = itertools.count(1)
+
+
+@define
+class Container:
+    """A network namespace, and the attachment that the plugin made for it."""
+
+    lab: OvsLab
+    name: str
+    netns: str
+    config: dict[str, Any]
+    ifname: str = "eth0"
+    result: dict[str, Any] = field(factory=dict)
+
+    @property
+    def interface(self) -> dict[str, Any]:
+        """The container's interface in the result."""
+        (found,) = (i for i in self.result["interfaces"] if i.get("sandbox"))
+        assert isinstance(found, dict)
+        return found
+
+    @property
+    def port(self) -> str:
+        """The name of its port in the switch."""
+        return str(self.result["interfaces"][0]["name"])
+
+    @property
+    def document(self) -> Path:
+        """Its hand-over file."""
+        return Path(self.interface["socketPath"]).with_name(f"{self.ifname}.json")
+
+    def call(self, command: str, **more: Any) -> Outcome:
+        return self.lab.call(command, self, **more)
+
+    def add(self) -> Container:
+        self.lab.attached.append(self)
+        self.result = self.call("ADD").result
+        return self
+
+    def check(self) -> Outcome:
+        return self.lab.call("CHECK", self, config=self.config | {"prevResult": self.result})
+
+    def delete(self) -> None:
+        self.call("DEL").succeeded()
+
+
+@define
+class OvsLab:
+    """A node, its switch, and the plugin."""
+
+    node: Node
+    ovs: Ovs
+    plugin: Plugin
+    #: What ADD was called for.
+    attached: list[Container] = field(factory=list)
+
+    def call(
+        self,
+        command: str,
+        container: Container,
+        *,
+        config: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> Outcome:
+        return self.plugin.call(
+            command,
+            config or container.config,
+            container=container.name,
+            netns=container.netns,
+            ifname=container.ifname,
+            node=self.node,
+            **more,
+        )
+
+    def set_timeout(self, seconds: int) -> None:
+        """Set how long the plugin waits for the switch."""
+        settings = Path(self.plugin.env["USERSPACE_CNI_CONFIG"])
+        settings.write_text(re.sub(r"timeout = \d+", f"timeout = {seconds}", settings.read_text()))
+
+    def container(self, config: dict[str, Any], name: str = "", ifname: str = "eth0") -> Container:
+        """Return a container, not attached yet. A config is completed by name and version."""
+        name = name or f"c{next(_numbers)}"
+        return Container(self, name, self.node.netns(name), complete(config), ifname)
+
+    def attach(self, config: dict[str, Any], **more: Any) -> Container:
+        return self.container(config, **more).add()
+
+    def leftovers(self) -> list[str]:
+        """Return what is in the plugin's shared directories, and every port of ours."""
+        shared = self.plugin.run_dir / "shared"
+        files = [str(path) for path in shared.glob("**/*")] if shared.exists() else []
+        aliases = self.plugin.run_dir / "s"
+        files += [str(path) for path in aliases.glob("*")] if aliases.exists() else []
+        rows = self.ovs.vsctl("--bare", "--columns=name", "find", "Port") or ""
+        ports = [name for name in rows.split() if name.startswith("uc")]
+        links = [name for name in self.node.links() if name.startswith("uc")]
+        qos = (self.ovs.vsctl("--bare", "--columns=_uuid", "list", "QoS") or "").split()
+        return files + ports + links + qos
+
+    def traffic(
+        self, sender: Testpmd, receiver: Testpmd, bursts: int = 1, expected: int | None = None
+    ) -> None:
+        """Send from one application to another; every packet must arrive, or *expected*."""
+        for application in (sender, receiver):
+            application.command("stop")
+            application.command("clear port stats all")
+        receiver.command("start")
+        sender.send(bursts)
+        sent = 32 * bursts * sender.queues
+        wanted = sent if expected is None else expected
+        if wanted:
+            poll(lambda: receiver.received >= wanted, f"{wanted} packets", 10)
+        else:
+            time.sleep(0.5)
+        assert (sender.sent, receiver.received) == (sent, wanted)
+
+
+def complete(config: dict[str, Any]) -> dict[str, Any]:
+    return {"cniVersion": "1.1.0", "name": "net", "type": "userspace", **config}
+
+
+def vhost(bridge_name: str = "br0", **more: Any) -> dict[str, Any]:
+    """Return a network's configuration with vhost-user ports."""
+    section = {"bridgeName": bridge_name, **more.pop("bridge", {})}
+    host = {"engine": "ovs", "iftype": "vhostuser", "bridge": section, **more.pop("host", {})}
+    return {"host": host, **more}
+
+
+def memif(bridge_name: str = "br0", **more: Any) -> dict[str, Any]:
+    """Return a network's configuration with memif ports."""
+    return vhost(bridge_name, host={"iftype": "memif", **more.pop("host", {})}, **more)
+
+
+def kernel(
+    iftype: str, subnet: str, data: Path, bridge_name: str = "br0", **more: Any
+) -> dict[str, Any]:
+    """Return a network's configuration with kernel ports and addresses."""
+    ipam = {
+        "type": "host-local",
+        "dataDir": str(data),
+        "ranges": [[{"subnet": subnet}]],
+    }
+    # Debian's host-local speaks 1.0.0 at most.
+    host = {"iftype": iftype, **more.pop("host", {})}
+    return vhost(bridge_name, host=host, ipam=ipam, cniVersion="1.0.0", **more)
+
+
+def start(
+    container: Container, peer: Container, stack: ExitStack, *options: str, mode: str = "rxonly"
+) -> Testpmd:
+    """Start a DPDK application in *container* with nothing but what it was handed over."""
+    return stack.enter_context(
+        Testpmd(
+            container.lab.node,
+            container.netns,
+            container.document,
+            peer=peer.interface["mac"],
+            mode=mode,
+            options=options,
+        )
+    )
+
+
+def make(directory: Path, stack: ExitStack, **options: Any) -> OvsLab:
+    """Start a node and its switch, which end with *stack*; install the plugin in *directory*."""
+    node = stack.enter_context(Node())
+    ovs = stack.enter_context(Ovs(node, **options))
+    plugin = lab_plugin.make(directory)
+    # Short paths: those of a test's directory would not fit into a socket's address.
+    run_dir = node.dir / "run"
+    settings = Path(plugin.env["USERSPACE_CNI_CONFIG"])
+    settings.write_text(
+        f"state_dir = {json.dumps(str(plugin.state_dir))}\nrun_dir = {json.dumps(str(run_dir))}\n"
+        f"[engines.ovs]\ndb = {json.dumps(ovs.db)}\ntimeout = 4\n"
+    )
+    plugin = Plugin(
+        bin_dir=plugin.bin_dir, state_dir=plugin.state_dir, run_dir=run_dir, env=plugin.env
+    )
+    return OvsLab(node, ovs, plugin)

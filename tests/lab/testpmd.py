@@ -1,0 +1,237 @@
+"""dpdk-testpmd: a DPDK application that sends, receives and counts packets.
+
+Debian has it in dpdk-dev, which would install two hundred packages and a newer systemd; what the
+program needs is unpacked privately instead, once, below .build/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import time
+import tty
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from lab.debian import unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lab.node import Node
+
+_CACHE = Path(__file__).parents[2] / ".build/dpdk"
+#: The prompt, and what the driver's threads may print after it.
+_PROMPT = re.compile(rb"testpmd> (\s*Port \d+: link state change event\s*)*\Z")
+#: dpdk-testpmd, and what it is linked with beyond what Open vSwitch's DPDK brings.
+_PACKAGES = (
+    "dpdk-dev",
+    "libpcap0.8",
+    "librte-bitratestats23",
+    "librte-bpf23",
+    "librte-bus-auxiliary23",
+    "librte-bus-dpaa23",
+    "librte-cmdline23",
+    "librte-common-dpaax23",
+    "librte-common-iavf23",
+    "librte-common-mlx5-23",
+    "librte-crypto-scheduler23",
+    "librte-eventdev23",
+    "librte-gro23",
+    "librte-ip-frag23",
+    "librte-latencystats23",
+    "librte-mempool-dpaa23",
+    "librte-metrics23",
+    "librte-net-bnxt23",
+    "librte-net-bond23",
+    "librte-net-dpaa23",
+    "librte-net-i40e23",
+    "librte-net-ice23",
+    "librte-net-ixgbe23",
+    "librte-net-mlx5-23",
+    "librte-pcapng23",
+    "librte-pdump23",
+    "librte-reorder23",
+    "librte-sched23",
+    "librte-security23",
+    "librte-timer23",
+)
+
+
+def binary() -> tuple[str, dict[str, str]]:
+    """Return the program and the environment that it needs, fetching it at the first use."""
+    installed = shutil.which("dpdk-testpmd")
+    if installed:
+        return installed, {}
+    program = _CACHE / "usr/bin/dpdk-testpmd"
+    if not program.exists():
+        draft = _CACHE.with_name(f"dpdk.{os.getpid()}")
+        unpack(_PACKAGES, ["bookworm"], draft)
+        with contextlib.suppress(OSError):  # somebody else was faster
+            draft.rename(_CACHE)
+        shutil.rmtree(draft, ignore_errors=True)
+    library = next((_CACHE / "usr/lib").glob("*-linux-gnu"))
+    return str(program), {"LD_LIBRARY_PATH": str(library)}
+
+
+def device(document: Path) -> tuple[str, int]:
+    """Return the DPDK device (``--vdev``) and the queues that a hand-over file asks for."""
+    handoff: dict[str, Any] = json.loads(document.read_text())
+    mac = handoff["mac"]
+    if "vhostUser" in handoff:
+        port = handoff["vhostUser"]
+        server = ",server=1" if port["mode"] == "server" else ""
+        socket = document.parent / port["socket"]
+        return f"net_virtio_user0,mac={mac},path={socket},queues={port['queues']}{server}", port[
+            "queues"
+        ]
+    port = handoff["memif"]
+    arguments = {
+        "role": port["role"],
+        "socket": document.parent / port["socket"],
+        "socket-abstract": "no",
+        "id": port["id"],
+        "mac": mac,
+        "rsize": port["ringSize"].bit_length() - 1,
+        "bsize": port["bufferSize"],
+    }
+    if "secret" in port:
+        arguments["secret"] = port["secret"]
+    listed = ",".join(f"{key}={value}" for key, value in arguments.items())
+    return f"net_memif0,{listed}", max(port["rxQueues"], port["txQueues"])
+
+
+class Testpmd:
+    """A running testpmd with one port, in a network namespace of a lab node."""
+
+    __test__ = False
+
+    def __init__(
+        self,
+        node: Node,
+        netns: str,
+        document: Path,
+        *,
+        peer: str,
+        mode: str = "rxonly",
+        options: Sequence[str] = (),
+    ) -> None:
+        """Start with what the hand-over file *document* says; send to the MAC address *peer*."""
+        vdev, queues = device(document)
+        program, env = binary()
+        prefix = f"{document.stem}-{document.parent.name}-{os.getpid()}"
+        argv = [
+            program,
+            # Threads that float: the lab shares its processors.
+            "--lcores",
+            "(0,1)@(0-1)",
+            "--no-huge",
+            f"--file-prefix={prefix}",
+            "-m",
+            "64",
+            "--no-pci",
+            "--no-telemetry",
+            f"--vdev={vdev}",
+            "--",
+            "-i",
+            "--total-num-mbufs=4096",
+            f"--forward-mode={mode}",
+            f"--eth-peer=0,{peer}",
+            f"--rxq={queues}",
+            f"--txq={queues}",
+            *options,
+        ]
+        self.queues = queues
+        self._said = b""
+        # On a pipe its output would come in blocks, after the prompt.
+        self._terminal, theirs = pty.openpty()
+        tty.setraw(theirs)
+        try:
+            self._process = subprocess.Popen(
+                node.command(["nsenter", f"--net={netns}", "--", *argv]),
+                env={**os.environ, **env},
+                stdin=theirs,
+                stdout=theirs,
+                stderr=subprocess.STDOUT,
+            )
+        finally:
+            os.close(theirs)
+        self._node = node
+        try:
+            self.log = self._until_prompt(30)
+        except BaseException:
+            self.kill()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.quit()
+
+    def command(self, text: str, seconds: float = 10) -> str:
+        """Type a command and return what it prints."""
+        os.write(self._terminal, text.encode() + b"\n")
+        return self._until_prompt(seconds)
+
+    def send(self, bursts: int = 1) -> None:
+        """Send bursts of 32 packets from each queue, then receive."""
+        self.command(f"start tx_first {bursts}")
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """The port's counters: ``RX-packets``, ``TX-packets``, ``TX-dropped`` and so on."""
+        shown = self.command("show port stats 0")
+        return {key: int(value) for key, value in re.findall(r"([RT]X-\w+): +(\d+)", shown)}
+
+    @property
+    def received(self) -> int:
+        return self.counters["RX-packets"]
+
+    @property
+    def sent(self) -> int:
+        return self.counters["TX-packets"]
+
+    @property
+    def link(self) -> str:
+        match = re.search(r"Link status: (\w+)", self.command("show port info 0"))
+        return match[1] if match else ""
+
+    def quit(self) -> None:
+        """End the program as a user does."""
+        with contextlib.suppress(OSError):
+            os.write(self._terminal, b"quit\n")
+        deadline = time.monotonic() + 10
+        while self._process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                if select.select([self._terminal], [], [], 0.05)[0]:
+                    os.read(self._terminal, 65536)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the program at once."""
+        self._node.stop(self._process, 0.2)
+        with contextlib.suppress(OSError):
+            os.close(self._terminal)
+
+    def _until_prompt(self, seconds: float) -> str:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if select.select([self._terminal], [], [], 0.1)[0]:
+                try:
+                    said = os.read(self._terminal, 65536)
+                except OSError:
+                    said = b""
+                if not said:
+                    raise RuntimeError(f"testpmd ended\n{self._said.decode(errors='replace')}")
+                self._said += said
+            if _PROMPT.search(self._said):
+                shown, self._said = self._said.decode(errors="replace"), b""
+                return shown
+        raise TimeoutError(f"testpmd has no prompt\n{self._said.decode(errors='replace')}")

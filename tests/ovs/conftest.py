@@ -1,0 +1,48 @@
+"""Fixtures: labs with a private Open vSwitch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from lab.ovs_lab import OvsLab, make
+
+
+@pytest.fixture(scope="module")
+def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OvsLab]:
+    """A lab with OVS-DPDK for all tests of a module, and the administrator's bridge br0."""
+    with ExitStack() as stack:
+        lab = make(tmp_path_factory.mktemp("ovs"), stack)
+        lab.ovs.add_bridge("br0")
+        yield lab
+
+
+@pytest.fixture
+def lab(shared_lab: OvsLab) -> Iterator[OvsLab]:
+    """The module's lab; a test that leaves something behind fails."""
+    yield shared_lab
+    left = shared_lab.leftovers()
+    for container in shared_lab.attached:
+        container.call("DEL")
+    shared_lab.attached.clear()
+    assert left == []
+    assert shared_lab.ovs.bridges() == ["br0"]
+
+
+@pytest.fixture
+def own_lab(tmp_path: Path) -> Iterator[OvsLab]:
+    """A lab for one test, which may break it."""
+    with ExitStack() as stack:
+        lab = make(tmp_path, stack)
+        lab.ovs.add_bridge("br0")
+        yield lab
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Ends what a test starts, before its lab is looked at."""
+    with ExitStack() as stack:
+        yield stack

@@ -1,0 +1,45 @@
+"""The examples of the engine's page are what the engine takes."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from userspace_cni import config
+from userspace_cni.structure import key_of
+from userspace_cni_ovs import ports
+from userspace_cni_ovs.container import DpdkContainerEngine
+from userspace_cni_ovs.host import _SETTINGS, OvsHostEngine
+
+PAGE = (Path(__file__).parents[2] / "docs/engines/ovs.md").read_text()
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("text", _blocks("json"))
+def test_every_example_is_a_network(text: str) -> None:
+    network: dict[str, Any] = json.loads(text)
+    conf = config.engine_conf(network["host"], "host", OvsHostEngine.info, {})
+    ports.validate(conf)
+
+
+def test_the_nodes_settings_are_known() -> None:
+    (text,) = _blocks("toml")
+    assert tomllib.loads(text)["engines"]["ovs"].keys() == set(_SETTINGS)
+
+
+@pytest.mark.parametrize("info", [OvsHostEngine.info, DpdkContainerEngine.info])
+def test_every_section_is_described(info: Any) -> None:
+
+    for name, section in info.sections.items():
+        for attribute in attrs.fields(section):
+            if (name, attribute.name) not in {("memif", "role"), ("memif", "mode")}:
+                assert f"`{key_of(attribute)}`" in PAGE, (name, attribute.name)
