@@ -4,13 +4,15 @@ PYTHON ?= python3
 ENGINE ?= ovs
 VENV := .venv
 BIN := $(VENV)/bin
-PROJECTS := core engines/linux engines/ovs docs/example-engine
+PROJECTS := core engines/linux engines/ovs engines/vpp docs/example-engine
 DEMO_linux := demo/linux.py
 DEMO_ovs := demo/ovs_dpdk.py
+DEMO_vpp := demo/vpp.py
 
 .PHONY: demo test lint unit docs bench format clean
 
-# ENGINE=ovs: DPDK applications on Open vSwitch; ENGINE=linux: containers on a Linux bridge.
+# ENGINE=ovs: DPDK applications on Open vSwitch; ENGINE=linux: containers on a Linux bridge;
+# ENGINE=vpp: VPP in the containers too, where a VPP is installed (VPP_PREFIX).
 demo: $(VENV)/.ready .build/demo-$(ENGINE).ready
 	$(BIN)/python $(DEMO_$(ENGINE))
 
@@ -53,6 +55,7 @@ $(VENV)/.ready: constraints.txt setup/python.txt $(PROJECTS:%=%/pyproject.toml)
 
 .build/demo-linux.ready: demo/packages.txt
 .build/demo-ovs.ready: tests/lab/packages-ovs.txt
+.build/demo-vpp.ready: demo/packages.txt
 .build/test.ready: tests/lab/packages.txt
 .build/%.ready:
 	setup/debian.sh $<

@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
     "userspace-cni": "userspace_cni",
     "userspace-cni-linux": "userspace_cni_linux",
     "userspace-cni-ovs": "userspace_cni_ovs",
+    "userspace-cni-vpp": "userspace_cni_vpp",
     "example-engine": "example_engine",
 }
 

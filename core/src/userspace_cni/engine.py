@@ -249,7 +249,8 @@ class Memif:
 
     #: Who the container is: the ``server`` makes the socket, the ``client`` connects to it.
     role: Literal["server", "client"]
-    #: Path of the socket on the node.
+    #: Path of the socket on the node; ``@NAME`` is an abstract socket in the container's network
+    #: namespace.
     socket: str
     mode: Literal["ethernet", "ip", "inject-punt"] = "ethernet"
     #: Tells the interfaces on one socket apart.
@@ -318,6 +319,8 @@ class Handoff:
     mtu: int = 0
     #: See :attr:`HostPort.point_to_point`.
     point_to_point: bool = False
+    #: With *net_type* ``bridge``: the bridge in the container, as the configuration names it.
+    bridge: str = ""
     ips: tuple[IPConfig, ...] = ()
     routes: tuple[Route, ...] = ()
     dns: DNS = field(factory=DNS)

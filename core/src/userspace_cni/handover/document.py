@@ -36,6 +36,8 @@ def dump(attachment: Attachment, handoff: Handoff) -> dict[str, Any]:
         "pointToPoint": handoff.point_to_point,
         **lists,
     }
+    if handoff.bridge:
+        body["bridge"] = handoff.bridge
     if (memif := handoff.memif) is not None:
         body["memif"] = {
             "role": memif.role,

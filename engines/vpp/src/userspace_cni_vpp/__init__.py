@@ -1,0 +1,1 @@
+"""The VPP engine of userspace-cni."""

@@ -1,0 +1,125 @@
+"""Bridge domains: made when the first port comes, removed with the last if they are ours."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from ipaddress import ip_interface
+from typing import TYPE_CHECKING
+
+from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
+from userspace_cni_vpp import tags
+from userspace_cni_vpp.connection import Refused
+from userspace_cni_vpp.sections import BridgeSection
+
+if TYPE_CHECKING:
+    from userspace_cni.engine import Attachment, EngineConf, IPInterface
+    from userspace_cni_vpp.switch import Domain, Port, Switch
+
+
+def section_of(conf: EngineConf, end: str = "host") -> tuple[BridgeSection, int]:
+    """Return the section ``bridge``, and the number of its bridge domain.
+
+    Raises:
+        InvalidConfig: when it names none.
+
+    """
+    section = conf.section(BridgeSection)
+    if section.domain is None:
+        raise InvalidConfig(
+            f"{end}.bridge.bridgeName",
+            'missing, and netType "bridge" needs it',
+            'for example: "bridge": {"bridgeName": "blue"}, or the number of a bridge domain',
+        )
+    return section, section.domain
+
+
+def lock_name(domain: int) -> str:
+    """Return the name of the lock that work on a bridge domain takes."""
+    return f"bridge {domain}"
+
+
+def join(switch: Switch, port: int, section: BridgeSection, domain: int) -> None:
+    """Make the interface *port* a member of the bridge domain, which is made if it is not there.
+
+    Call it under the lock: having a member keeps the bridge domain from being removed.
+    """
+    if not switch.create_domain(domain, tags.of_bridge(section.name)) and not (
+        section.bridge_id == domain or section.bridge_name.isdecimal()
+    ):
+        _require_name(switch.domain(domain), section, domain)
+    switch.join(port, domain)
+    if section.vlan_id is not None:
+        switch.set_vlan(port, section.vlan_id)
+
+
+def provide_gateways(
+    switch: Switch, section: BridgeSection, domain: int, addresses: list[IPInterface]
+) -> None:
+    """Give the bridge domain an interface of its own (BVI) with *addresses*, under the lock."""
+    tag = tags.of_bridge(section.name)
+    found = switch.domain(domain)
+    bvi = found.bvi if found else None
+    if bvi is None:
+        left = switch.loopback(tag, tags.shared_mac(tag))
+        bvi = left.index if left else switch.create_loopback(tags.shared_mac(tag))
+        switch.tag(bvi, tag)
+        switch.join(bvi, domain, bvi=True)
+    for address in addresses:
+        switch.add_address(bvi, address)
+    switch.up(bvi)
+
+
+def gateways(attachment: Attachment) -> list[IPInterface]:
+    """Return the gateways of the attachment's addresses, with the length of their networks."""
+    missing = [str(ip.address) for ip in attachment.ips if ip.gateway is None]
+    if missing or not attachment.ips:
+        raise InvalidConfig(
+            "host.bridge.gateway",
+            "needs a gateway from ipam for each address, got "
+            + (f"{', '.join(missing)} without one" if missing else "no address"),
+        )
+    return [ip_interface(f"{ip.gateway}/{ip.address.network.prefixlen}") for ip in attachment.ips]
+
+
+def remove_if_unused(switch: Switch, section: BridgeSection, domain: int) -> None:
+    """Remove the bridge domain if it is ours and has no port, under the lock."""
+    tag = tags.of_bridge(section.name)
+    found = switch.domain(domain)
+    if found is None or found.tag != tag or found.members - {found.bvi}:
+        return
+    bvi = switch.loopback(tag, tags.shared_mac(tag))
+    if bvi is not None:
+        switch.remove(bvi)
+    with suppress(Refused):  # a BVI that is not ours keeps it
+        switch.remove_domain(domain)
+
+
+def check(
+    switch: Switch, port: Port, attachment: Attachment, section: BridgeSection, domain: int
+) -> None:
+    """Raise CheckFailed unless *port* is in its bridge domain, with its VLAN and gateways."""
+    found = switch.domain(domain)
+    if found is None or port.index not in found.members:
+        raise CheckFailed(
+            f"the interface {port.name} is not in bridge domain {domain}",
+            f"mend it with: vppctl set interface l2 bridge {port.name} {domain}",
+        )
+    if port.vlan != section.vlan_id:
+        raise CheckFailed(
+            f"the interface {port.name} has another VLAN",
+            f"expected {section.vlan_id}, found {port.vlan}",
+        )
+    if section.gateway:
+        there = switch.addresses(found.bvi) if found.bvi is not None else set()
+        lost = [str(address) for address in gateways(attachment) if address not in there]
+        if lost:
+            raise CheckFailed(f"bridge domain {domain} has lost the gateway {', '.join(lost)}")
+
+
+def _require_name(found: Domain | None, section: BridgeSection, domain: int) -> None:
+    tag = tags.of_bridge(section.name)
+    if found is not None and found.tag not in (tag, section.name):
+        raise DataplaneError(
+            f"bridge domain {domain}, which the name {section.name!r} stands for, is another's",
+            f"it is tagged {found.tag!r}; choose another name, or a number",
+        )

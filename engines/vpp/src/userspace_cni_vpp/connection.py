@@ -1,0 +1,342 @@
+"""A connection to VPP's binary API: a stream of messages over a unix socket.
+
+Each message has a header of 16 bytes, of which only the length counts; then the message's number,
+which VPP assigns at its start and tells by name and CRC when a client connects.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from userspace_cni.cni.errors import DataplaneError, DataplaneUnavailable
+from userspace_cni_vpp import definitions, retvals
+from userspace_cni_vpp.definitions import PLUGINS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from userspace_cni_vpp.definitions import Request
+
+_CLIENT = b"userspace-cni"
+# These three have fixed numbers, or none in the table: a client needs them to get the table.
+_SOCKCLNT_CREATE = 15
+_SOCKCLNT_CREATE_REPLY = 16
+_SOCKCLNT_DELETE = "sockclnt_delete_8ac76db6"
+
+_HEADER = struct.Struct(">QII")
+_CREATE = struct.Struct(">HI64s")
+_CREATED = struct.Struct(">HIIiIH")
+_ENTRY = struct.Struct(">H64s")
+_DELETE = struct.Struct(">HIII")
+_NUMBER_AND_CONTEXT = struct.Struct(">HI")
+_RETVAL = struct.Struct(">i")
+_MESSAGE_MAX = 64 << 20  # bytes; no VPP sends such
+#: Seconds that a VPP which does not answer gets for our good-bye.
+_FAREWELL = 1.0
+
+
+class Refused(DataplaneError):
+    """VPP answered a request with an error."""
+
+    def __init__(self, request: str, retval: int, subject: str = "") -> None:
+        about = f" of {subject}" if subject else ""
+        super().__init__(
+            f"VPP refuses {request}{about}: {retvals.describe(retval)}",
+            "its own log may tell more: vppctl show logging",
+        )
+        self.retval = retval
+
+
+class Connection:
+    """One client of one VPP. Threads may share it: requests go one after the other."""
+
+    def __init__(self, path: str, timeout: float, api_dir: str) -> None:
+        """Connect to the API socket *path*; each answer may take *timeout* seconds.
+
+        *api_dir* has the API files of this VPP; they are read only where ours do not fit.
+
+        Raises:
+            DataplaneUnavailable: when nobody answers.
+
+        """
+        self.path = path
+        self._timeout = timeout
+        self._lock = threading.RLock()
+        self._context = 0
+        self._socket: socket.socket | None = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(timeout)
+        self._pid = os.getpid()
+        try:
+            self._socket.connect(path)
+            self._client, self._table = self._introduce()
+        except BaseException as error:
+            self._drop()
+            if isinstance(error, OSError):
+                raise self._unreachable(error) from error
+            raise
+        self._requests, self._unusable = self._agree(api_dir)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is open, VPP is at the other end, and it is this process's own."""
+        if self._socket is None or self._pid != os.getpid():
+            return False
+        with self._lock:
+            try:
+                while self._socket is not None and select.select([self._socket], [], [], 0)[0]:
+                    self._receive(time.monotonic() + self._timeout)  # such as a keepalive
+            except (DataplaneUnavailable, OSError, ValueError):
+                self._drop()
+        return self._socket is not None
+
+    def offers(self, *requests: str) -> bool:
+        """Tell whether the running VPP has all these *requests*."""
+        return all(request in self._requests for request in requests)
+
+    def require(self, *requests: str) -> None:
+        """Raise DataplaneError for the first of *requests* that the running VPP does not have."""
+        for request in requests:
+            if request not in self._requests:
+                raise DataplaneError(*self._unusable[request])
+
+    def call(self, request: str, *, subject: str = "", **fields: Any) -> Any:
+        """Send a request and return VPP's reply.
+
+        Raises:
+            Refused: when its ``retval`` is an error; *subject* says of what, for the operator.
+            DataplaneUnavailable: when VPP does not answer in time, or goes away.
+
+        """
+        found = self._request(request)
+        with self._lock:
+            self._send(found, fields)
+            reply = found.reply.unpack(self._answer(self._number(found.reply), request))
+        if reply.retval < 0:
+            raise Refused(request, reply.retval, subject)
+        return reply
+
+    def dump(
+        self, request: str, *, containing: Sequence[bytes] | None = None, **fields: Any
+    ) -> list[Any]:
+        """Send a request for a list and return VPP's answers.
+
+        To decode costs more than to receive: where *containing* is given, answers without any of
+        these byte strings are dropped as they come.
+        """
+        found = self._request(request)
+        answers = []
+        with self._lock:
+            self._send(found, fields)
+            ping = self._requests["control_ping"]
+            self._send(ping, {})
+            end, wanted = self._number(ping.reply), self._number(found.reply)
+            deadline = time.monotonic() + self._timeout
+            while True:
+                number, _, data = self._next(request, deadline)
+                if number == end:
+                    break
+                if number == wanted and (
+                    containing is None or any(part in data for part in containing)
+                ):
+                    answers.append(data)
+        return [found.reply.unpack(answer) for answer in answers]
+
+    def close(self) -> None:
+        """Say good-bye and close; VPP must hear of it.
+
+        A VPP that loses sixteen clients at once without their ``sockclnt_delete`` can hang for ever
+        (VPP 26.10-rc0, vlib_file_poll).
+        """
+        with self._lock:
+            if self._socket is not None and self._pid == os.getpid():
+                try:
+                    self._socket.settimeout(_FAREWELL)
+                    number = self._table[_SOCKCLNT_DELETE]
+                    self._write(_DELETE.pack(number, self._client, 0, self._client))
+                    # Whatever comes first: then VPP has read it, or has gone.
+                    self._receive(time.monotonic() + _FAREWELL)
+                except (OSError, KeyError, DataplaneUnavailable):
+                    pass
+            self._drop()
+
+    # -- at the start
+
+    def _introduce(self) -> tuple[int, Mapping[str, int]]:
+        """Return our number as a client, and VPP's messages: number by name and CRC."""
+        self._write(_CREATE.pack(_SOCKCLNT_CREATE, 1, _CLIENT))
+        data = self._receive(time.monotonic() + self._timeout)
+        number, _, _, response, client, count = _CREATED.unpack_from(data)
+        if number != _SOCKCLNT_CREATE_REPLY or response < 0:
+            raise DataplaneUnavailable(
+                f"VPP at {self.path} accepts no client", "is it another program's socket?"
+            )
+        table = _ENTRY.iter_unpack(data[_CREATED.size : _CREATED.size + count * _ENTRY.size])
+        return client, {name.rstrip(b"\0").decode(): number for number, name in table}
+
+    def _agree(self, api_dir: str) -> tuple[dict[str, Request], dict[str, tuple[str, str]]]:
+        """Return the requests that can be used, and why the others cannot."""
+        usable = {n: r for n, r in definitions.own().items() if self._has(r)}
+        offered = {key.rpartition("_")[0] for key in self._table}
+        others = [r for n, r in definitions.own().items() if n not in usable]
+        changed = [r for r in others if r.message.name in offered]
+        failure = "they do not have it"
+        if changed:
+            try:
+                theirs = definitions.of_running(api_dir, changed)
+                usable |= {n: r for n, r in theirs.items() if self._has(r)}
+            except (OSError, ValueError, KeyError) as error:
+                failure = str(error)
+        reasons = {}
+        for request in others:
+            name = request.message.name
+            if request in changed:
+                reasons[name] = (
+                    f"the running VPP has another definition of {name} than we know",
+                    (
+                        f"its own API files are looked for below {api_dir}: {failure}; set "
+                        "api_dir in [engines.vpp] of the node's settings"
+                    ),
+                )
+            elif request.module in PLUGINS:
+                reasons[name] = (
+                    f"the running VPP has no {name}: {PLUGINS[request.module]} is not loaded",
+                    "enable it in the plugins section of VPP's startup.conf, and restart VPP",
+                )
+            else:
+                reasons[name] = (
+                    f"the running VPP has no {name}",
+                    "it is older than VPP 23.06; upgrade it",
+                )
+        return usable, reasons
+
+    def _has(self, request: Request) -> bool:
+        return all(message.key in self._table for message in request.messages)
+
+    # -- messages
+
+    def _request(self, name: str) -> Request:
+        self.require(name)
+        return self._requests[name]
+
+    def _number(self, message: definitions.Message) -> int:
+        return self._table[message.key]
+
+    def _send(self, request: Request, fields: Mapping[str, Any]) -> None:
+        self._context = self._context % 0xFFFFFFFF + 1
+        head = {
+            "_vl_msg_id": self._number(request.message),
+            "client_index": self._client,
+            "context": self._context,
+        }
+        data = request.message.pack({**fields, **head})
+        try:
+            self._write(data)
+        except OSError as error:
+            self._drop()
+            raise self._gone(request.message.name) from error
+
+    def _answer(self, wanted: int, request: str) -> bytes:
+        deadline = time.monotonic() + self._timeout
+        while True:
+            number, context, data = self._next(request, deadline)
+            if number == wanted and context == self._context:
+                return data
+
+    def _next(self, request: str, deadline: float) -> tuple[int, int, bytes]:
+        try:
+            data = self._receive(deadline)
+        except TimeoutError as error:
+            self.close()
+            raise DataplaneUnavailable(
+                f"VPP at {self.path} has not answered {request} within {self._timeout:g} s",
+                "it hangs, or is very busy: see vppctl show runtime; restart it if that hangs, too",
+            ) from error
+        except OSError as error:
+            self._drop()
+            raise self._gone(request) from error
+        number, context = _NUMBER_AND_CONTEXT.unpack_from(data)
+        return number, context, data
+
+    def _write(self, data: bytes) -> None:
+        if self._socket is None:
+            raise BrokenPipeError
+        self._socket.sendall(_HEADER.pack(0, len(data), 0) + data)
+
+    def _receive(self, deadline: float) -> bytes:
+        _, length, _ = _HEADER.unpack(self._exactly(_HEADER.size, deadline))
+        if not _NUMBER_AND_CONTEXT.size <= length <= _MESSAGE_MAX:
+            raise ConnectionError(f"a message of {length} bytes")
+        return self._exactly(length, deadline)
+
+    def _exactly(self, length: int, deadline: float) -> bytes:
+        if self._socket is None:
+            raise BrokenPipeError
+        parts: list[bytes] = []
+        while length:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
+            part = self._socket.recv(length)
+            if not part:
+                raise ConnectionResetError
+            parts.append(part)
+            length -= len(part)
+        return b"".join(parts)
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _unreachable(self, error: OSError) -> DataplaneUnavailable:
+        words = "it does not answer" if isinstance(error, TimeoutError) else error.strerror
+        return DataplaneUnavailable(
+            f"cannot connect to VPP at {self.path}: {words or 'it closed the connection'}",
+            "is VPP running (systemctl status vpp), with that socket in the socksvr section of its "
+            "startup.conf? Another path is set by api_socket in [engines.vpp] of the node's "
+            "settings",
+        )
+
+    def _gone(self, request: str) -> DataplaneUnavailable:
+        return DataplaneUnavailable(
+            f"VPP at {self.path} closed the connection during {request}",
+            "it has been restarted, or has crashed: see systemctl status vpp",
+        )
+
+
+_pool: dict[tuple[str, str], Connection] = {}
+_pool_lock = threading.Lock()
+
+
+def connect(path: str, timeout: float, api_dir: str) -> Connection:
+    """Return this process's one connection to the VPP at *path*; a new one after its restart.
+
+    Raises:
+        DataplaneUnavailable: when nobody answers.
+
+    """
+    key = (path, api_dir)
+    with _pool_lock:
+        found = _pool.get(key)
+        if found is None or not found.usable:
+            _pool.pop(key, None)
+            found = _pool[key] = Connection(path, timeout, api_dir)
+        return found
+
+
+def disconnect() -> None:
+    """Close all connections of this process; the next request opens a new one."""
+    with _pool_lock:
+        while _pool:
+            _pool.popitem()[1].close()
+
+
+atexit.register(disconnect)

@@ -1,0 +1,209 @@
+"""The container engine ``vpp``: configures the VPP that runs inside the container."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from userspace_cni.cni.errors import CheckFailed, InvalidConfig
+from userspace_cni.engine import ContainerEngine, EngineInfo, Handoff
+from userspace_cni_vpp import bridge, tags
+from userspace_cni_vpp.connection import connect
+from userspace_cni_vpp.host import API_DIR, API_SOCKET, TIMEOUT
+from userspace_cni_vpp.ports import MTU, vpp_socket
+from userspace_cni_vpp.sections import BridgeSection, MemifSection
+from userspace_cni_vpp.switch import Switch, mac_bytes
+
+if TYPE_CHECKING:
+    from userspace_cni.engine import (
+        Attachment,
+        EngineConf,
+        HostPort,
+        IPAddress,
+        IPInterface,
+        Memif,
+        Route,
+    )
+    from userspace_cni_vpp.switch import Port
+
+#: Environment variables of the program in the container, where its VPP is not in the usual place.
+API_SOCKET_VARIABLE = "USERSPACE_CNI_VPP_API_SOCKET"
+API_DIR_VARIABLE = "USERSPACE_CNI_VPP_API_DIR"
+
+
+class VppContainerEngine(ContainerEngine):
+    """The opposite end of a memif, in the container's VPP."""
+
+    info: ClassVar[EngineInfo] = EngineInfo(
+        name="vpp",
+        summary="a VPP in the container: memif",
+        interface_types=("memif",),
+        network_types=("interface", "bridge", "none"),
+        sections={"memif": MemifSection, "bridge": BridgeSection},
+    )
+    where: ClassVar[Literal["node", "container"]] = "container"
+
+    def prepare(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> Handoff:
+        """See :meth:`.ContainerEngine.prepare`."""
+        if port.memif is None:
+            raise InvalidConfig(
+                "container.engine",
+                f"'vpp' cannot use a port of iftype {conf.iftype}",
+                "VPP has no driver for the application's end of vhost-user: use memif",
+            )
+        _require_agreement(conf, port.memif)
+        name = ""
+        if conf.net_type == "bridge":
+            name = bridge.section_of(conf, "container")[0].name
+        more = (route for route in port.routes if route not in attachment.routes)
+        return Handoff(
+            interface=attachment.interface,
+            iftype=conf.iftype,
+            net_type=conf.net_type,
+            mac=port.mac,
+            mtu=port.mtu,
+            point_to_point=port.point_to_point,
+            bridge=name,
+            ips=attachment.ips,
+            routes=(*attachment.routes, *more),
+            dns=attachment.dns,
+            memif=port.memif,
+        )
+
+    def add(self, handoff: Handoff) -> None:
+        """See :meth:`.ContainerEngine.add`. An earlier interface of that name is replaced."""
+        memif, switch = _memif(handoff), _switch()
+        tag = tags.in_container(handoff.interface)
+        for old in switch.ports(containing=[tag.encode()]):
+            if old.tag == tag:
+                switch.remove(old)
+        index = switch.create_memif(
+            vpp_socket(memif.socket),
+            server=memif.role == "server",
+            mode=memif.mode,
+            id=memif.id,
+            secret=memif.secret,
+            ring_size=memif.ring_size,
+            buffer_size=memif.buffer_size,
+            rx_queues=memif.rx_queues,
+            tx_queues=memif.tx_queues,
+            zero_copy=memif.zero_copy,
+            mac=mac_bytes(handoff.mac) if handoff.mac else bytes(6),
+        )
+        switch.tag(index, tag)
+        switch.set_mtu(index, handoff.mtu or MTU)
+        if handoff.net_type == "bridge":
+            section, domain = _bridge(handoff)
+            bridge.join(switch, index, section, domain)
+        elif handoff.net_type == "interface":
+            for ip in handoff.ips:
+                switch.add_address(index, _address(handoff, ip.address))
+        switch.up(index)
+        if handoff.net_type == "interface":
+            _add_routes(switch, index, handoff)
+
+    def check(self, handoff: Handoff) -> None:
+        """See :meth:`.ContainerEngine.check`."""
+        memif, switch = _memif(handoff), _switch()
+        port = switch.tagged(tags.in_container(handoff.interface))
+        if port is None:
+            raise CheckFailed(f"the container's VPP has no interface for {handoff.interface}")
+        _check_port(port, handoff)
+        found = switch.memif(port.index)
+        if found is None or found.server != (memif.role == "server") or found.id != memif.id:
+            raise CheckFailed(f"{port.name} in the container is another memif")
+        if handoff.net_type == "bridge":
+            _, domain = _bridge(handoff)
+            there = switch.domain(domain)
+            if there is None or port.index not in there.members:
+                raise CheckFailed(f"{port.name} in the container is not in bridge {domain}")
+        elif handoff.net_type == "interface":
+            lost = {_address(handoff, ip.address) for ip in handoff.ips} - switch.addresses(
+                port.index
+            )
+            if lost:
+                raise CheckFailed(
+                    f"{port.name} in the container has lost {', '.join(map(str, lost))}"
+                )
+            for route in handoff.routes:
+                if switch.route_to(route.dst, 0) != port.index:
+                    raise CheckFailed(
+                        f"the container's VPP has lost the route {route.dst} by {port.name}"
+                    )
+
+
+def _switch() -> Switch:
+    return Switch(
+        connect(
+            os.environ.get(API_SOCKET_VARIABLE, API_SOCKET),
+            TIMEOUT,
+            os.environ.get(API_DIR_VARIABLE, API_DIR),
+        )
+    )
+
+
+def _memif(handoff: Handoff) -> Memif:
+    if handoff.memif is None:
+        raise InvalidConfig("iftype", f"engine 'vpp' has memif, got {handoff.iftype!r}")
+    return handoff.memif
+
+
+def _bridge(handoff: Handoff) -> tuple[BridgeSection, int]:
+    section = BridgeSection(bridge_name=handoff.bridge)
+    assert section.domain is not None  # noqa: S101  prepare() has seen to it
+    return section, section.domain
+
+
+def _address(handoff: Handoff, address: IPInterface) -> IPInterface:
+    """Return the address as VPP gets it: a routed port has no neighbour but the gateway."""
+    if not handoff.point_to_point:
+        return address
+    return type(address)(address.ip)
+
+
+def _add_routes(switch: Switch, index: int, handoff: Handoff) -> None:
+    """Add the routes: first those to gateways that are in no network of the interface."""
+    if handoff.point_to_point:
+        for gateway in {ip.gateway for ip in handoff.ips if ip.gateway is not None}:
+            switch.add_route(ip_network(gateway), index, 0)
+        for ip in handoff.ips:
+            if ip.gateway is not None and ip.address.network.num_addresses > 1:
+                switch.add_route(ip.address.network, index, 0, ip.gateway)
+    for route in handoff.routes:
+        switch.add_route(route.dst, index, 0, route.gw or _gateway(handoff, route))
+
+
+def _gateway(handoff: Handoff, route: Route) -> IPAddress | None:
+    """Return the gateway of a route that names none: that of an address of its family."""
+    gateways = (ip.gateway for ip in handoff.ips if ip.address.version == route.dst.version)
+    return next((gateway for gateway in gateways if gateway is not None), None)
+
+
+def _check_port(port: Port, handoff: Handoff) -> None:
+    for what, want, have in (
+        ("state", "up", "up" if port.up else "down"),
+        ("MAC address", handoff.mac.lower() or port.mac, port.mac),
+        ("MTU", handoff.mtu or port.mtu, port.mtu),
+    ):
+        if want != have:
+            raise CheckFailed(
+                f"{port.name} in the container has another {what}",
+                f"expected {want}, found {have}",
+            )
+
+
+def _require_agreement(conf: EngineConf, memif: Memif) -> None:
+    """Raise InvalidConfig if the container's part contradicts what the host's engine made."""
+    section = conf.section(MemifSection)
+    given = next((s for s in conf.sections.values() if isinstance(s, MemifSection)), None)
+    if given is None:
+        return
+    if section.is_server is not None and section.is_server != (memif.role == "server"):
+        raise InvalidConfig(
+            "container.memif.role", f"expected {memif.role!r}, the opposite of the host's"
+        )
+    if given.mode != memif.mode:
+        raise InvalidConfig(
+            "container.memif.mode", f"expected {memif.mode!r}, as the host has, got {given.mode!r}"
+        )

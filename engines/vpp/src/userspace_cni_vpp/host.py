@@ -1,0 +1,223 @@
+"""The host engine ``vpp``: ports on one running VPP, over its binary API."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable, InvalidConfig
+from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface
+from userspace_cni_vpp import bridge, kernel, ports, routed, tags
+from userspace_cni_vpp.connection import connect
+from userspace_cni_vpp.sections import (
+    BridgeSection,
+    InterfaceSection,
+    MemifSection,
+    VhostSection,
+    VppSection,
+)
+from userspace_cni_vpp.switch import Switch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextlib import ExitStack
+
+    from userspace_cni.engine import Attachment, EngineConf
+
+API_SOCKET = "/run/vpp/api.sock"
+API_DIR = "/usr/share/vpp/api"
+#: Seconds, for each answer.
+TIMEOUT = 10.0
+_SETTINGS = ("api_socket", "api_dir", "timeout")
+_POOL = re.compile(
+    r"^\S+ +\d+ +\d+ +\d+ +\d+ +(?P<total>\d+) +(?P<free>\d+) +(?P<cached>\d+)", re.MULTILINE
+)
+
+
+class VppHostEngine(HostEngine):
+    """Ports on one VPP."""
+
+    info: ClassVar[EngineInfo] = EngineInfo(
+        name="vpp",
+        summary="VPP: memif, vhost-user, tap and veth, bridged or routed",
+        interface_types=("memif", "vhostuser", "veth", "tap"),
+        network_types=("bridge", "interface", "none"),
+        sections={
+            "bridge": BridgeSection,
+            "interface": InterfaceSection,
+            "memif": MemifSection,
+            "vhost": VhostSection,
+            "vpp": VppSection,
+        },
+        container_engines={"vhostuser": "dpdk", "veth": "linux", "tap": "linux"},
+    )
+
+    def status(self, conf: EngineConf) -> None:
+        """See :meth:`.HostEngine.status`."""
+        _validate(conf)
+        switch = self._switch(conf)
+        switch.api.require(*ports.REQUESTS[conf.iftype])
+        if conf.iftype == "tap":
+            kernel.require_vhost_net()
+        _require_buffers(switch, conf)
+
+    def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
+        """See :meth:`.HostEngine.add`."""
+        _validate(conf)
+        if conf.net_type == "interface":
+            routed.require_gateways(attachment, conf.section(InterfaceSection))
+        gateways = bridge.gateways(attachment) if conf.section(BridgeSection).gateway else []
+        switch = self._switch(conf)
+        switch.api.require(*ports.REQUESTS[conf.iftype])
+        # By tag, and so of whatever has been made by then.
+        undo.callback(self._remove, attachment.id, conf, ports.memif_socket(attachment, conf))
+        index = ports.create(attachment, conf, switch, undo)
+        mtu = attachment.mtu or ports.MTU
+        switch.set_mtu(index, mtu)
+        if conf.net_type == "bridge":
+            section, domain = bridge.section_of(conf)
+            with self.node.lock(bridge.lock_name(domain)):
+                bridge.join(switch, index, section, domain)
+                if gateways:
+                    bridge.provide_gateways(switch, section, domain, gateways)
+        elif conf.net_type == "interface":
+            with self.node.lock(routed.LOCK):
+                routed.configure(
+                    switch,
+                    index,
+                    attachment,
+                    conf.section(InterfaceSection),
+                    has_mac=ports.has_mac(conf),
+                )
+        switch.up(index)
+        return self._port(attachment, conf, switch.port(index).name, mtu)
+
+    def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:  # noqa: ARG002
+        """See :meth:`.HostEngine.delete`."""
+        self._remove(attachment_id, conf)
+        if conf.iftype == "veth":
+            kernel.remove_veth(attachment_id, ports.host_name(attachment_id))
+
+    def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
+        """See :meth:`.HostEngine.check`. A peer that has not connected yet is fine."""
+        switch = self._switch(conf)
+        found = switch.tagged(tags.of(attachment))
+        if found is None:
+            raise CheckFailed(
+                f"the interface {port.name} is gone from VPP, or has lost its tag",
+                f"expected the tag {tags.of(attachment)!r}; DEL and ADD make it again",
+            )
+        if not found.up:
+            raise CheckFailed(
+                f"the interface {found.name} is down",
+                f"set it up with: vppctl set interface state {found.name} up",
+            )
+        mtu = attachment.mtu or ports.MTU
+        if found.mtu != mtu:
+            raise CheckFailed(
+                f"the interface {found.name} has another MTU", f"expected {mtu}, found {found.mtu}"
+            )
+        ports.check(attachment, conf, switch, found)
+        if conf.net_type == "bridge":
+            bridge.check(switch, found, attachment, *bridge.section_of(conf))
+        elif conf.net_type == "interface":
+            routed.check(switch, found, attachment, conf.section(InterfaceSection))
+
+    def list(self, network: str, conf: EngineConf) -> Iterable[str]:
+        """See :meth:`.HostEngine.list`."""
+        network_id = tags.network_id(network)
+        found = self._switch(conf).ports(containing=[network_id.encode()])
+        parsed = [tags.parse(port.tag) for port in found]
+        return [tag.id for tag in parsed if tag is not None and tag.network == network_id]
+
+    # -- steps
+
+    def _remove(self, attachment_id: str, conf: EngineConf, socket: str = "") -> None:
+        """Remove the attachment's interface, and shared things of ours that are left unused."""
+        switch = self._switch(conf)
+        found = ports.find(switch, attachment_id, conf, socket)
+        if conf.net_type == "interface":
+            with self.node.lock(routed.LOCK):
+                for port in found:
+                    routed.clean_up(switch, port)
+                    switch.remove(port)
+                routed.remove_unused_gateways(switch)
+            return
+        for port in found:
+            switch.remove(port)
+        if conf.net_type == "bridge":
+            section, domain = bridge.section_of(conf)
+            with self.node.lock(bridge.lock_name(domain)):
+                bridge.remove_if_unused(switch, section, domain)
+
+    def _port(self, attachment: Attachment, conf: EngineConf, name: str, mtu: int) -> HostPort:
+        mac = tags.host_mac(attachment.id).hex(":") if ports.has_mac(conf) else ""
+        return HostPort(
+            name=name,
+            mac=attachment.mac_for("container") if ports.has_mac(conf) else "",
+            mtu=mtu,
+            point_to_point=conf.net_type == "interface",
+            interfaces=(Interface(name=name, mac=mac, mtu=mtu),),
+            memif=ports.memif_of(attachment, conf) if conf.iftype == "memif" else None,
+            vhost_user=(
+                ports.vhost_user_of(attachment, conf) if conf.iftype == "vhostuser" else None
+            ),
+        )
+
+    # -- settings
+
+    def _switch(self, conf: EngineConf) -> Switch:
+        settings: dict[str, Any] = dict(self.node.settings)
+        for key, value in settings.items():
+            if key not in _SETTINGS:
+                raise InvalidConfig(
+                    f"[engines.vpp] {key}", f"unknown key (known: {', '.join(_SETTINGS)})"
+                )
+            if key != "timeout" and not isinstance(value, str):
+                raise InvalidConfig(f"[engines.vpp] {key}", f"expected a string, got {value!r}")
+        timeout = settings.get("timeout", TIMEOUT)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+            raise InvalidConfig(
+                "[engines.vpp] timeout", f"expected a number of seconds above 0, got {timeout!r}"
+            )
+        section = conf.section(VppSection)
+        return Switch(
+            connect(
+                section.api_socket or settings.get("api_socket", API_SOCKET),
+                float(timeout),
+                section.api_dir or settings.get("api_dir", API_DIR),
+            )
+        )
+
+
+def _validate(conf: EngineConf) -> None:
+    """Raise InvalidConfig for a combination that no key alone is wrong about."""
+    if conf.net_type == "bridge":
+        bridge.section_of(conf)
+    else:
+        given = conf.section(BridgeSection)
+        for key, value in (("vlanId", given.vlan_id), ("gateway", given.gateway)):
+            if value:
+                raise InvalidConfig(
+                    f"host.bridge.{key}", f'needs netType "bridge", got "{conf.net_type}"'
+                )
+    if conf.net_type != "interface" and conf.section(InterfaceSection) != InterfaceSection():
+        raise InvalidConfig("host.interface", f'needs netType "interface", got "{conf.net_type}"')
+    if conf.iftype == "memif" and conf.net_type == "bridge" and not ports.has_mac(conf):
+        raise InvalidConfig(
+            "host.memif.mode",
+            f'a bridge needs mode "ethernet", got "{conf.section(MemifSection).mode}"',
+            'use netType "interface", which routes',
+        )
+
+
+def _require_buffers(switch: Switch, conf: EngineConf) -> None:
+    """Raise DataplaneUnavailable if VPP has not the packet buffers left for one more port."""
+    needed = conf.section(MemifSection).ring_size if conf.iftype == "memif" else 256
+    shown = switch.api.call("cli_inband", cmd="show buffers").reply
+    free = [int(pool["free"]) + int(pool["cached"]) for pool in _POOL.finditer(shown)]
+    if free and max(free) < needed:
+        raise DataplaneUnavailable(
+            f"VPP has {max(free)} packet buffers left, and the next port may need {needed}",
+            "raise buffers-per-numa in the buffers section of VPP's startup.conf, and restart it",
+        )

@@ -1,0 +1,316 @@
+"""Makes the host's interface of an attachment, of each interface type."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
+from userspace_cni.engine import Memif, VhostUser
+from userspace_cni_vpp import kernel, tags
+from userspace_cni_vpp.sections import MemifSection, VhostSection
+from userspace_cni_vpp.switch import NONE, mac_bytes
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from userspace_cni.engine import Attachment, EngineConf, SharedDirectory
+    from userspace_cni_vpp.switch import Port, Switch
+
+MTU = 1500
+"""In bytes, where nobody asks for another."""
+
+#: The requests that VPP must have for an interface type, and which its plugin brings.
+REQUESTS = {
+    "memif": ("memif_create_v2", "memif_delete", "memif_socket_filename_add_del_v2"),
+    "vhostuser": ("create_vhost_user_if_v2", "delete_vhost_user_if"),
+    "tap": ("tap_create_v3", "tap_delete_v2"),
+    "veth": ("af_packet_create_v3", "af_packet_delete"),
+}
+_ABSTRACT = "@"
+_AF_PACKET_ETHERNET = 1  # AF_PACKET_API_MODE_ETHERNET
+_TAP_NAMESPACE_MAX = 63
+_SOCKET_NAME_MAX = 107
+
+
+def host_name(attachment_id: str) -> str:
+    """Return the name of a veth's end on the host: as much of the id as there is room for."""
+    return f"uc{attachment_id[:13]}"
+
+
+def memif_of(attachment: Attachment, conf: EngineConf) -> Memif:
+    """Return the container's view of a memif."""
+    section = conf.section(MemifSection)
+    if section.socket == "abstract":
+        socket = f"{_ABSTRACT}userspace-cni-{attachment.id}"
+    else:
+        socket = f"{_directory(attachment).path}/{socket_name(attachment, conf)}"
+    return Memif(
+        role="client" if section.is_server in (None, True) else "server",
+        socket=socket,
+        mode=section.mode,
+        id=section.id,
+        secret=section.secret,
+        # What one end sends, the other receives.
+        rx_queues=section.tx_queues,
+        tx_queues=section.rx_queues,
+        ring_size=section.ring_size,
+        buffer_size=section.buffer_size,
+        zero_copy=section.zero_copy,
+    )
+
+
+def vhost_user_of(attachment: Attachment, conf: EngineConf) -> VhostUser:
+    """Return the container's view of a vhost-user port."""
+    section = conf.section(VhostSection)
+    return VhostUser(
+        mode="client" if section.mode == "server" else "server",
+        socket=f"{_directory(attachment).path}/{socket_name(attachment, conf)}",
+        queues=section.queues,
+    )
+
+
+def socket_name(attachment: Attachment, conf: EngineConf) -> str:
+    """Return the socket's file name in the container's directory."""
+    section: VhostSection | MemifSection = (
+        conf.section(VhostSection) if conf.iftype == "vhostuser" else conf.section(MemifSection)
+    )
+    return section.socketfile or f"{attachment.ifname}.sock"
+
+
+def vpp_socket(socket: str, netns: str = "") -> str:
+    """Return a memif's *socket* as VPP writes it; an abstract one is in *netns*, by its path."""
+    if not socket.startswith(_ABSTRACT):
+        return socket
+    name = f"abstract:{socket.removeprefix(_ABSTRACT)}"
+    return f"{name},netns_name={netns}" if netns else name
+
+
+def create(attachment: Attachment, conf: EngineConf, switch: Switch, undo: ExitStack) -> int:
+    """Make the interface of *attachment*, tagged, and return its index."""
+    match conf.iftype:
+        case "memif":
+            return _create_memif(attachment, conf, switch)
+        case "vhostuser":
+            return _create_vhost_user(attachment, conf, switch)
+        case "tap":
+            return _create_tap(attachment, switch)
+        case _:
+            return _create_veth(attachment, switch, undo)
+
+
+def find(switch: Switch, attachment_id: str, conf: EngineConf, socket: str = "") -> list[Port]:
+    """Return the interfaces of an attachment: tagged so, or made and not yet tagged.
+
+    What has no tag yet is known by its MAC address or name; a memif without a MAC address by its
+    *socket*, as VPP writes it. Without that, only an abstract one is, whose name has the id.
+    """
+    mac, veth = tags.host_mac(attachment_id), f"host-{host_name(attachment_id)}"
+    found = switch.ports(containing=[attachment_id.encode(), mac, veth.encode()])
+    ours = [port for port in found if _is_ours(port, attachment_id, mac.hex(":"), veth)]
+    if not has_mac(conf):
+        ours += [p for p in switch.memifs_on(socket or attachment_id) if not p.tag]
+    return ours
+
+
+def has_mac(conf: EngineConf) -> bool:
+    """Tell whether the port carries Ethernet frames."""
+    return conf.iftype != "memif" or conf.section(MemifSection).mode == "ethernet"
+
+
+def memif_socket(attachment: Attachment, conf: EngineConf) -> str:
+    """Return the socket of a memif as the host's VPP writes it; empty for another port."""
+    if conf.iftype != "memif":
+        return ""
+    socket = memif_of(attachment, conf).socket
+    return vpp_socket(_host_path(attachment, conf, socket), attachment.netns)
+
+
+def check(attachment: Attachment, conf: EngineConf, switch: Switch, port: Port) -> None:
+    """Raise CheckFailed unless *port* is of the kind that *conf* says, on the right socket."""
+    if conf.iftype == "memif":
+        wanted = memif_of(attachment, conf)
+        found = switch.memif(port.index)
+        if found is None:
+            raise CheckFailed(f"{port.name} is no memif")
+        for what, want, have in (
+            ("role", wanted.role == "client", found.server),
+            ("mode", wanted.mode, found.mode),
+            ("id", wanted.id, found.id),
+            (
+                "socket",
+                memif_socket(attachment, conf),
+                switch.memif_socket(found.socket_id),
+            ),
+        ):
+            if want != have:
+                raise CheckFailed(
+                    f"the memif {port.name} has another {what}", f"expected {want}, found {have}"
+                )
+    elif conf.iftype == "vhostuser":
+        _check_vhost_user(attachment, conf, switch, port)
+    elif conf.iftype == "veth":
+        kernel.check(attachment.id, host_name(attachment.id))
+
+
+# -- making
+
+
+def _create_memif(attachment: Attachment, conf: EngineConf, switch: Switch) -> int:
+    memif = memif_of(attachment, conf)
+    server = memif.role == "client"
+    directory = _directory(attachment)
+    section = conf.section(MemifSection)
+    directory.provide(user=section.user, group=section.group)
+    is_file = not memif.socket.startswith(_ABSTRACT)
+    name = socket_name(attachment, conf)
+    socket = memif_socket(attachment, conf)
+    if not is_file and len(socket) > _SOCKET_NAME_MAX:
+        raise InvalidConfig(
+            "host.memif.socket",
+            f"the path of the network namespace is too long for VPP: {attachment.netns}",
+            'use "path", or a shorter path',
+        )
+    if is_file and server:
+        if os.path.lexists(socket):
+            for left in switch.memifs_on(socket):
+                if not left.tag:  # of an ADD that was killed
+                    switch.remove(left)
+        _make_way(directory, name)
+    index = switch.create_memif(
+        socket,
+        server=server,
+        mode=memif.mode,
+        id=memif.id,
+        secret=memif.secret,
+        ring_size=memif.ring_size,
+        buffer_size=memif.buffer_size,
+        rx_queues=memif.tx_queues,
+        tx_queues=memif.rx_queues,
+        zero_copy=memif.zero_copy,
+        mac=tags.host_mac(attachment.id),
+    )
+    switch.tag(index, tags.of(attachment))
+    if is_file and server:
+        directory.grant(name, user=section.user, group=section.group)
+    return index
+
+
+def _create_vhost_user(attachment: Attachment, conf: EngineConf, switch: Switch) -> int:
+    section = conf.section(VhostSection)
+    directory, name = _directory(attachment), socket_name(attachment, conf)
+    directory.provide(user=section.user, group=section.group)
+    server = section.mode == "server"
+    if server:
+        _make_way(directory, name)
+    reply = switch.api.call(
+        "create_vhost_user_if_v2",
+        subject=f"the vhost-user port on {directory.path}/{name}",
+        is_server=server,
+        sock_filename=directory.socket(name),
+        use_custom_mac=True,
+        mac_address=tags.host_mac(attachment.id),
+        tag=tags.of(attachment),
+    )
+    if server:
+        directory.grant(name, user=section.user, group=section.group)
+    return int(reply.sw_if_index)
+
+
+def _create_tap(attachment: Attachment, switch: Switch) -> int:
+    if len(attachment.netns) > _TAP_NAMESPACE_MAX:
+        raise InvalidConfig(
+            "host.iftype",
+            f"VPP's tap takes {_TAP_NAMESPACE_MAX} characters for the network namespace, got "
+            f"{attachment.netns}",
+            "use iftype veth",
+        )
+    kernel.require_vhost_net()
+    reply = switch.api.call(
+        "tap_create_v3",
+        subject=f"the tap {attachment.interface}",
+        id=NONE,
+        use_random_mac=False,
+        mac_address=tags.host_mac(attachment.id),
+        num_rx_queues=1,
+        num_tx_queues=1,
+        tx_ring_sz=256,
+        rx_ring_sz=256,
+        host_mtu_set=True,
+        host_mtu_size=attachment.mtu or MTU,
+        host_mac_addr_set=True,
+        host_mac_addr=mac_bytes(attachment.mac_for("container")),
+        host_namespace_set=True,
+        host_namespace=attachment.netns,
+        host_if_name_set=True,
+        host_if_name=attachment.interface,
+        tag=tags.of(attachment),
+    )
+    return int(reply.sw_if_index)
+
+
+def _create_veth(attachment: Attachment, switch: Switch, undo: ExitStack) -> int:
+    name = host_name(attachment.id)
+    kernel.create_veth(attachment, name, attachment.mtu or MTU, undo)
+    reply = switch.api.call(
+        "af_packet_create_v3",
+        subject=f"the port on {name}",
+        mode=_AF_PACKET_ETHERNET,
+        hw_addr=tags.host_mac(attachment.id),
+        use_random_hw_addr=False,
+        host_if_name=name,
+        num_rx_queues=1,
+        num_tx_queues=1,
+    )
+    index = int(reply.sw_if_index)
+    switch.tag(index, tags.of(attachment))
+    return index
+
+
+def _is_ours(port: Port, attachment_id: str, mac: str, veth: str) -> bool:
+    tag = tags.parse(port.tag)
+    if tag is not None:
+        return tag.id == attachment_id
+    return not port.tag and (port.mac == mac or port.name == veth)
+
+
+def _check_vhost_user(attachment: Attachment, conf: EngineConf, switch: Switch, port: Port) -> None:
+    section = conf.section(VhostSection)
+    path = _directory(attachment).socket(socket_name(attachment, conf))
+    found = switch.api.dump("sw_interface_vhost_user_dump", sw_if_index=port.index)
+    ours = next((details for details in found if details.sw_if_index == port.index), None)
+    if ours is None:
+        raise CheckFailed(f"{port.name} is no vhost-user port")
+    for what, want, have in (
+        ("mode", section.mode, "server" if ours.is_server else "client"),
+        ("socket", path, ours.sock_filename),
+    ):
+        if want != have:
+            raise CheckFailed(
+                f"the vhost-user port {port.name} has another {what}",
+                f"expected {want}, found {have}",
+            )
+
+
+def _make_way(directory: SharedDirectory, name: str) -> None:
+    """Remove a socket that a switch left; raise for all else that has the name.
+
+    VPP would replace a file in the way of a vhost-user socket without a word.
+    """
+    if not directory.discard_stale(name) and os.path.lexists(f"{directory.path}/{name}"):
+        raise DataplaneError(
+            f"{directory.path}/{name} exists, and is no socket that was left behind",
+            "remove it, or choose another socketfile",
+        )
+
+
+def _host_path(attachment: Attachment, conf: EngineConf, socket: str) -> str:
+    """Return the path that VPP uses for the container's *socket*: short enough for it."""
+    if socket.startswith(_ABSTRACT):
+        return socket
+    return _directory(attachment).socket(socket_name(attachment, conf))
+
+
+def _directory(attachment: Attachment) -> SharedDirectory:
+    assert attachment.directory is not None  # noqa: S101  the runtime gives every attachment one
+    return attachment.directory

@@ -1,0 +1,139 @@
+"""The host's end of a routed port: the container's gateway, and its one neighbour."""
+
+from __future__ import annotations
+
+from ipaddress import ip_interface, ip_network
+from typing import TYPE_CHECKING
+
+from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
+from userspace_cni_vpp import tags
+from userspace_cni_vpp.switch import mac_bytes
+
+if TYPE_CHECKING:
+    from userspace_cni.engine import Attachment, IPInterface
+    from userspace_cni_vpp.sections import InterfaceSection
+    from userspace_cni_vpp.switch import Port, Switch
+
+#: Of all routed ports: they share loopbacks and tables.
+LOCK = "routes"
+_VERSIONS = (4, 6)
+
+
+def require_gateways(attachment: Attachment, section: InterfaceSection) -> None:
+    """Raise InvalidConfig unless the host's end can have an address."""
+    if section.addresses:
+        return
+    lacking = [str(ip.address) for ip in attachment.ips if ip.gateway is None]
+    if lacking or not attachment.ips:
+        raise InvalidConfig(
+            "host.netType",
+            '"interface" needs a gateway from ipam for each address, got '
+            + (f"{', '.join(lacking)} without one" if lacking else "no address"),
+            'set "gateway" in the ipam section, or "addresses" in host.interface, or use netType '
+            '"bridge" or "none"',
+        )
+
+
+def configure(
+    switch: Switch, port: int, attachment: Attachment, section: InterfaceSection, *, has_mac: bool
+) -> None:
+    """Give the host's end addresses, and routes to the container's. Call it under the lock."""
+    for version in _versions(attachment, section) if section.vrf else ():
+        switch.create_table(section.vrf, version, tags.of_table())
+        switch.set_table(port, section.vrf, version)
+    if section.addresses:
+        for text in section.addresses:
+            switch.add_address(port, ip_interface(text))
+    else:
+        lender = _gateway(switch, _gateways(attachment), section.vrf)
+        switch.borrow_addresses(port, lender)
+    if any(ip.address.version == 6 for ip in attachment.ips):  # noqa: PLR2004
+        switch.enable_ipv6(port)
+    for ip in attachment.ips:
+        dst = ip_network(ip.address.ip)
+        there = switch.route_to(dst, section.vrf)
+        if there is not None and there != port:
+            raise DataplaneError(
+                f"VPP routes {dst}, the container's address, elsewhere already",
+                "another container may have this address: see "
+                f"vppctl show ip{'6' if dst.version == 6 else ''} fib {dst}",  # noqa: PLR2004
+            )
+        if has_mac:
+            # The MAC is ours to choose; and nobody has to ask for it.
+            mac = mac_bytes(attachment.mac_for("container"))
+            switch.add_neighbour(port, ip.address.ip, mac)
+        switch.add_route(dst, port, section.vrf)
+
+
+def clean_up(switch: Switch, port: Port) -> None:
+    """Remove what of :func:`configure` does not go with the interface, under the lock."""
+    for version in _VERSIONS:
+        switch.remove_routes(port.index, switch.table_of(port.index, version), version)
+
+
+def remove_unused_gateways(switch: Switch) -> None:
+    """Remove the loopbacks of ours whose addresses nobody borrows, under the lock."""
+    prefix = tags.GATEWAY
+    candidates = [
+        p
+        for p in switch.ports(containing=[prefix.encode()], name="loop")
+        if p.tag.startswith(prefix)
+    ]
+    if candidates:
+        lenders = set(switch.borrowers().values())
+        for port in candidates:
+            if port.index not in lenders:
+                switch.remove(port)
+
+
+def check(switch: Switch, port: Port, attachment: Attachment, section: InterfaceSection) -> None:
+    """Raise CheckFailed unless *port* is as :func:`configure` left it."""
+    for version in _versions(attachment, section):
+        table = switch.table_of(port.index, version)
+        if table != section.vrf:
+            raise CheckFailed(
+                f"the interface {port.name} is in another table",
+                f"expected {section.vrf}, found {table} (IPv{version})",
+            )
+    if section.addresses:
+        wanted, lender = {ip_interface(text) for text in section.addresses}, port.index
+    else:
+        wanted = _gateways(attachment)
+        lender = switch.borrowers().get(port.index, port.index)
+    lost = wanted - switch.addresses(lender)
+    if lost:
+        raise CheckFailed(
+            f"the interface {port.name} has lost the address {', '.join(map(str, lost))}"
+        )
+    for ip in attachment.ips:
+        dst = ip_network(ip.address.ip)
+        if switch.route_to(dst, section.vrf) != port.index:
+            raise CheckFailed(f"VPP has lost the route to {dst} through {port.name}")
+
+
+def _gateway(switch: Switch, addresses: set[IPInterface], vrf: int) -> int:
+    """Return the loopback that lends *addresses* in table *vrf*, made if it is not there."""
+    tag = tags.of_gateway(vrf, [str(address) for address in addresses])
+    mac = tags.shared_mac(tag)
+    found = switch.loopback(tag, mac)
+    index = found.index if found else switch.create_loopback(mac)
+    if found is None or not found.tag:
+        switch.tag(index, tag)
+    if found is None or not found.up:
+        for version in sorted({a.version for a in addresses}) if vrf else ():
+            switch.set_table(index, vrf, version)
+    for address in sorted(addresses, key=str):
+        switch.add_address(index, address)
+    if found is None or not found.up:
+        switch.up(index)
+    return index
+
+
+def _gateways(attachment: Attachment) -> set[IPInterface]:
+    # Host addresses: the container's network is on the container's port alone.
+    return {ip_interface(ip.gateway) for ip in attachment.ips if ip.gateway is not None}
+
+
+def _versions(attachment: Attachment, section: InterfaceSection) -> list[int]:
+    own = [ip_interface(text).version for text in section.addresses]
+    return sorted({*own, *(ip.address.version for ip in attachment.ips)})

@@ -1,0 +1,533 @@
+"""What we ask of a VPP, in the words of its operator: interfaces, bridge domains, addresses."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from userspace_cni_vpp.connection import Refused
+from userspace_cni_vpp.retvals import Retval
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from userspace_cni.engine import IPAddress, IPInterface, IPNetwork
+    from userspace_cni_vpp.connection import Connection
+
+NONE = 0xFFFFFFFF
+"""VPP's "no such", "any" or "choose one": ~0."""
+_ADMIN_UP = 1
+_LINK_UP = 2
+_PUSH_1 = 1  # L2_VTR_PUSH_1: tag on the way in, untag on the way out
+_NORMAL_PORT = 0
+_BVI_PORT = 1
+_STATIC = 1  # IP_API_NEIGHBOR_FLAG_STATIC
+#: How VPP says that there is no interface to delete; of af_packet the last.
+_GONE = (Retval.INVALID_SW_IF_INDEX, Retval.INVALID_INTERFACE, Retval.SYSCALL_ERROR_1)
+#: Of MPLS, in a path: vpp-papi fills up no lists.
+_NO_LABELS: list[dict[str, int]] = [{}] * 16
+MODES = ("ethernet", "ip", "inject-punt")
+"""Of a memif, by VPP's number."""
+
+
+@frozen(kw_only=True)
+class Port:
+    """One interface of VPP."""
+
+    #: VPP's number (sw_if_index); another after a restart.
+    index: int
+    name: str
+    tag: str
+    #: Empty where it has none (a memif of mode ip).
+    mac: str
+    up: bool
+    #: Whether the peer is connected.
+    link: bool
+    #: Of IP packets, in bytes.
+    mtu: int
+    #: The tag that frames get in the bridge domain, None for none.
+    vlan: int | None
+
+
+@frozen(kw_only=True)
+class MemifPort:
+    """What VPP says of a memif."""
+
+    index: int
+    id: int
+    server: bool
+    mode: str
+    socket_id: int
+
+
+@frozen(kw_only=True)
+class Domain:
+    """One bridge domain."""
+
+    tag: str
+    #: Index of its BVI, None without one.
+    bvi: int | None
+    #: Indices of all its interfaces, the BVI included.
+    members: frozenset[int]
+
+
+class Switch:
+    """One VPP, behind a connection."""
+
+    def __init__(self, api: Connection) -> None:
+        """Speak over *api*."""
+        self.api = api
+
+    # -- interfaces
+
+    def ports(self, *, containing: Sequence[bytes] | None = None, name: str = "") -> list[Port]:
+        """Return interfaces, by default all.
+
+        *containing*: those whose description contains one of these byte strings. *name*: those
+        whose name contains it, which VPP itself looks for.
+        """
+        found = self.api.dump(
+            "sw_interface_dump",
+            containing=containing,
+            sw_if_index=NONE,
+            name_filter_valid=bool(name),
+            name_filter=name,
+        )
+        return [_port(details) for details in found]
+
+    def port(self, index: int) -> Port:
+        """Return the interface *index*, which must exist."""
+        found = self.api.dump("sw_interface_dump", sw_if_index=index)
+        return next(_port(details) for details in found if details.sw_if_index == index)
+
+    def tagged(self, tag: str) -> Port | None:
+        """Return the interface that has exactly this *tag*."""
+        ports = self.ports(containing=[tag.encode()])
+        return next((port for port in ports if port.tag == tag), None)
+
+    def loopback(self, tag: str, mac: bytes) -> Port | None:
+        """Return the loopback with this *tag*; or without any, and with this MAC address.
+
+        So does one look that was made, and not tagged before the connection broke.
+        """
+        found = self.ports(containing=[tag.encode(), mac], name="loop")
+        ours = (p for p in found if p.tag == tag or (not p.tag and p.mac == mac.hex(":")))
+        return next(ours, None)
+
+    def tag(self, index: int, tag: str) -> None:
+        """Tag an interface."""
+        self.api.call("sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=tag)
+
+    def up(self, index: int) -> None:
+        """Set an interface admin up."""
+        self.api.call("sw_interface_set_flags", sw_if_index=index, flags=_ADMIN_UP)
+
+    def set_mtu(self, index: int, mtu: int) -> None:
+        """Set the MTU of IP packets, in bytes."""
+        # The others of the four (IP4, IP6, MPLS) are 0: as the first.
+        self.api.call("sw_interface_set_mtu", sw_if_index=index, mtu=[mtu, 0, 0, 0])
+
+    def set_mac(self, index: int, mac: bytes) -> None:
+        """Set the MAC address."""
+        self.api.call("sw_interface_set_mac_address", sw_if_index=index, mac_address=mac)
+
+    def remove(self, port: Port) -> None:
+        """Remove an interface, of whichever kind; what is gone already is no error."""
+        name, index = port.name, port.index
+        try:
+            if name.startswith("memif"):
+                self._remove_memif(index)
+            elif name.startswith("VirtualEthernet"):
+                self.api.call("delete_vhost_user_if", subject=name, sw_if_index=index)
+            elif name.startswith("tap"):
+                self.api.call("tap_delete_v2", subject=name, sw_if_index=index)
+            elif name.startswith("host-"):
+                host = name.removeprefix("host-")
+                self.api.call("af_packet_delete", subject=name, host_if_name=host)
+            elif name.startswith("loop"):
+                self.api.call("delete_loopback", subject=name, sw_if_index=index)
+        except Refused as error:
+            if error.retval not in _GONE:
+                raise
+
+    # -- memif
+
+    def create_memif(
+        self,
+        socket: str,
+        *,
+        server: bool,
+        mode: str,
+        id: int,  # noqa: A002  VPP's word
+        secret: str,
+        ring_size: int,
+        buffer_size: int,
+        rx_queues: int,
+        tx_queues: int,
+        zero_copy: bool,
+        mac: bytes,
+    ) -> int:
+        """Make a memif on *socket*, as VPP writes it, and return its index.
+
+        VPP chooses the number of the socket, so that nobody else can choose the same.
+        """
+        socket_id = self.api.call(
+            "memif_socket_filename_add_del_v2",
+            subject=socket,
+            is_add=True,
+            socket_id=NONE,
+            socket_filename=socket,
+        ).socket_id
+        try:
+            reply = self.api.call(
+                "memif_create_v2",
+                subject=f"the memif on {socket}",
+                role=0 if server else 1,
+                mode=MODES.index(mode),
+                id=id,
+                socket_id=socket_id,
+                secret=secret,
+                ring_size=ring_size,
+                buffer_size=buffer_size,
+                rx_queues=rx_queues,
+                tx_queues=tx_queues,
+                no_zero_copy=not zero_copy,
+                hw_addr=mac,
+            )
+        except Refused:
+            self._clean_up_socket(socket_id)
+            raise
+        return int(reply.sw_if_index)
+
+    def memif(self, index: int) -> MemifPort | None:
+        """Return what VPP says of the memif *index*, None if it is none."""
+        # Not by name: the id may be told to be any number.
+        for found in self.api.dump("memif_dump", containing=[struct.pack(">I", index)]):
+            if found.sw_if_index == index:
+                return MemifPort(
+                    index=index,
+                    id=found.id,
+                    server=not found.role,
+                    mode=MODES[found.mode] if found.mode < len(MODES) else str(found.mode),
+                    socket_id=found.socket_id,
+                )
+        return None
+
+    def memif_socket(self, socket_id: int) -> str:
+        """Return the name of a memif socket, empty if there is none."""
+        number = struct.pack(">I", socket_id)
+        for found in self.api.dump("memif_socket_filename_dump", containing=[number]):
+            if found.socket_id == socket_id:
+                return str(found.socket_filename)
+        return ""
+
+    def memifs_on(self, part: str) -> list[Port]:
+        """Return the interfaces on memif sockets whose name contains *part*."""
+        sockets = self.api.dump("memif_socket_filename_dump", containing=[part.encode()])
+        return [
+            port
+            for socket in sockets
+            for port in self.ports(name=f"memif{socket.socket_id}/")
+            if port.name.startswith("memif")
+        ]
+
+    def _remove_memif(self, index: int) -> None:
+        memif = self.memif(index)
+        name = self.memif_socket(memif.socket_id) if memif is not None else ""
+        self.api.call("memif_delete", sw_if_index=index)
+        if not name:
+            return
+        # All of that name: an ADD or DEL that was broken off may have left one.
+        for found in self.api.dump("memif_socket_filename_dump", containing=[name.encode()]):
+            if found.socket_filename == name and found.socket_id:
+                self._remove_socket(found.socket_id)
+
+    def _remove_socket(self, socket_id: int) -> None:
+        try:
+            self.api.call(
+                "memif_socket_filename_add_del_v2",
+                is_add=False,
+                socket_id=socket_id,
+                socket_filename="",
+            )
+        except Refused as error:
+            # Another interface is on it, which is not ours; or it is gone.
+            if error.retval not in (Retval.UNEXPECTED_INTF_STATE, Retval.INVALID_ARGUMENT):
+                raise
+
+    def _clean_up_socket(self, socket_id: int) -> None:
+        """Remove what VPP keeps of a memif that it refused to make."""
+        number = struct.pack(">I", socket_id)
+        for found in self.api.dump("memif_dump", containing=[number]):
+            if found.socket_id == socket_id:
+                self.api.call("memif_delete", sw_if_index=found.sw_if_index)
+        self._remove_socket(socket_id)
+
+    # -- bridge domains
+
+    def create_domain(self, domain: int, tag: str) -> bool:
+        """Make a bridge domain that learns and floods; tell whether it is new."""
+        try:
+            self.api.call(
+                "bridge_domain_add_del_v2",
+                subject=f"bridge domain {domain}",
+                bd_id=domain,
+                flood=True,
+                uu_flood=True,
+                forward=True,
+                learn=True,
+                bd_tag=tag,
+                is_add=True,
+            )
+        except Refused as error:
+            if error.retval != Retval.BD_ALREADY_EXISTS:
+                raise
+            return False
+        return True
+
+    def domain(self, domain: int) -> Domain | None:
+        """Return a bridge domain, None if it does not exist."""
+        for found in self.api.dump("bridge_domain_dump", bd_id=domain, sw_if_index=NONE):
+            if found.bd_id == domain:
+                bvi = found.bvi_sw_if_index
+                return Domain(
+                    tag=found.bd_tag,
+                    bvi=None if bvi == NONE else bvi,
+                    members=frozenset(member.sw_if_index for member in found.sw_if_details),
+                )
+        return None
+
+    def remove_domain(self, domain: int) -> None:
+        """Remove an empty bridge domain; one that somebody has just begun to use stays."""
+        try:
+            self.api.call("bridge_domain_add_del_v2", bd_id=domain, is_add=False)
+        except Refused as error:
+            if error.retval not in (Retval.BD_IN_USE, Retval.NO_SUCH_ENTRY):
+                raise
+
+    def join(self, index: int, domain: int, *, bvi: bool = False) -> None:
+        """Make an interface a member of a bridge domain."""
+        self.api.call(
+            "sw_interface_set_l2_bridge",
+            subject=f"bridge domain {domain}",
+            rx_sw_if_index=index,
+            bd_id=domain,
+            port_type=_BVI_PORT if bvi else _NORMAL_PORT,
+            enable=True,
+        )
+
+    def set_vlan(self, index: int, vlan: int) -> None:
+        """Make an interface an access port of *vlan*.
+
+        The tag rewrite alone would strip any VLAN's tag on the way out; the filter keeps all but
+        its own away.
+        """
+        self.api.call(
+            "l2_interface_vlan_tag_rewrite",
+            sw_if_index=index,
+            vtr_op=_PUSH_1,
+            push_dot1q=1,
+            tag1=vlan,
+        )
+        try:
+            self.api.call("l2_interface_efp_filter", sw_if_index=index, enable_disable=True)
+        except Refused as error:
+            # Its retval is the error of whichever request had the last one (VPP 26.10-rc0,
+            # vnet_main.api_errno); only a wrong interface is an error of its own.
+            if error.retval == Retval.INVALID_SW_IF_INDEX:
+                raise
+
+    # -- addresses and routes
+
+    def create_loopback(self, mac: bytes) -> int:
+        """Make a loopback interface and return its index."""
+        reply = self.api.call(
+            "create_loopback_instance", mac_address=mac, is_specified=False, user_instance=NONE
+        )
+        return int(reply.sw_if_index)
+
+    def add_address(self, index: int, address: IPInterface) -> None:
+        """Give an interface an address; that it has it already is no error."""
+        try:
+            self.api.call(
+                "sw_interface_add_del_address",
+                subject=str(address),
+                sw_if_index=index,
+                is_add=True,
+                prefix=_prefix(address.ip, address.network.prefixlen),
+            )
+        except Refused as error:
+            # VPP says the same of IPv4 whether it is this interface's or another's.
+            taken = error.retval in (Retval.ADDRESS_IN_USE, Retval.DUPLICATE_IF_ADDRESS)
+            if not taken or address not in self.addresses(index):
+                raise
+
+    def addresses(self, index: int) -> set[IPInterface]:
+        """Return the addresses of an interface."""
+        return {
+            ip_interface(_parse_prefix(found.prefix))
+            for is_ipv6 in (False, True)
+            for found in self.api.dump("ip_address_dump", sw_if_index=index, is_ipv6=is_ipv6)
+        }
+
+    def enable_ipv6(self, index: int) -> None:
+        """Let an interface without an IPv6 address of its own take part in IPv6."""
+        try:
+            self.api.call("sw_interface_ip6_enable_disable", sw_if_index=index, enable=True)
+        except Refused as error:
+            if error.retval != Retval.VALUE_EXIST:
+                raise
+
+    def borrow_addresses(self, index: int, lender: int) -> None:
+        """Make an interface unnumbered: it uses the addresses of *lender*."""
+        self.api.call(
+            "sw_interface_set_unnumbered",
+            sw_if_index=lender,
+            unnumbered_sw_if_index=index,
+            is_add=True,
+        )
+
+    def borrowers(self) -> dict[int, int]:
+        """Return the lender of each unnumbered interface."""
+        found = self.api.dump("ip_unnumbered_dump", sw_if_index=NONE)
+        return {details.sw_if_index: details.ip_sw_if_index for details in found}
+
+    def create_table(self, vrf: int, version: int, name: str) -> None:
+        """Make a routing table; one that exists stays as it is."""
+        self.api.call(
+            "ip_table_add_del",
+            is_add=True,
+            table={"table_id": vrf, "is_ip6": version == 6, "name": name},  # noqa: PLR2004
+        )
+
+    def set_table(self, index: int, vrf: int, version: int) -> None:
+        """Make an interface part of a routing table."""
+        self.api.call(
+            "sw_interface_set_table",
+            subject=f"table {vrf}",
+            sw_if_index=index,
+            is_ipv6=version == 6,  # noqa: PLR2004
+            vrf_id=vrf,
+        )
+
+    def table_of(self, index: int, version: int) -> int:
+        """Return the routing table of an interface."""
+        reply = self.api.call(
+            "sw_interface_get_table",
+            sw_if_index=index,
+            is_ipv6=version == 6,  # noqa: PLR2004
+        )
+        return int(reply.vrf_id)
+
+    def add_route(
+        self, dst: IPNetwork, index: int, vrf: int, gateway: IPAddress | None = None
+    ) -> None:
+        """Route *dst* through an interface, by *gateway* if given; replaces what was there."""
+        self._route(dst, index, vrf, gateway, is_add=True)
+
+    def remove_routes(self, index: int, vrf: int, version: int) -> None:
+        """Remove the routes to single addresses that lead through an interface."""
+        bits = 32 if version == 4 else 128  # noqa: PLR2004
+        found = self.api.dump(
+            "ip_route_dump",
+            containing=[struct.pack(">I", index)],
+            table={"table_id": vrf, "is_ip6": version == 6},  # noqa: PLR2004
+        )
+        for details in found:
+            route = details.route
+            if route.prefix.len == bits and any(p.sw_if_index == index for p in route.paths):
+                dst = ip_network(_parse_prefix(route.prefix))
+                self._route(dst, index, vrf, None, is_add=False)
+
+    def route_to(self, dst: IPNetwork, vrf: int) -> int | None:
+        """Return the interface that exactly *dst* is routed through, None without such a route."""
+        try:
+            reply = self.api.call(
+                "ip_route_lookup",
+                table_id=vrf,
+                exact=1,
+                prefix=_prefix(dst.network_address, dst.prefixlen),
+            )
+        except Refused as error:
+            if error.retval in (Retval.NO_SUCH_ENTRY, Retval.NO_SUCH_FIB):
+                return None
+            raise
+        paths = reply.route.paths
+        return int(paths[0].sw_if_index) if paths else None
+
+    def add_neighbour(self, index: int, address: IPAddress, mac: bytes) -> None:
+        """Tell VPP for good which MAC address *address* has."""
+        self.api.call(
+            "ip_neighbor_add_del",
+            is_add=True,
+            neighbor={
+                "sw_if_index": index,
+                "flags": _STATIC,
+                "mac_address": mac,
+                "ip_address": _address(address),
+            },
+        )
+
+    def _route(
+        self, dst: IPNetwork, index: int, vrf: int, gateway: IPAddress | None, *, is_add: bool
+    ) -> None:
+        v6 = dst.version == 6  # noqa: PLR2004
+        path: dict[str, Any] = {
+            "sw_if_index": index,
+            "table_id": vrf,
+            "weight": 1,
+            "proto": 1 if v6 else 0,
+            "label_stack": _NO_LABELS,
+        }
+        if gateway is not None:
+            path["nh"] = {"address": _address(gateway)["un"]}
+        self.api.call(
+            "ip_route_add_del",
+            subject=f"the route to {dst}",
+            is_add=is_add,
+            is_multipath=False,
+            route={
+                "table_id": vrf,
+                "prefix": _prefix(dst.network_address, dst.prefixlen),
+                "n_paths": 1 if is_add else 0,
+                "paths": [path] if is_add else [],
+            },
+        )
+
+
+def mac_bytes(mac: str) -> bytes:
+    """Return the six bytes of a MAC address."""
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def _port(details: Any) -> Port:
+    mac = bytes(details.l2_address)
+    return Port(
+        index=details.sw_if_index,
+        name=details.interface_name,
+        tag=details.tag,
+        mac=mac.hex(":") if any(mac) else "",
+        up=bool(details.flags & _ADMIN_UP),
+        link=bool(details.flags & _LINK_UP),
+        mtu=details.mtu[0],
+        vlan=details.vtr_tag1 if details.vtr_op == _PUSH_1 else None,
+    )
+
+
+def _address(address: IPAddress) -> dict[str, Any]:
+    if address.version == 4:  # noqa: PLR2004
+        return {"af": 0, "un": {"ip4": address.packed}}
+    return {"af": 1, "un": {"ip6": address.packed}}
+
+
+def _prefix(address: IPAddress, length: int) -> dict[str, Any]:
+    return {"address": _address(address), "len": length}
+
+
+def _parse_prefix(prefix: Any) -> str:
+    address = prefix.address
+    raw = bytes(address.un.ip6 if address.af else address.un.ip4)
+    return f"{ip_address(raw)}/{prefix.len}"

@@ -1,0 +1,276 @@
+"""A host with a VPP, the engine at work on it, and containers that may have a VPP each."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import ExitStack
+from ipaddress import ip_address, ip_interface, ip_network
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+from attrs import define, field
+
+from lab.netns import Namespace
+from lab.vpp import RealVpp, api_dir, program
+from lab.vpp_simulator import Simulator
+from userspace_cni.engine import (
+    Attachment,
+    EngineConf,
+    Handoff,
+    HostPort,
+    IPConfig,
+    Node,
+    Route,
+)
+from userspace_cni.handover import ContainerDirectory
+from userspace_cni.locks import Locks
+from userspace_cni_linux.container import LinuxContainerEngine
+from userspace_cni_ovs.container import DpdkContainerEngine
+from userspace_cni_vpp import connection
+from userspace_cni_vpp.container import (
+    API_DIR_VARIABLE,
+    API_SOCKET_VARIABLE,
+    VppContainerEngine,
+)
+from userspace_cni_vpp.host import VppHostEngine
+from userspace_cni_vpp.switch import Switch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Kind = Literal["simulator", "real"]
+
+#: What this machine can run the tests of control with, and those of traffic.
+KINDS: list[Kind] = ["simulator", "real"] if program() else ["simulator"]
+TRAFFIC_KINDS: list[Kind] = ["real"] if program() else []
+TIMEOUT = 5.0
+
+
+def ips(*texts: str) -> tuple[IPConfig, ...]:
+    """Read ``10.0.0.2/24>10.0.0.1``: an address, and its gateway where there is one."""
+    found = []
+    for text in texts:
+        address, _, gateway = text.partition(">")
+        found.append(
+            IPConfig(
+                address=ip_interface(address), gateway=ip_address(gateway) if gateway else None
+            )
+        )
+    return tuple(found)
+
+
+def route(dst: str, gw: str = "") -> Route:
+    return Route(dst=ip_network(dst), gw=ip_address(gw) if gw else None)
+
+
+def conf(iftype: str, net_type: str = "none", **sections: object) -> EngineConf:
+    return EngineConf(engine="vpp", iftype=iftype, net_type=net_type, sections=sections)
+
+
+@define
+class Attached:
+    """A container with one attachment."""
+
+    lab: VppLab
+    container: Namespace
+    attachment: Attachment
+    conf: EngineConf
+    port: HostPort
+
+    @property
+    def id(self) -> str:
+        return self.attachment.id
+
+    def check(self) -> None:
+        self.lab.call(self.lab.engine.check, self.attachment, self.conf, self.port)
+
+    def delete(self) -> None:
+        lab = self.lab
+        lab.call(lab.engine.delete, self.attachment.id, self.conf, self.attachment.netns)
+        directory = self.attachment.directory
+        assert isinstance(directory, ContainerDirectory)
+        sockets = (self.port.socket.rpartition("/")[2],)
+        directory.withdraw(self.attachment.ifname, self.attachment.id, *sockets)
+
+    def handoff(self, net_type: str = "interface", **sections: object) -> Handoff:
+        guest = EngineConf(
+            engine="vpp", iftype=self.conf.iftype, net_type=net_type, sections=sections
+        )
+        return VppContainerEngine().prepare(self.attachment, guest, self.port)
+
+    def guest(self, net_type: str = "interface", **sections: object) -> Guest:
+        """Start the container's VPP and configure it with what it is handed over."""
+        vpp = self.lab.vpp_in(self.container)
+        guest = Guest(self.lab, vpp, self.handoff(net_type, **sections))
+        guest.call("add")
+        return guest
+
+
+@define
+class Guest:
+    """A VPP in a container."""
+
+    lab: VppLab
+    vpp: Any
+    handoff: Handoff
+
+    def call(self, what: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(API_SOCKET_VARIABLE, str(self.vpp.path))
+            patch.setenv(API_DIR_VARIABLE, api_dir())
+            getattr(VppContainerEngine(), what)(self.handoff)
+
+    @property
+    def switch(self) -> Switch:
+        return Switch(connection.connect(str(self.vpp.path), TIMEOUT, api_dir()))
+
+
+@define
+class VppLab:
+    """The host."""
+
+    kind: Kind
+    dir: Path
+    stack: ExitStack
+    host: Namespace = field(init=False)
+    vpp: Any = field(init=False)
+    engine: VppHostEngine = field(init=False)
+    _numbers: count[int] = field(factory=lambda: count(1))
+
+    def __attrs_post_init__(self) -> None:
+        self.host = self.stack.enter_context(Namespace())
+        self.vpp = self.vpp_in(self.host)
+        self.engine = self.new_engine()
+
+    def vpp_in(self, namespace: Namespace, **options: Any) -> Any:
+        """Start one more VPP, in a network namespace."""
+        directory = self.dir / f"v{next(self._numbers)}"
+        vpp: Any
+        if self.kind == "simulator":
+            directory.mkdir()
+            vpp = Simulator(directory / "api.sock", **options)
+            # A thread is born into the namespace of its parent.
+            namespace.call(vpp.start)
+        else:
+            vpp = RealVpp(directory, namespace, **options)
+            vpp.start()
+        self.stack.callback(vpp.kill)
+        return vpp
+
+    def new_engine(self, **settings: Any) -> VppHostEngine:
+        settings = {
+            "api_socket": str(self.vpp.path),
+            "api_dir": api_dir(),
+            "timeout": TIMEOUT,
+        } | settings
+        node = Node(
+            settings=settings,
+            lock=Locks(self.dir / "locks", 30).hold,
+            directory=lambda path: self.directory(Path(path).name),
+        )
+        return VppHostEngine(node)
+
+    @property
+    def switch(self) -> Switch:
+        return Switch(connection.connect(str(self.vpp.path), TIMEOUT, api_dir()))
+
+    def call(self, function: Any, *args: Any) -> Any:
+        """Call where the host's network is."""
+        return self.host.call(function, *args)
+
+    def restart(self) -> None:
+        """Restart the host's VPP, in its namespace."""
+        self.vpp.kill()
+        self.call(self.vpp.start)
+
+    def container(self) -> Namespace:
+        return self.stack.enter_context(Namespace())
+
+    def directory(self, container_id: str) -> ContainerDirectory:
+        return ContainerDirectory(self.dir / "s", container_id, self.dir / "a")
+
+    def attachment(self, container: Namespace, **changes: Any) -> Attachment:
+        id_ = f"c{next(self._numbers)}"
+        values = {
+            "network": "blue",
+            "container_id": id_,
+            "ifname": "eth0",
+            "netns": container.path,
+        } | changes
+        values.setdefault("directory", self.directory(values["container_id"]))
+        return Attachment(**({"interface": values["ifname"]} | values))
+
+    def add(self, attachment: Attachment, host: EngineConf) -> HostPort:
+        """ADD, as the runtime does it: undone when it fails."""
+        undo = ExitStack()
+        directory = attachment.directory
+        assert isinstance(directory, ContainerDirectory)
+        undo.callback(directory.withdraw, attachment.ifname, attachment.id)
+        try:
+            port = self.call(self.engine.add, attachment, host, undo)
+        except BaseException:
+            self.call(undo.close)
+            raise
+        undo.pop_all()
+        assert isinstance(port, HostPort)
+        return port
+
+    def attach(
+        self, host: EngineConf, *addresses: str, container: Namespace | None = None, **changes: Any
+    ) -> Attached:
+        inside = container or self.container()
+        attachment = self.attachment(inside, ips=ips(*addresses), **changes)
+        return Attached(self, inside, attachment, host, self.add(attachment, host))
+
+    def attach_kernel(self, host: EngineConf, *addresses: str, **changes: Any) -> Attached:
+        """Attach a container that uses its kernel."""
+        found = self.attach(host, *addresses, **changes)
+        net_type = "interface" if addresses else "none"
+        guest = EngineConf(engine="linux", iftype=host.iftype, net_type=net_type)
+        handoff = LinuxContainerEngine().prepare(found.attachment, guest, found.port)
+        found.container.call(LinuxContainerEngine().add, handoff)
+        return found
+
+    def hand_over_dpdk(self, found: Attached) -> Handoff:
+        guest = EngineConf(engine="dpdk", iftype=found.conf.iftype, net_type="none")
+        return DpdkContainerEngine().prepare(found.attachment, guest, found.port)
+
+    def tags(self) -> list[str]:
+        """Return all tags of interfaces."""
+        return sorted(port.tag for port in self.switch.ports() if port.tag)
+
+    def leftovers(self) -> dict[str, Any]:
+        """Return what there is beyond an empty VPP: all empty when everything is clean."""
+        shared = self.dir / "s"
+        sockets = self.switch.api.dump("memif_socket_filename_dump")
+        return {
+            "interfaces": [p.name for p in self.switch.ports() if p.index],
+            "bridge domains": [
+                d.bd_id
+                for d in self.switch.api.dump(
+                    "bridge_domain_dump", bd_id=2**32 - 1, sw_if_index=2**32 - 1
+                )
+                if d.bd_id
+            ],
+            "memif sockets": [s.socket_filename for s in sockets if s.socket_id],
+            "links": sorted(self.host.links()),
+            "files": sorted(str(p) for p in shared.glob("**/*")) if shared.exists() else [],
+        }
+
+    def assert_clean(self) -> None:
+        left = self.leftovers()
+        assert not any(left.values()), left
+
+
+def make(kind: Kind) -> Iterator[VppLab]:
+    """Make a lab below a short path, and end it."""
+    directory = Path(tempfile.mkdtemp(prefix="vpp-"))
+    try:
+        with ExitStack() as stack:
+            stack.callback(connection.disconnect)
+            yield VppLab(kind, directory, stack)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

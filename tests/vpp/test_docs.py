@@ -1,0 +1,40 @@
+"""What the engine's page shows is what the engine takes."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import attrs
+
+from userspace_cni import config
+from userspace_cni.structure import key_of
+from userspace_cni_vpp.host import _SETTINGS, VppHostEngine, _validate
+
+PAGE = (Path(__file__).parents[2] / "docs/engines/vpp.md").read_text()
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def test_every_example_is_a_network() -> None:
+    examples = _blocks("json")
+    assert examples
+    for text in examples:
+        for plugin in json.loads(text)["plugins"]:
+            _validate(config.engine_conf(plugin["host"], "host", VppHostEngine.info, {}))
+
+
+def test_the_nodes_settings_are_known() -> None:
+    (text,) = _blocks("toml")
+    assert tomllib.loads(text)["engines"]["vpp"].keys() == set(_SETTINGS)
+
+
+def test_every_key_is_described() -> None:
+    for name, section in VppHostEngine.info.sections.items():
+        for attribute in attrs.fields(section):
+            key = key_of(attribute)
+            assert f"`{key}`" in PAGE or f"host.{name}.{key}" in PAGE, (name, key)

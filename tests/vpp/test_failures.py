@@ -1,0 +1,247 @@
+"""A VPP that is down, restarts, hangs, drops connections, lacks a plugin, is killed half-way."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lab.vpp_lab import Attached, VppLab, conf
+from lab.vpp_simulator import Simulator
+from userspace_cni.cni.errors import CniError, Code, DataplaneError, DataplaneUnavailable
+from userspace_cni_vpp import connection, tags
+from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection
+from userspace_cni_vpp.switch import Switch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from userspace_cni.engine import EngineConf
+
+BRIDGED = conf("memif", "bridge", bridge=BridgeSection(bridge_name="blue", vlan_id=9, gateway=True))
+ROUTED = conf("memif", "interface", interface=InterfaceSection(vrf=3))
+ABSTRACT = conf("memif", "none", memif=MemifSection(socket="abstract", mode="ip"))
+IP_MODE = conf("memif", "interface", memif=MemifSection(mode="ip"))
+VHOST = conf("vhostuser", "bridge", bridge=BridgeSection(bridge_id=2))
+VETH = conf("veth", "bridge", bridge=BridgeSection(bridge_id=2))
+ADDRESS = "10.1.0.2/24>10.1.0.1"
+
+
+def test_vpp_is_down(lab: VppLab) -> None:
+    a = lab.attach(BRIDGED, ADDRESS)
+    lab.vpp.kill()
+    for act in (
+        lambda: lab.call(lab.engine.status, BRIDGED),
+        lambda: lab.attach(BRIDGED, ADDRESS),
+        a.check,
+        a.delete,
+        lambda: lab.call(lab.engine.list, "blue", BRIDGED),
+    ):
+        with pytest.raises(DataplaneUnavailable, match=r"cannot connect|closed") as caught:
+            act()
+        assert caught.value.code == Code.TRY_AGAIN_LATER
+    lab.call(lab.vpp.start)
+    a.delete()
+    lab.call(lab.engine.status, BRIDGED)
+    lab.assert_clean()
+
+
+def test_reconnects_after_a_restart(lab: VppLab) -> None:
+    lab.call(lab.engine.status, BRIDGED)
+    for _ in range(3):
+        lab.restart()
+        lab.call(lab.engine.status, BRIDGED)
+    assert list(lab.call(lab.engine.list, "blue", BRIDGED)) == []
+
+
+def test_fifty_come_back_after_a_restart(lab: VppLab) -> None:
+    attached = [lab.attach(BRIDGED, f"10.1.0.{n}/24>10.1.0.1") for n in range(2, 52)]
+    before = lab.tags()
+    macs = {p.tag: p.mac for p in lab.switch.ports()}
+    lab.restart()
+    assert lab.tags() == []
+    for each in attached:
+        lab.call(lab.engine.delete, each.id, each.conf, each.attachment.netns)
+        each.port = lab.add(each.attachment, each.conf)
+    assert lab.tags() == before
+    assert {p.tag: p.mac for p in lab.switch.ports()} == macs
+    for each in attached:
+        each.check()
+    assert sorted(lab.call(lab.engine.list, "blue", BRIDGED)) == sorted(a.id for a in attached)
+    for each in attached:
+        each.delete()
+    lab.assert_clean()
+
+
+def test_vpp_hangs(lab: VppLab) -> None:
+    a = lab.attach(BRIDGED, ADDRESS)
+    lab.engine = lab.new_engine(timeout=0.5)
+    connection.disconnect()
+    lab.call(lab.engine.status, BRIDGED)
+    lab.vpp.hang()
+    begin = time.monotonic()
+    for _ in range(2):  # an open connection; a new one
+        with pytest.raises(DataplaneUnavailable, match="answer"):
+            lab.call(lab.engine.status, BRIDGED)
+    assert time.monotonic() - begin < 6
+    lab.vpp.resume()
+    lab.call(lab.engine.status, BRIDGED)
+    a.delete()
+    lab.assert_clean()
+
+
+@pytest.mark.parametrize("host", [BRIDGED, ROUTED, ABSTRACT, IP_MODE, VHOST, VETH])
+@pytest.mark.parametrize("how", ["kill", "drop"])
+def test_killed_between_any_two_calls(sim: VppLab, host: EngineConf, how: str) -> None:
+    """Every ADD that VPP breaks off fails cleanly, and the next one succeeds."""
+    whole = sim.attach(host, ADDRESS)
+    whole.delete()
+    sim.restart()
+    begin = len(sim.vpp.log)
+    sim.attach(host, ADDRESS).delete()
+    total = len(sim.vpp.log) - begin
+    assert total > 5
+    for message in range(1, total + 1):
+        sim.restart()
+        attachment = sim.attachment(sim.container(), ips=whole.attachment.ips)
+        (sim.vpp.kill_at if how == "kill" else sim.vpp.drop_at)(message)
+        try:
+            port = sim.add(attachment, host)
+        except (CniError, ExceptionGroup) as error:
+            assert isinstance(error, DataplaneUnavailable), error  # noqa: PT017
+        else:
+            # It broke off in the DEL that follows.
+            found = Attached(sim, sim.container(), attachment, host, port)
+            with pytest.raises(DataplaneUnavailable):
+                found.delete()
+        if how == "kill":
+            sim.restart()
+        # As the runtime does before an ADD that follows an unfinished one.
+        sim.call(sim.engine.delete, attachment.id, host, attachment.netns)
+        port = sim.add(attachment, host)
+        found = Attached(sim, sim.container(), attachment, host, port)
+        found.check()
+        found.delete()
+        sim.assert_clean()
+
+
+def test_two_hundred_in_parallel(lab: VppLab) -> None:
+    containers = [lab.container() for _ in range(20)]
+
+    def attach(number: int) -> Attached:
+        host = (BRIDGED, ROUTED, VHOST)[number % 3]
+        octets = f"{number // 200 + 1}.{number % 200 + 2}"
+        return lab.attach(
+            host,
+            f"10.1.{octets}/16>10.1.0.1",
+            container=containers[number % 20],
+            ifname=f"eth{number}",
+        )
+
+    with ThreadPoolExecutor(16) as pool:
+        attached = list(pool.map(attach, range(200)))
+        assert len({a.port.name for a in attached}) == 200
+        assert len([t for t in lab.tags() if tags.parse(t)]) == 200
+        list(pool.map(lambda a: a.check(), attached))
+        list(pool.map(lambda a: a.delete(), attached))
+    lab.assert_clean()
+
+
+def test_clients_say_goodbye(sim: VppLab) -> None:
+    for _ in range(30):
+        sim.call(sim.engine.status, BRIDGED)
+        connection.disconnect()
+    sim.vpp.hang()
+    sim.engine = sim.new_engine(timeout=0.1)
+    with pytest.raises(DataplaneUnavailable):
+        sim.call(sim.engine.status, BRIDGED)
+    sim.vpp.resume()
+    sim.engine = sim.new_engine()
+    sim.call(sim.engine.status, BRIDGED)
+    assert sim.vpp.clients == 1
+    assert sim.vpp.lost_clients <= 1
+
+
+def test_one_connection_for_all_threads(sim: VppLab) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: sim.call(sim.engine.status, BRIDGED), range(50)))
+    assert sim.vpp.clients == 1
+
+
+def test_connection_refused_and_closed(sim: VppLab, tmp_path: Path) -> None:
+    sim.vpp.refuse()
+    with pytest.raises(DataplaneUnavailable, match="cannot connect"):
+        sim.call(sim.engine.status, BRIDGED)
+    sim.vpp.accept()
+    sim.call(sim.engine.status, BRIDGED)
+    sim.engine = sim.new_engine(api_socket=str(tmp_path / "none.sock"))
+    with pytest.raises(DataplaneUnavailable, match="api_socket"):
+        sim.call(sim.engine.status, BRIDGED)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "module", "host"),
+    [("memif", "memif", BRIDGED), ("vhost", "vhost_user", VHOST), ("af_packet", "af_packet", VETH)],
+)
+def test_a_plugin_is_not_loaded(lab: VppLab, plugin: str, module: str, host: EngineConf) -> None:
+    name = module if lab.kind == "simulator" else plugin
+    lab.vpp = lab.vpp_in(lab.host, without=(name,))
+    lab.engine = lab.new_engine()
+    for act in (lambda: lab.call(lab.engine.status, host), lambda: lab.attach(host, ADDRESS)):
+        with pytest.raises(DataplaneError, match=rf"{plugin}_plugin\.so is not loaded"):
+            act()
+
+
+def test_another_definition_is_taken_from_its_own_files(sim: VppLab, tmp_path: Path) -> None:
+    """A VPP whose memif_create_v2 has one field more, and says so in its API files."""
+    ours = json.loads(files("userspace_cni_vpp").joinpath("definitions.json").read_text())
+    api_dir = tmp_path / "api/plugins"
+    api_dir.mkdir(parents=True)
+    crcs = {"memif_create_v2": "0badcafe"}
+    with Simulator(sim.dir / "other.sock", crcs=crcs) as other:
+        with pytest.raises(DataplaneError, match="another definition of memif_create_v2") as caught:
+            Switch(connection.connect(str(other.path), 5, str(api_dir))).api.require(
+                "memif_create_v2"
+            )
+        assert "api_dir" in caught.value.details
+        changed = ours | {
+            "messages": [
+                [*m[:-1], {"crc": "0x0badcafe"}] if m[0] == "memif_create_v2" else m
+                for m in ours["messages"]
+            ]
+        }
+        (api_dir / "memif.api.json").write_text(json.dumps(changed))
+        other_dir = tmp_path / "api"
+        api = connection.connect(str(other.path), 5, str(other_dir))
+        api.require("memif_create_v2")
+        assert Switch(api).create_memif(
+            str(sim.dir / "x.sock"), server=True, mode="ethernet", id=0, secret="", ring_size=1024,
+            buffer_size=2048, rx_queues=1, tx_queues=1, zero_copy=False, mac=bytes(6),
+        ) == 1  # fmt: skip
+
+
+def test_no_buffers_left(sim: VppLab) -> None:
+    sim.vpp.model.free_buffers = 100
+    with pytest.raises(DataplaneUnavailable, match="100 packet buffers left"):
+        sim.call(sim.engine.status, BRIDGED)
+
+
+def test_an_add_costs_the_same_among_many(sim: VppLab) -> None:
+    """No list of all is asked for on the way of an ADD."""
+
+    def requests(host: EngineConf, address: str) -> list[str]:
+        begin = len(sim.vpp.log)
+        sim.attach(host, address)
+        return list(sim.vpp.log[begin:])
+
+    host = conf("memif", "bridge", bridge=BridgeSection(bridge_id=4))
+    first = requests(host, "10.1.0.2/24>10.1.0.1")
+    second = requests(host, "10.1.0.3/24>10.1.0.1")
+    assert first == second
+    # That one asks for the new interface alone.
+    assert [request for request in first if "dump" in request] == ["sw_interface_dump"]
+    assert len(first) <= 9

@@ -1,0 +1,123 @@
+"""The other kinds of ports: vhost-user, veth through af_packet, tap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lab.contract import host_engine_life, host_engine_undo
+from lab.vpp_lab import VppLab, conf, ips
+from userspace_cni.cni.errors import CheckFailed, CniError, DataplaneError, InvalidConfig
+from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection, VhostSection
+
+if TYPE_CHECKING:
+    from userspace_cni.engine import EngineConf
+
+DOMAIN = BridgeSection(bridge_name="5")
+SERVER = conf("vhostuser", "bridge", bridge=DOMAIN)
+CLIENT = conf("vhostuser", "bridge", bridge=DOMAIN, vhost=VhostSection(mode="client"))
+ROUTED = conf("vhostuser", "interface")
+VETH = conf("veth", "bridge", bridge=DOMAIN)
+VETH_ROUTED = conf("veth", "interface")
+
+
+@pytest.mark.parametrize("host", [SERVER, CLIENT, ROUTED, VETH, VETH_ROUTED, conf("veth", "none")])
+def test_life_and_undo(lab: VppLab, host: EngineConf) -> None:
+    for act in (host_engine_life, host_engine_undo):
+        attachment = lab.attachment(lab.container(), ips=ips("10.1.0.2/24>10.1.0.1"))
+        act(lab.engine, attachment, host, lab.call)
+        attachment.directory.withdraw("eth0", attachment.id)  # type: ignore[union-attr]
+        lab.assert_clean()
+
+
+def test_vhost_user_socket(lab: VppLab) -> None:
+    a = lab.attach(SERVER)
+    assert a.port.vhost_user is not None
+    assert a.port.vhost_user.mode == "client"
+    socket = Path(a.port.vhost_user.socket)
+    assert socket.is_socket()
+    assert socket.stat().st_mode & 0o777 == 0o660
+    a.check()
+    b = lab.attach(CLIENT)
+    assert b.port.vhost_user is not None
+    assert b.port.vhost_user.mode == "server"
+    assert not Path(b.port.vhost_user.socket).exists()
+    b.check()
+    assert lab.hand_over_dpdk(b).vhost_user == b.port.vhost_user
+    for each in (a, b):
+        each.delete()
+    lab.assert_clean()
+
+
+def test_vhost_user_server_spares_a_file_in_the_way(lab: VppLab) -> None:
+    attachment = lab.attachment(lab.container())
+    assert attachment.directory is not None
+    attachment.directory.provide()
+    taken = Path(attachment.directory.path, "eth0.sock")
+    taken.write_text("precious")
+    with pytest.raises(DataplaneError, match="exists"):
+        lab.add(attachment, SERVER)
+    assert taken.read_text() == "precious"
+
+
+def test_check_vhost_user(lab: VppLab) -> None:
+    a = lab.attach(SERVER)
+    a.conf = CLIENT
+    with pytest.raises(CheckFailed, match="mode"):
+        a.check()
+
+
+def test_veth_in_the_container(lab: VppLab) -> None:
+    a = lab.attach_kernel(VETH, "10.1.0.2/24", mac="02:00:00:00:00:0a", mtu=1400)
+    assert a.container.links() == {"eth0"}
+    shown = a.container.run("ip", "link", "show", "eth0")
+    assert "02:00:00:00:00:0a" in shown
+    assert "mtu 1400" in shown
+    a.check()
+    lab.host.run("ip", "link", "set", f"uc{a.id[:13]}", "down")
+    with pytest.raises(CheckFailed, match="down"):
+        a.check()
+    with pytest.raises(CniError, match="eth0 already"):
+        lab.attach(VETH, container=a.container)
+    # Its namespace goes, and the pair with it: DEL still works.
+    a.container.close()
+    a.delete()
+    lab.assert_clean()
+
+
+def test_tap_needs_vhost_net(lab: VppLab) -> None:
+    host = conf("tap", "bridge", bridge=DOMAIN)
+    if Path("/dev/vhost-net").exists():
+        a = lab.attach(host)
+        a.check()
+        a.delete()
+    else:
+        for act in (lambda: lab.call(lab.engine.status, host), lambda: lab.attach(host)):
+            with pytest.raises(CniError, match="vhost-net"):
+                act()
+    lab.assert_clean()
+
+
+@pytest.mark.parametrize(
+    ("host", "where"),
+    [
+        (conf("memif", "bridge"), "host.bridge.bridgeName"),
+        (conf("memif", "none", bridge=BridgeSection(vlan_id=3)), "host.bridge.vlanId"),
+        (conf("memif", "none", interface=InterfaceSection(vrf=3)), "host.interface"),
+        (
+            conf("memif", "bridge", bridge=DOMAIN, memif=MemifSection(mode="ip")),
+            "host.memif.mode",
+        ),
+        (conf("memif", "interface"), "host.netType"),
+        (
+            conf("memif", "bridge", bridge=BridgeSection(bridge_id=1, gateway=True)),
+            "host.bridge.gateway",
+        ),
+    ],
+)
+def test_combinations_that_cannot_work(sim: VppLab, host: object, where: str) -> None:
+    with pytest.raises(InvalidConfig, match=where):
+        sim.attach(host)  # type: ignore[arg-type]
+    assert sim.vpp.log == []
