@@ -35,6 +35,7 @@ docs: $(VENV)/.ready
 bench: $(VENV)/.ready .build/demo-linux.ready .build/demo-ovs.ready
 	$(BIN)/python bench/linux.py $(if $(ROUNDS),--rounds $(ROUNDS))
 	$(BIN)/python bench/ovs_dpdk.py $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(BIN)/python bench/vpp.py $(if $(ROUNDS),--rounds $(ROUNDS))
 
 format: $(VENV)/.ready
 	$(BIN)/ruff format .

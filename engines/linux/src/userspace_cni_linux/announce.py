@@ -39,7 +39,7 @@ def announce(links: Links, link: Link, addresses: Iterable[IPAddress]) -> None:
     _wait_until_operational(links, link)
     mac = bytes.fromhex(link.mac.replace(":", ""))
     for address in addresses:
-        if address.version == 4:  # noqa: PLR2004  IPv4
+        if address.version == 4:
             _gratuitous_arp(link.name, mac, address.packed)
         else:
             _neighbour_advertisement(link.index, mac, address)

@@ -110,10 +110,10 @@ def provide_gateways(
         return
     holder = link if section.vlan_id is None else _sub_interface(links, link, section.vlan_id)
     for address in addresses:
-        if address.version == 6:  # noqa: PLR2004  IPv6
+        if address.version == 6:
             sysctl.enable_ipv6(holder.name)
         added = links.ensure_address(holder, address)
-        if added and address.version == 6:  # noqa: PLR2004  IPv6
+        if added and address.version == 6:
             # The kernel would make it a second after the first port came, and forwards to no
             # neighbour before.
             links.ensure_address(holder, _link_local(holder.mac))

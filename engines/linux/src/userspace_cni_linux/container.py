@@ -71,7 +71,7 @@ class LinuxContainerEngine(ContainerEngine):
             if handoff.net_type == "none":
                 links.change(link, state="up")
                 return
-            if any(ip.address.version == 6 for ip in handoff.ips):  # noqa: PLR2004  IPv6
+            if any(ip.address.version == 6 for ip in handoff.ips):
                 sysctl.enable_ipv6(link.name)
                 sysctl.keep_ipv6_addresses(link.name)
                 # Addresses and routes are IPAM's to give; anyone on the link could send others.
@@ -153,7 +153,7 @@ class _Wanted:
             options["prefsrc"] = str(self.src)
         if self.priority is not None:
             options["priority"] = self.priority
-        if self.dst.version == 4:  # noqa: PLR2004  IPv6's routes have no scope
+        if self.dst.version == 4:
             through_gateway = SCOPE_UNIVERSE if self.gw else SCOPE_LINK
             options["scope"] = through_gateway if self.scope is None else self.scope
         metrics = {

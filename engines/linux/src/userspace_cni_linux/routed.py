@@ -32,14 +32,14 @@ def configure(links: Links, name: str, attachment: Attachment) -> None:
     """Give the host's end, which is up, the gateways' addresses and the routes to the container."""
     link = links.require(name)
     versions: set[int] = {ip.address.version for ip in attachment.ips}
-    if 6 in versions:  # noqa: PLR2004  IPv6
+    if 6 in versions:
         sysctl.enable_ipv6(name)
     for address in _addresses(attachment):
         links.ensure_address(link, address)
     for dst in _destinations(attachment):
         try:
             # The kernel knows no scope in IPv6's routes.
-            scope = SCOPE_LINK if dst.version == 4 else SCOPE_UNIVERSE  # noqa: PLR2004  IPv4
+            scope = SCOPE_LINK if dst.version == 4 else SCOPE_UNIVERSE
             links.add_route(link, dst, scope=scope)
         except Refused as error:
             if error.errno == errno.EEXIST:

@@ -31,9 +31,9 @@ def write(name: str, value: str) -> None:
 
 def forward(versions: set[int]) -> None:
     """Let this namespace forward packets of the IP *versions* (4, 6)."""
-    if 4 in versions:  # noqa: PLR2004  IPv4
+    if 4 in versions:
         write("ipv4/ip_forward", "1")
-    if 6 in versions:  # noqa: PLR2004  IPv6
+    if 6 in versions:
         write("ipv6/conf/all/forwarding", "1")
 
 

@@ -77,7 +77,7 @@ class Trunk:
     def __attrs_post_init__(self) -> None:
         single = self.id is not None
         bounds = [bound for bound in (self.min_id, self.max_id) if bound is not None]
-        if (single and bounds) or (not single and len(bounds) != 2):  # noqa: PLR2004  two bounds
+        if (single and bounds) or (not single and len(bounds) != 2):
             raise ValueError("expected either id, or both minID and maxID")
         if bounds and bounds[0] > bounds[1]:
             raise ValueError(f"expected minID up to maxID, got {bounds[0]} to {bounds[1]}")

@@ -47,7 +47,7 @@ def configure(
     else:
         lender = _gateway(switch, _gateways(attachment), section.vrf)
         switch.borrow_addresses(port, lender)
-    if any(ip.address.version == 6 for ip in attachment.ips):  # noqa: PLR2004
+    if any(ip.address.version == 6 for ip in attachment.ips):
         switch.enable_ipv6(port)
     for ip in attachment.ips:
         dst = ip_network(ip.address.ip)
@@ -56,7 +56,7 @@ def configure(
             raise DataplaneError(
                 f"VPP routes {dst}, the container's address, elsewhere already",
                 "another container may have this address: see "
-                f"vppctl show ip{'6' if dst.version == 6 else ''} fib {dst}",  # noqa: PLR2004
+                f"vppctl show ip{'6' if dst.version == 6 else ''} fib {dst}",
             )
         if has_mac:
             # The MAC is ours to choose; and nobody has to ask for it.

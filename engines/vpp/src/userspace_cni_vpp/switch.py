@@ -400,7 +400,7 @@ class Switch:
         self.api.call(
             "ip_table_add_del",
             is_add=True,
-            table={"table_id": vrf, "is_ip6": version == 6, "name": name},  # noqa: PLR2004
+            table={"table_id": vrf, "is_ip6": version == 6, "name": name},
         )
 
     def set_table(self, index: int, vrf: int, version: int) -> None:
@@ -409,7 +409,7 @@ class Switch:
             "sw_interface_set_table",
             subject=f"table {vrf}",
             sw_if_index=index,
-            is_ipv6=version == 6,  # noqa: PLR2004
+            is_ipv6=version == 6,
             vrf_id=vrf,
         )
 
@@ -418,7 +418,7 @@ class Switch:
         reply = self.api.call(
             "sw_interface_get_table",
             sw_if_index=index,
-            is_ipv6=version == 6,  # noqa: PLR2004
+            is_ipv6=version == 6,
         )
         return int(reply.vrf_id)
 
@@ -430,11 +430,11 @@ class Switch:
 
     def remove_routes(self, index: int, vrf: int, version: int) -> None:
         """Remove the routes to single addresses that lead through an interface."""
-        bits = 32 if version == 4 else 128  # noqa: PLR2004
+        bits = 32 if version == 4 else 128
         found = self.api.dump(
             "ip_route_dump",
             containing=[struct.pack(">I", index)],
-            table={"table_id": vrf, "is_ip6": version == 6},  # noqa: PLR2004
+            table={"table_id": vrf, "is_ip6": version == 6},
         )
         for details in found:
             route = details.route
@@ -474,7 +474,7 @@ class Switch:
     def _route(
         self, dst: IPNetwork, index: int, vrf: int, gateway: IPAddress | None, *, is_add: bool
     ) -> None:
-        v6 = dst.version == 6  # noqa: PLR2004
+        v6 = dst.version == 6
         path: dict[str, Any] = {
             "sw_if_index": index,
             "table_id": vrf,
@@ -518,7 +518,7 @@ def _port(details: Any) -> Port:
 
 
 def _address(address: IPAddress) -> dict[str, Any]:
-    if address.version == 4:  # noqa: PLR2004
+    if address.version == 4:
         return {"af": 0, "un": {"ip4": address.packed}}
     return {"af": 1, "un": {"ip6": address.packed}}
 
