@@ -225,12 +225,6 @@ CASES = [
     Case("engine is empty", 7, ("host.engine", "''"), {"host/engine": ""}),
     Case("engine is unknown", 100, ("'nope'", "example"), {"host/engine": "nope"}),
     Case(
-        "engine of ours that is not installed",
-        100,
-        ("'vpp'", "pip install 'userspace-cni[vpp]'"),
-        {"host/engine": "vpp"},
-    ),
-    Case(
         "container engine is unknown",
         100,
         ("container engine 'none'",),

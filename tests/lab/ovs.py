@@ -167,10 +167,3 @@ class Ovs:
 
     def until_link(self, port: str, state: str = "up", seconds: float = 20) -> None:
         poll(lambda: self.get("Interface", port, "link_state") == state, f"{port} {state}", seconds)
-
-    def until_connected(self, port: str) -> None:
-        """Wait until the switch has the application's queues of a vhost-user port."""
-        poll(
-            lambda: self.get("Interface", port, "status:status").strip('"') == "connected",
-            f"{port} connected",
-        )
