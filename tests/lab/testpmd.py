@@ -14,6 +14,7 @@ import re
 import select
 import shutil
 import subprocess
+import tempfile
 import time
 import tty
 from pathlib import Path
@@ -151,11 +152,13 @@ class Testpmd:
         self._said = b""
         # On a pipe its output would come in blocks, after the prompt.
         self._terminal, theirs = pty.openpty()
+        self._runtime = tempfile.TemporaryDirectory(prefix="testpmd-")
         tty.setraw(theirs)
         try:
             self._process = subprocess.Popen(
                 node.command(["nsenter", f"--net={netns}", "--", *argv]),
-                env={**os.environ, **env},
+                # What DPDK keeps of a program outlives it, wherever that is (systemd.exec(5)).
+                env={**os.environ, **env, "RUNTIME_DIRECTORY": self._runtime.name},
                 stdin=theirs,
                 stdout=theirs,
                 stderr=subprocess.STDOUT,
@@ -219,6 +222,7 @@ class Testpmd:
         self._node.stop(self._process, 0.2)
         with contextlib.suppress(OSError):
             os.close(self._terminal)
+        self._runtime.cleanup()
 
     def _until_prompt(self, seconds: float) -> str:
         deadline = time.monotonic() + seconds
