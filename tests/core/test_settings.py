@@ -8,7 +8,7 @@ import pytest
 
 from userspace_cni import settings
 from userspace_cni.cni.errors import CniError, Code
-from userspace_cni.settings import VARIABLE, Settings
+from userspace_cni.settings import VARIABLE, NodeSettings, Settings
 
 
 def _load(path: Path, text: str) -> Settings:
@@ -20,6 +20,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     text = (
         'state_dir = "/a"\nrun_dir = "/b"\nlog_file = "/c"\nlog_level = "debug"\ntimeout = 1.5\n'
         '[engines.vpp]\napi_socket = "/d"\n[engines.ovs]\n'
+        '[node]\nsocket = "/e"\nhttp = "[::1]:9469"\nworkers = 4\ndeadline = 2\n'
+        "watch_interval = 0.5\nreconcile_interval = 0\ngrace = 0\n"
     )
     assert _load(tmp_path / "config.toml", text) == Settings(
         state_dir=Path("/a"),
@@ -28,6 +30,15 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         log_level="debug",
         timeout=1.5,
         engines={"vpp": {"api_socket": "/d"}, "ovs": {}},
+        node=NodeSettings(
+            socket=Path("/e"),
+            http="[::1]:9469",
+            workers=4,
+            deadline=2,
+            watch_interval=0.5,
+            reconcile_interval=0,
+            grace=0,
+        ),
     )
 
 
@@ -35,6 +46,12 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     assert _load(tmp_path / "config.toml", "") == Settings()
     assert str(Settings().state_dir) == "/var/lib/cni/userspace"
     assert str(Settings().run_dir) == "/run/userspace-cni"
+
+
+def test_the_daemon_socket_lies_in_the_run_directory_unless_it_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    assert _load(path, 'run_dir = "/b"').socket == Path("/b/node.sock")
+    assert _load(path, 'run_dir = "/b"\n[node]\nsocket = "/e"').socket == Path("/e")
 
 
 def test_without_the_default_file_there_are_the_defaults(
@@ -65,6 +82,16 @@ def test_without_the_default_file_there_are_the_defaults(
         ("timeout = inf", "timeout", "inf"),
         ("timeout = nan", "timeout", "nan"),
         ("timeout = 1e300", "timeout", "1e+300"),
+        ("node = 1", "node", "1"),
+        ("node.x = 1", "node.x", "unknown"),
+        ("node.socket = 'x'", "node.socket", "'x'"),
+        ("node.http = '9469'", "node.http", "'9469'"),
+        ("node.http = '::1:9469'", "node.http", "'::1:9469'"),
+        ("node.workers = 0", "node.workers", "0"),
+        ("node.workers = true", "node.workers", "True"),
+        ("node.deadline = 0", "node.deadline", "0"),
+        ("node.watch_interval = '5'", "node.watch_interval", "'5'"),
+        ("node.grace = -1", "node.grace", "-1"),
         ("engines = []", "engines", "[]"),
         ("engines.linux = 1", "engines", "{'linux': 1}"),
         ("state_dir = ", "TOML", "Invalid value"),

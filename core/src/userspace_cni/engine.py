@@ -357,7 +357,8 @@ class HostEngine(ABC):
 
     Methods raise :class:`~userspace_cni.cni.errors.CniError`: ``DataplaneUnavailable`` when the
     switch cannot be reached, ``DataplaneError`` when it refuses, ``InvalidConfig`` for a value that
-    only the engine can judge. Several threads and several processes may call at once.
+    only the engine can judge. Several threads and several processes may call at once; the node
+    daemon calls one object from many threads, for as long as it runs.
     """
 
     info: ClassVar[EngineInfo]
@@ -397,6 +398,40 @@ class HostEngine(ABC):
     @abstractmethod
     def list(self, network: str, conf: EngineConf) -> Iterable[str]:
         """Return the ids of the attachments of *network* whose tags the dataplane carries now."""
+
+    # What follows is the node daemon's, which lives longer than a switch. The defaults suit a
+    # switch that keeps nothing in this process and loses nothing.
+
+    def generation(self, conf: EngineConf) -> str:  # noqa: ARG002
+        """Return a text that changes when the switch has restarted and lost what was made in it.
+
+        Asked every few seconds: it should cost one short question. The empty text stands for a
+        switch that does not restart, such as the kernel.
+
+        Raises:
+            DataplaneUnavailable: when the switch cannot be reached now.
+
+        """
+        return ""
+
+    def restore(
+        self,
+        attachment: Attachment,
+        conf: EngineConf,
+        port: HostPort,  # noqa: ARG002
+        undo: ExitStack,
+    ) -> HostPort:
+        """Put back what the switch has lost of *port*, which :meth:`add` made; return it.
+
+        Called after :meth:`check` has failed, while the container runs and holds its end. The
+        container's end stays as it is wherever that is possible, and no name, address or socket
+        path changes. By default, what is left is deleted and the port is added again.
+        """
+        self.delete(attachment.id, conf, None)
+        return self.add(attachment, conf, undo)
+
+    def close(self) -> None:  # noqa: B027  most engines keep nothing open
+        """Close what is kept open between requests, such as a connection to the switch."""
 
 
 class ContainerEngine(ABC):

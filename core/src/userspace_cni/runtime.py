@@ -114,6 +114,7 @@ class Runtime:
                     netns=request.netns,
                     engine=plan.host_conf.engine,
                     config=dict(request.config),
+                    args=request.args,
                 )
             )
             with self._undone_on_failure(attachment.id) as undo:
@@ -217,6 +218,44 @@ class Runtime:
                 failures.append(error)
         if failures:
             raise _joined(failures)
+
+    def restore(self, id_: str) -> bool:
+        """Put back what a switch has lost of attachment *id_*; tell whether anything was missing.
+
+        Nothing is done while a request works on the attachment, or if it is not attached.
+
+        Raises:
+            CniError: what went wrong; the attachment stays recorded, for the next try.
+
+        """
+        with self._locks.hold_if_free(_lock_name(id_)) as held:
+            record = self.store.get(id_) if held else None
+            if record is None or record.state != "attached" or record.port is None:
+                return False
+            request = _request_of(record)
+            plan = self._plan(config.load(request))
+            attachment = self._recorded_attachment(record, request, plan.conf)
+            directory = self._directory(plan.conf.shared_dir, record.container_id)
+            handoff = self._handoff(plan, attachment, record.port)
+            try:
+                plan.host.check(attachment, plan.host_conf, record.port)
+                if handoff.socket:
+                    directory.require(record.ifname, handover.dump(attachment, handoff))
+            except CheckFailed as error:
+                logger.warning("attachment %s is to be restored: %s", id_, error)
+            else:
+                return False
+            with ExitStack() as undo:
+                port = plan.host.restore(attachment, plan.host_conf, record.port, undo)
+                attachment = evolve(attachment, routes=(*attachment.routes, *port.routes))
+                handoff = self._handoff(plan, attachment, port)
+                if handoff.socket:
+                    directory.publish(record.ifname, handover.dump(attachment, handoff))
+                if plan.container.where == "node":
+                    netns.call(record.netns, _complete, plan.container, handoff)
+                self.store.commit(id_, port, record.result)
+                undo.pop_all()
+            return True
 
     # -- attaching
 
@@ -470,6 +509,20 @@ class Runtime:
             directory=self._directory(conf.shared_dir, request.container_id),
         )
 
+    def _recorded_attachment(self, record: Record, request: Request, conf: NetConf) -> Attachment:
+        """Return the attachment as the host's engine was given it at ADD."""
+        own = cni_result.load(record.result, _NEWEST)
+        attachment = self._attachment(request, conf)
+        _, interface = _own_interface(own, attachment)
+        from_port = record.port.routes if record.port else ()
+        return evolve(
+            attachment,
+            mac=interface.mac or attachment.mac,
+            ips=own.ips,
+            routes=tuple(route for route in own.routes if route not in from_port),
+            dns=own.dns,
+        )
+
     def _host_engine(self, name: str, kind: type[HostEngine]) -> HostEngine:
         engine = self._host_engines.get(name)
         if engine is None:
@@ -530,6 +583,28 @@ class Runtime:
     def _lock(self, id_: str) -> Iterator[None]:
         with self._locks.hold(_lock_name(id_)):
             yield
+
+
+def _complete(engine: ContainerEngine, handoff: Handoff) -> None:
+    """Configure the container's end unless it has all that it should."""
+    try:
+        engine.check(handoff)
+    except CheckFailed:
+        engine.add(handoff)
+
+
+def _request_of(record: Record) -> Request:
+    """Return the ADD that made *record*."""
+    return Request(
+        command="ADD",
+        container_id=record.container_id,
+        netns=record.netns,
+        ifname=record.ifname,
+        args=record.args,
+        cni_version=version_of(record.config),
+        network=record.network,
+        config=record.config,
+    )
 
 
 def _allocated(ipam: Ipam) -> Result:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field, fields, frozen
 
 from userspace_cni.cni.errors import CniError, Code
 
@@ -17,7 +18,30 @@ DEFAULT_PATH = Path("/etc/userspace-cni/config.toml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _TIMEOUT_MAX = 3600  # seconds
+_WORKERS_MAX = 1024
+#: An IPv6 address stands in brackets.
+_ENDPOINT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):([0-9]{1,5})")
 _PATHS = ("state_dir", "run_dir", "log_file")
+
+
+@frozen(kw_only=True)
+class NodeSettings:
+    """The table ``[node]``: what the daemon and the shim do. Times are in seconds."""
+
+    #: Of the unix socket that the shim calls; None is ``node.sock`` in the run directory.
+    socket: Path | None = None
+    #: ``ADDRESS:PORT`` that health and metrics are served at; empty for none.
+    http: str = ""
+    #: How many requests are served at once; further ones wait.
+    workers: int = 32
+    #: How long the shim waits for an answer.
+    deadline: float = 120.0
+    #: How often each switch is asked whether it has restarted.
+    watch_interval: float = 5.0
+    #: How often every attachment is compared with its switch; 0 for never.
+    reconcile_interval: float = 300.0
+    #: How long a network namespace must be gone before its attachments are removed.
+    grace: float = 60.0
 
 
 @frozen(kw_only=True)
@@ -34,6 +58,12 @@ class Settings:
     timeout: float = 60.0
     #: The tables ``[engines.NAME]``: each engine knows its own keys.
     engines: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    node: NodeSettings = field(factory=NodeSettings)
+
+    @property
+    def socket(self) -> Path:
+        """Path of the daemon's socket."""
+        return self.node.socket or self.run_dir / "node.sock"
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -64,38 +94,68 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 
 def _structure(path: Path, raw: dict[str, Any]) -> Settings:
     values = dict(raw)
-    unknown = values.keys() - {
-        "state_dir",
-        "run_dir",
-        "log_file",
-        "log_level",
-        "timeout",
-        "engines",
-    }
-    if unknown:
-        raise _error(path, f"unknown keys {', '.join(sorted(unknown))}")
+    _refuse_unknown(path, values, Settings)
     for key in _PATHS:
         if key in values:
-            value = values[key]
-            if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
-                raise _error(path, f"{key}: expected an absolute path, got {value!r}")
-            values[key] = Path(value)
+            values[key] = _absolute(path, key, values[key])
     if values.get("log_level", "info") not in LOG_LEVELS:
         raise _error(
             path,
             f"log_level: expected one of {', '.join(LOG_LEVELS)}, got {values['log_level']!r}",
         )
-    timeout = values.get("timeout", 60.0)
-    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if not number or not 0 < timeout <= _TIMEOUT_MAX:
-        raise _error(
-            path,
-            f"timeout: expected a number of seconds above 0, up to {_TIMEOUT_MAX}, got {timeout!r}",
-        )
+    if "timeout" in values:
+        _require_seconds(path, "timeout", values["timeout"])
     engines = values.get("engines", {})
     if not isinstance(engines, dict) or not all(isinstance(e, dict) for e in engines.values()):
         raise _error(path, f"engines: expected tables [engines.NAME], got {engines!r}")
+    if "node" in values:
+        values["node"] = _structure_node(path, values["node"])
     return Settings(**values)
+
+
+def _structure_node(path: Path, raw: object) -> NodeSettings:
+    if not isinstance(raw, dict):
+        raise _error(path, f"node: expected a table [node], got {raw!r}")
+    values = dict(raw)
+    _refuse_unknown(path, values, NodeSettings, "node.")
+    if "socket" in values:
+        values["socket"] = _absolute(path, "node.socket", values["socket"])
+    for key in ("deadline", "watch_interval"):
+        if key in values:
+            _require_seconds(path, f"node.{key}", values[key])
+    for key in ("reconcile_interval", "grace"):
+        if key in values and values[key] != 0:
+            _require_seconds(path, f"node.{key}", values[key])
+    workers = values.get("workers", 1)
+    if not isinstance(workers, int) or isinstance(workers, bool) or not 0 < workers <= _WORKERS_MAX:
+        raise _error(
+            path, f"node.workers: expected a number from 1 to {_WORKERS_MAX}, got {workers!r}"
+        )
+    http = values.get("http", "")
+    if not isinstance(http, str) or (http and not _ENDPOINT.fullmatch(http)):
+        raise _error(path, f"node.http: expected ADDRESS:PORT, got {http!r}")
+    return NodeSettings(**values)
+
+
+def _refuse_unknown(path: Path, values: dict[str, Any], kind: type, table: str = "") -> None:
+    known = {attribute.name for attribute in fields(kind)}
+    if unknown := sorted(table + key for key in values.keys() - known):
+        raise _error(path, f"unknown keys {', '.join(unknown)}")
+
+
+def _absolute(path: Path, key: str, value: object) -> Path:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise _error(path, f"{key}: expected an absolute path, got {value!r}")
+    return Path(value)
+
+
+def _require_seconds(path: Path, key: str, value: object) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= _TIMEOUT_MAX:  # type: ignore[operator]
+        raise _error(
+            path,
+            f"{key}: expected a number of seconds above 0, up to {_TIMEOUT_MAX}, got {value!r}",
+        )
 
 
 def _error(path: Path, problem: str) -> CniError:

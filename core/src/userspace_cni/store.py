@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS attachment (
     engine TEXT NOT NULL,
     state TEXT NOT NULL,
     config TEXT NOT NULL,
+    args TEXT NOT NULL,
     port TEXT,
     result TEXT
 ) STRICT;
@@ -62,6 +63,8 @@ class Record:
     state: State = "adding"
     #: The network configuration of the ADD.
     config: dict[str, Any]
+    #: The CNI_ARGS of the ADD.
+    args: Mapping[str, str] = field(factory=dict)
     port: HostPort | None = None
     #: What ADD answered, in the newest version.
     result: dict[str, Any] = field(factory=dict)
@@ -94,7 +97,7 @@ class Store:
         """Write down that *record* is going to be made."""
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO attachment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO attachment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     record.id,
                     record.network,
@@ -104,6 +107,7 @@ class Store:
                     record.engine,
                     record.state,
                     json.dumps(record.config),
+                    json.dumps(dict(record.args)),
                     None,
                     None,
                 ),
@@ -153,7 +157,9 @@ class Store:
         with self._reported():
             if self._connection is None and not self.path.exists():
                 return
-            columns = "network, container_id, ifname, netns, engine, state, config, port, result"
+            columns = (
+                "network, container_id, ifname, netns, engine, state, config, args, port, result"
+            )
             query = f"SELECT {columns} FROM attachment {condition}"  # noqa: S608  constants
             for row in self._open().execute(query, values).fetchall():
                 yield Record(
@@ -164,8 +170,9 @@ class Store:
                     engine=row[4],
                     state=row[5],
                     config=json.loads(row[6]),
-                    port=None if row[7] is None else _load_port(row[7]),
-                    result={} if row[8] is None else json.loads(row[8]),
+                    args=json.loads(row[7]),
+                    port=None if row[8] is None else _load_port(row[8]),
+                    result={} if row[9] is None else json.loads(row[9]),
                 )
 
     @contextmanager
