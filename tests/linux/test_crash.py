@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pyroute2.iproute.linux import IPRoute
 
 from linux.conftest import conf, ips
+from userspace_cni_linux.netlink import Netlink
 from userspace_cni_linux.sections import BridgeSection, MacvlanSection, TapSection
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ WAYS = {
     "macvlan": conf("macvlan", "none", macvlan=MacvlanSection(master="master0")),
 }
 
-REQUESTS = ("link", "addr", "route", "vlan_filter", "brport")
 _FINISHED, _FAILED, _KILLED = range(3)
 
 
@@ -86,11 +85,11 @@ def _add_killed_after(requests: int, lab: Lab, attachment: Attachment, host: Eng
 
 def _die_after(requests: int) -> None:
     left = itertools.count(requests, -1)
-    original = IPRoute.__getattr__
+    original = Netlink.request
 
-    def counted(self: IPRoute, name: str) -> Any:
-        if name in REQUESTS and next(left) == 0:
+    def counted(self: Netlink, type_: int, message: Any, flags: int = 0) -> list[Any]:
+        if next(left) == 0:
             os._exit(_KILLED)
-        return original(self, name)
+        return original(self, type_, message, flags)
 
-    IPRoute.__getattr__ = counted
+    Netlink.request = counted  # type: ignore[method-assign]

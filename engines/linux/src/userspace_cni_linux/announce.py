@@ -49,8 +49,12 @@ def _wait_until_operational(links: Links, link: Link) -> None:
     deadline = time.monotonic() + TIMEOUT
     while True:
         now = links.at(link.index)
+        # A bridge that the far end is a port of forwards once that end has its carrier too; that
+        # it is asked for makes the kernel see to it.
         if now is not None and now.operational:
-            return
+            far = links.at_far_end(now)
+            if far is None or far.operational:
+                return
         if time.monotonic() >= deadline:
             raise TimeoutError(f"no carrier within {TIMEOUT} s")
         time.sleep(_PAUSE)

@@ -226,7 +226,7 @@ def _create(links: Links, section: BridgeSection) -> None:
     try:
         # With a MAC address of its own it keeps it; else it would take its lowest port's, and
         # change it as ports come and go. By chance, because two nodes may share a segment.
-        links.create(draft, "bridge", address=_random_mac(), br_stp_state=0)
+        links.create(draft, "bridge", {"IFLA_BR_STP_STATE": 0}, address=_random_mac())
         link = links.require(draft)
         sysctl.ignore_router_advertisements(draft)
         sysctl.trust_own_addresses(draft)
@@ -234,7 +234,7 @@ def _create(links: Links, section: BridgeSection) -> None:
             _filter(links, link)
         # Tagged before it has its name: no bridge of that name is ever left without a tag.
         links.change(link, ifalias=tags.BRIDGE)
-        links.change(link, ifname=name, state="up")
+        links.change(link, ifname=name, up=True)
     except BaseException as error:
         remove_if_unused(links, name)
         # EEXIST: somebody outside of the lock was faster, and it is theirs.
@@ -244,7 +244,7 @@ def _create(links: Links, section: BridgeSection) -> None:
 
 def _filter(links: Links, link: Link) -> None:
     try:
-        links.change(link, kind="bridge", br_vlan_filtering=1)
+        links.filter_vlans(link)
     except Refused as error:
         if error.errno == errno.EOPNOTSUPP:
             raise DataplaneError(
@@ -303,12 +303,12 @@ def _sub_interface(links: Links, bridge: Link, vlan: int) -> Link:
     link = links.find(name)
     if link is None:
         links.add_vlans(bridge, range(vlan, vlan + 1), itself=True)
-        links.create(name, "vlan", link=bridge.index, vlan_id=vlan)
+        links.create(name, "vlan", {"IFLA_VLAN_ID": vlan}, link=bridge.index)
         link = links.require(name)
     if _unfinished(link, bridge):
         sysctl.ignore_router_advertisements(name)
         sysctl.trust_own_addresses(name)
-        links.change(link, ifalias=tags.BRIDGE, state="up")
+        links.change(link, ifalias=tags.BRIDGE, up=True)
     elif (link.kind, link.parent, link.vlan_id) != ("vlan", bridge.index, vlan):
         raise DataplaneError(
             f"the interface name {name}, wanted for VLAN {vlan} of the bridge {bridge.name}, is "

@@ -69,7 +69,7 @@ class LinuxContainerEngine(ContainerEngine):
         with Links() as links:
             link = links.require(handoff.interface)
             if handoff.net_type == "none":
-                links.change(link, state="up")
+                links.change(link, up=True)
                 return
             if any(ip.address.version == 6 for ip in handoff.ips):
                 sysctl.enable_ipv6(link.name)
@@ -78,7 +78,7 @@ class LinuxContainerEngine(ContainerEngine):
                 sysctl.ignore_router_advertisements(link.name)
             for ip in handoff.ips:
                 links.add_address(link, ip.address, prefix_route=not handoff.point_to_point)
-            links.change(link, state="up")
+            links.change(link, up=True)
             for wanted in _routes(handoff):
                 _add_route(links, link, wanted)
             # A tap has no carrier before its application has come.
@@ -147,22 +147,20 @@ class _Wanted:
         )
 
     def options(self) -> dict[str, Any]:
-        """Return what pyroute2 calls it, without the destination and the gateway."""
-        options: dict[str, Any] = {"table": self.table}
-        if self.src is not None:
-            options["prefsrc"] = str(self.src)
-        if self.priority is not None:
-            options["priority"] = self.priority
+        """Return the options of :meth:`.Links.add_route`."""
+        options: dict[str, Any] = {
+            "table": self.table,
+            "src": self.src,
+            "priority": self.priority,
+            "metrics": {
+                name: value
+                for name, value in (("RTAX_MTU", self.mtu), ("RTAX_ADVMSS", self.advmss))
+                if value is not None
+            },
+        }
         if self.dst.version == 4:
             through_gateway = SCOPE_UNIVERSE if self.gw else SCOPE_LINK
             options["scope"] = through_gateway if self.scope is None else self.scope
-        metrics = {
-            key: value
-            for key, value in (("mtu", self.mtu), ("advmss", self.advmss))
-            if value is not None
-        }
-        if metrics:
-            options["metrics"] = metrics
         return options
 
 

@@ -6,7 +6,7 @@ what is removed is found by our tag.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from userspace_cni import netns
 from userspace_cni.cni.errors import CheckFailed, CniError, Code
@@ -34,8 +34,8 @@ def claim(attachment: Attachment) -> Link:
         return links.require(attachment.interface)
 
 
-def configure(name: str, options: Mapping[str, object]) -> Link:
-    """Set *options*, pyroute2's, of the interface *name*, and return what came of it."""
+def configure(name: str, options: Mapping[str, Any]) -> Link:
+    """Set *options* of the interface *name*, and return what came of it."""
     with Links() as links:
         link = links.require(name)
         links.change(link, **options)

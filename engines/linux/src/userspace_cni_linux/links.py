@@ -1,4 +1,4 @@
-"""The kernel's interfaces, addresses and routes over rtnetlink: a thin layer on pyroute2.
+"""The kernel's interfaces, addresses and routes over rtnetlink: a thin layer on its messages.
 
 :class:`Links` is one netlink socket. It works in the network namespace of the thread that made it.
 Each method is one request, unless it says otherwise, and an error names the interface.
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 from attrs import frozen
 
 from userspace_cni.cni.errors import CniError, Code, DataplaneError, DataplaneUnavailable
+from userspace_cni_linux.netlink import CREATE, DUMP, EXCLUSIVE, Netlink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from userspace_cni.engine import IPAddress, IPInterface, IPNetwork
 
@@ -31,10 +32,24 @@ _IFF_UP = 0x1
 _IFF_PROMISC = 0x100
 _RTEXT_FILTER_BRVLAN = 0x2
 _RTEXT_FILTER_SKIP_STATS = 0x8
+_BRIDGE_FLAGS_SELF = 0x2
 _BRIDGE_VLAN_PVID = 0x2
 _BRIDGE_VLAN_UNTAGGED = 0x4
+_BRIDGE_VLAN_RANGE_BEGIN = 0x8
+_BRIDGE_VLAN_RANGE_END = 0x10
 _AF_BRIDGE = 7
 _IP_V6 = 6
+_NLA_F_NESTED = 0x8000
+_RTN_UNICAST = 1
+_RTPROT_STATIC = 4
+_RTM_NEWLINK = 16
+_RTM_DELLINK = 17
+_RTM_GETLINK = 18
+_RTM_SETLINK = 19
+_RTM_NEWADDR = 20
+_RTM_GETADDR = 22
+_RTM_NEWROUTE = 24
+_RTM_GETROUTE = 26
 
 
 class Refused(DataplaneError):
@@ -66,6 +81,9 @@ class Link:
     master: int
     #: Index of the interface that it sits upon; 0 without, or in another namespace.
     parent: int
+    #: Of a veth whose other end is in another namespace: that end's index, and the id by which this
+    #: namespace knows that other.
+    far_end: tuple[int, int] | None
     #: Of a bridge.
     vlan_filtering: bool
     #: Of a VLAN sub-interface, else 0.
@@ -91,14 +109,15 @@ class KernelRoute:
 
 
 class Links:
-    """One netlink socket; a context manager that closes it."""
+    """One netlink socket; a context manager that closes it.
+
+    Options of an interface are called as the kernel's attributes are, without ``IFLA_`` and in
+    lower case: ``mtu``, ``ifalias``.
+    """
 
     def __init__(self) -> None:
-        # Slow to import, and many a request of the program never comes here.
-        from pyroute2.iproute.linux import IPRoute
-
         try:
-            self._socket: Any = IPRoute(ext_ack=True, strict_check=True)
+            self._netlink = Netlink()
         except OSError as error:
             raise DataplaneUnavailable(
                 "cannot open a netlink socket", error.strerror or str(error)
@@ -108,17 +127,24 @@ class Links:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        self._netlink.close()
 
     # -- interfaces --------------------------------------------------------------------------------
 
     def find(self, name: str) -> Link | None:
         """Return the interface called *name*, None where there is none."""
-        return self._get(f"look up the interface {name}", ifname=name)
+        return self._get(f"look up the interface {name}", 0, ifname=name)
 
     def at(self, index: int) -> Link | None:
         """Return the interface of number *index*, None where there is none."""
-        return self._get(f"look up the interface of index {index}", index=index)
+        return self._get(f"look up the interface of index {index}", index)
+
+    def at_far_end(self, link: Link) -> Link | None:
+        """Return the other end of the veth *link*, which is in another namespace."""
+        if link.far_end is None:
+            return None
+        index, netns = link.far_end
+        return self._get(f"look up the other end of {link.name}", index, target_netnsid=netns)
 
     def require(self, name: str) -> Link:
         """Return the interface called *name*.
@@ -135,42 +161,60 @@ class Links:
     def all(self) -> list[Link]:
         """Return every interface of the namespace; slow where there are many."""
         with _refusals("list the interfaces"):
-            return [
-                _link(message)
-                for message in self._socket.link("dump", ext_mask=_RTEXT_FILTER_SKIP_STATS)
-            ]
+            message = _link_message(0, ext_mask=_RTEXT_FILTER_SKIP_STATS)
+            return [_link(found) for found in self._netlink.request(_RTM_GETLINK, message, DUMP)]
 
-    def create(self, name: str, kind: str, **options: Any) -> None:
-        """Make the interface *name*; *options* are pyroute2's. EEXIST when a name is taken."""
+    def create(
+        self, name: str, kind: str, data: Mapping[str, object] | None = None, **options: Any
+    ) -> None:
+        """Make the interface *name*; EEXIST when a name is taken.
+
+        Args:
+            name: in the host, or with the option ``net_ns_fd`` in that namespace.
+            kind: as in :attr:`Link.kind`.
+            data: the kind's own attributes, such as ``IFLA_VLAN_ID``.
+            options: see the class.
+
+        """
         with _refusals(f"create the {kind} interface {name}"):
-            self._socket.link("add", ifname=name, kind=kind, **options)
+            message = _link_message(0, ifname=name, **options, linkinfo=_info(kind, data or {}))
+            self._netlink.request(_RTM_NEWLINK, message, CREATE | EXCLUSIVE)
 
-    def change(self, link: Link, **options: Any) -> None:
-        """Change settings of *link*; *options* are pyroute2's."""
-        with _refusals(f"change {_told(options)} of the interface {link.name}"):
-            self._socket.link("set", index=link.index, **options)
+    def change(self, link: Link, *, up: bool = False, **options: Any) -> None:
+        """Change *options* of *link*, and set it *up*."""
+        self._change(link.name, _link_message(link.index, up=up, **options), options)
 
-    def change_named(self, name: str, **options: Any) -> None:
+    def change_named(self, name: str, *, up: bool = False, **options: Any) -> None:
         """Do as :meth:`change`, for the interface *name* that nobody has looked up."""
-        with _refusals(f"change {_told(options)} of the interface {name}"):
-            self._socket.link("set", ifname=name, **options)
+        self._change(name, _link_message(0, up=up, ifname=name, **options), options)
+
+    def filter_vlans(self, bridge: Link) -> None:
+        """Let *bridge* tell VLANs apart."""
+        linkinfo = _info("bridge", {"IFLA_BR_VLAN_FILTERING": 1})
+        message = _link_message(bridge.index, linkinfo=linkinfo)
+        self._change(bridge.name, message, ("vlan_filtering",), _RTM_NEWLINK)
 
     def set_promiscuous(self, link: Link) -> None:
         """Let *link* receive what is meant for others."""
-        with _refusals(f"make the interface {link.name} promiscuous"):
-            self._socket.link("set", index=link.index, flags=_IFF_PROMISC, change=_IFF_PROMISC)
+        message = _link_message(link.index)
+        message["flags"] = message["change"] = _IFF_PROMISC
+        self._change(link.name, message, ("promiscuous mode",))
 
     def remove(self, link: Link) -> None:
         """Remove *link*; that it is gone is fine."""
         with _refusals(f"remove the interface {link.name}", but=errno.ENODEV):
-            self._socket.link("del", index=link.index)
+            self._netlink.request(_RTM_DELLINK, _link_message(link.index))
 
     # -- bridges -----------------------------------------------------------------------------------
 
     def set_port(self, link: Link, **options: int) -> None:
         """Change settings of the bridge port *link* (``mode`` is hairpin, ``isolated``)."""
+        attributes = [(f"IFLA_BRPORT_{name.upper()}", value) for name, value in options.items()]
+        message = _link_message(link.index)
+        message["family"] = _AF_BRIDGE
+        message["attrs"] = [("IFLA_PROTINFO", {"attrs": attributes}, _NLA_F_NESTED)]
         with _refusals(f"change {_told(options)} of the bridge port {link.name}"):
-            self._socket.brport("set", index=link.index, **options)
+            self._netlink.request(_RTM_SETLINK, message)
 
     def add_vlans(
         self, link: Link, vlans: range, *, own: bool = False, itself: bool = False
@@ -184,31 +228,28 @@ class Links:
             itself: the bridge's own port, that its host uses.
 
         """
-        info: dict[str, Any]
         if len(vlans) > 1:
-            info = {"vid": f"{vlans[0]}-{vlans[-1]}"}
+            infos = [(vlans[0], _BRIDGE_VLAN_RANGE_BEGIN), (vlans[-1], _BRIDGE_VLAN_RANGE_END)]
         else:
-            flags = _BRIDGE_VLAN_PVID | _BRIDGE_VLAN_UNTAGGED if own else 0
-            info = {"vid": vlans[0], "flags": flags}
-        more = {"vlan_flags": "self"} if itself else {}
+            infos = [(vlans[0], _BRIDGE_VLAN_PVID | _BRIDGE_VLAN_UNTAGGED if own else 0)]
         with _refusals(f"put {link.name} into the VLANs {vlans[0]} to {vlans[-1]}"):
-            self._socket.vlan_filter("add", index=link.index, vlan_info=info, **more)
+            self._netlink.request(_RTM_SETLINK, _vlan_message(link, infos, itself=itself))
 
     def remove_vlan(self, link: Link, vlan: int) -> None:
         """End the membership of the bridge port *link* in *vlan*; that there is none is fine."""
         with _refusals(f"take {link.name} out of the VLAN {vlan}", but=errno.ENOENT):
-            self._socket.vlan_filter("del", index=link.index, vlan_info={"vid": vlan})
+            self._netlink.request(_RTM_DELLINK, _vlan_message(link, [(vlan, 0)]))
 
     def vlans(self, link: Link) -> tuple[int, set[int]]:
         """Return the VLAN of untagged traffic of a port (0: none), and those it carries tagged."""
+        message = _link_message(0, ext_mask=_RTEXT_FILTER_BRVLAN)
+        message["family"] = _AF_BRIDGE
         with _refusals(f"read the VLANs of {link.name}"):
-            messages = list(
-                self._socket.link("dump", family=_AF_BRIDGE, ext_mask=_RTEXT_FILTER_BRVLAN)
-            )
+            answers = self._netlink.request(_RTM_GETLINK, message, DUMP)
         own, tagged = 0, set()
-        for message in messages:
-            spec = message.get_attr("IFLA_AF_SPEC")
-            if message["index"] != link.index or spec is None:
+        for answer in answers:
+            spec = answer.get_attr("IFLA_AF_SPEC")
+            if answer["index"] != link.index or spec is None:
                 continue
             for info in spec.get_attrs("IFLA_BRIDGE_VLAN_INFO"):
                 if info["flags"] & _BRIDGE_VLAN_PVID:
@@ -225,18 +266,22 @@ class Links:
         Without *prefix_route* the kernel adds no route to the address's subnet. EEXIST when it has
         the address already.
         """
+        from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+
         flags = 0 if prefix_route else _IFA_F_NOPREFIXROUTE
         if address.version == _IP_V6:
             flags |= _IFA_F_NODAD
+        message = ifaddrmsg()
+        message["index"] = link.index
+        message["family"] = _family(address)
+        message["prefixlen"] = address.network.prefixlen
+        message["attrs"] = [
+            ("IFA_LOCAL", str(address.ip)),
+            ("IFA_ADDRESS", str(address.ip)),
+            ("IFA_FLAGS", flags),
+        ]
         with _refusals(f"give the interface {link.name} the address {address}"):
-            self._socket.addr(
-                "add",
-                index=link.index,
-                family=_family(address),
-                address=str(address.ip),
-                prefixlen=address.network.prefixlen,
-                flags=flags,
-            )
+            self._netlink.request(_RTM_NEWADDR, message, CREATE | EXCLUSIVE)
 
     def ensure_address(self, link: Link, address: IPInterface) -> bool:
         """Do as :meth:`add_address`; return False if *link* has the address already."""
@@ -250,12 +295,16 @@ class Links:
 
     def addresses(self, link: Link) -> set[str]:
         """Return the addresses of *link*, each with its prefix length."""
+        from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+
+        message = ifaddrmsg()
+        message["index"] = link.index
         with _refusals(f"read the addresses of {link.name}"):
             return {
                 # IFA_ADDRESS is the other end's where there is one; IFA_LOCAL is ours.
-                f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}"
-                f"/{message['prefixlen']}"
-                for message in self._socket.addr("dump", index=link.index)
+                f"{answer.get_attr('IFA_LOCAL') or answer.get_attr('IFA_ADDRESS')}"
+                f"/{answer['prefixlen']}"
+                for answer in self._netlink.request(_RTM_GETADDR, message, DUMP)
             }
 
     # -- routes ------------------------------------------------------------------------------------
@@ -265,27 +314,49 @@ class Links:
         link: Link,
         dst: IPNetwork,
         gw: IPAddress | None = None,
-        **options: Any,
+        *,
+        scope: int = SCOPE_UNIVERSE,
+        table: int = MAIN_TABLE,
+        src: IPAddress | None = None,
+        priority: int | None = None,
+        metrics: Mapping[str, int] | None = None,
     ) -> None:
-        """Add a route to *dst* through *link*; *options* are pyroute2's. EEXIST: there is one."""
+        """Add a route to *dst* through *link*. EEXIST: there is one.
+
+        *metrics* are the kernel's, such as ``RTAX_MTU``.
+        """
+        from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+        message = rtmsg()
+        message["family"] = _family(dst)
+        message["dst_len"] = dst.prefixlen
+        message["scope"] = scope
+        message["type"] = _RTN_UNICAST
+        message["proto"] = _RTPROT_STATIC
+        attributes: list[tuple[str, Any]] = [("RTA_OIF", link.index), ("RTA_TABLE", table)]
+        if dst.prefixlen:
+            attributes.append(("RTA_DST", str(dst.network_address)))
+        for name, address in (("RTA_GATEWAY", gw), ("RTA_PREFSRC", src)):
+            if address is not None:
+                attributes.append((name, str(address)))
+        if priority is not None:
+            attributes.append(("RTA_PRIORITY", priority))
+        if metrics:
+            attributes.append(("RTA_METRICS", {"attrs": list(metrics.items())}))
+        message["attrs"] = attributes
         through = f"{gw} on {link.name}" if gw else link.name
-        if gw:
-            options["gateway"] = str(gw)
         with _refusals(f"add a route to {dst} through {through}"):
-            self._socket.route("add", family=_family(dst), dst=str(dst), oif=link.index, **options)
+            self._netlink.request(_RTM_NEWROUTE, message, CREATE | EXCLUSIVE)
 
     def routes(self, link: Link | None = None) -> list[KernelRoute]:
         """Return the unicast routes through *link*, or all, of all tables. Two requests."""
         found = []
-        through = {"oif": link.index} if link else {}
         for family, everything in ((AF_INET, "0.0.0.0/0"), (AF_INET6, "::/0")):
-            with _refusals(f"read the routes{f' of {link.name}' if link else ''}"):
-                messages = list(self._socket.route("dump", family=family, **through))
-            for message in messages:
-                dst = message.get_attr("RTA_DST")
-                # Each family has a route of its own for multicast; RTN_UNICAST is 1.
-                if message["type"] != 1:
+            for message in self._routes(family, link):
+                # Each family has a route of its own for multicast.
+                if message["type"] != _RTN_UNICAST:
                     continue
+                dst = message.get_attr("RTA_DST")
                 found.append(
                     KernelRoute(
                         dst=f"{dst}/{message['dst_len']}" if dst else everything,
@@ -302,27 +373,44 @@ class Links:
     def default_interface(self) -> Link | None:
         """Return the interface of the default route, IPv4's first; None without. Slow."""
         for family in (AF_INET, AF_INET6):
-            with _refusals("read the default route"):
-                messages = list(self._socket.route("dump", family=family, table=MAIN_TABLE))
             defaults = [
                 message
-                for message in messages
-                if message["dst_len"] == 0 and message.get_attr("RTA_OIF")
+                for message in self._routes(family)
+                if message["dst_len"] == 0
+                and message.get_attr("RTA_OIF")
+                and (message.get_attr("RTA_TABLE") or message["table"]) == MAIN_TABLE
             ]
             if defaults:
                 best = min(defaults, key=lambda message: message.get_attr("RTA_PRIORITY") or 0)
                 return self.at(best.get_attr("RTA_OIF"))
         return None
 
-    def _get(self, action: str, **query: Any) -> Link | None:
+    def _routes(self, family: int, link: Link | None = None) -> list[Any]:
+        from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+        message = rtmsg()
+        message["family"] = family
+        if link is not None:
+            message["attrs"] = [("RTA_OIF", link.index)]
+        with _refusals(f"read the routes{f' of {link.name}' if link else ''}"):
+            return self._netlink.request(_RTM_GETROUTE, message, DUMP)
+
+    def _change(
+        self, name: str, message: Any, what: Iterable[str], type_: int = _RTM_SETLINK
+    ) -> None:
+        with _refusals(f"change {_told(what) or 'the state'} of the interface {name}"):
+            self._netlink.request(type_, message)
+
+    def _get(self, action: str, index: int, **options: Any) -> Link | None:
+        message = _link_message(index, ext_mask=_RTEXT_FILTER_SKIP_STATS, **options)
         try:
             with _refusals(action):
-                messages = self._socket.link("get", ext_mask=_RTEXT_FILTER_SKIP_STATS, **query)
+                (answer,) = self._netlink.request(_RTM_GETLINK, message)
         except Refused as error:
             if error.errno == errno.ENODEV:
                 return None
             raise
-        return next((_link(message) for message in messages), None)
+        return _link(answer)
 
 
 @contextmanager
@@ -349,16 +437,12 @@ def namespace(path: str) -> Iterator[int]:
 
 @contextmanager
 def _refusals(action: str, but: int | None = None) -> Iterator[None]:
-    """Turn pyroute2's errors into ours: cannot *action*; swallow the errno *but*."""
-    from pyroute2.netlink.exceptions import NetlinkError
-
+    """Turn the kernel's errors into ours: cannot *action*; swallow the errno *but*."""
     try:
         yield
-    except NetlinkError as error:
-        if error.code != but:
-            raise Refused(action, error.code, str(error.args[1])) from error
     except OSError as error:
-        raise Refused(action, error.errno or 0, error.strerror or str(error)) from error
+        if error.errno != but:
+            raise Refused(action, error.errno or 0, error.strerror or str(error)) from error
 
 
 def _told(options: Iterable[str]) -> str:
@@ -369,15 +453,58 @@ def _family(address: IPInterface | IPAddress | IPNetwork) -> int:
     return AF_INET6 if address.version == _IP_V6 else AF_INET
 
 
+def _link_message(index: int, *, up: bool = False, **options: Any) -> Any:
+    # Slow to import, and many a request of the program never comes here.
+    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+    message = ifinfmsg()
+    message["index"] = index
+    if up:
+        message["flags"] = message["change"] = _IFF_UP
+    message["attrs"] = _attributes(options)
+    return message
+
+
+def _attributes(options: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(f"IFLA_{name.upper()}", value) for name, value in options.items()]
+
+
+def _info(kind: str, data: Mapping[str, object]) -> dict[str, Any]:
+    return {
+        "attrs": [
+            ("IFLA_INFO_KIND", kind),
+            ("IFLA_INFO_DATA", {"attrs": list(data.items())}),
+        ]
+    }
+
+
+def veth_peer(**options: Any) -> dict[str, Any]:
+    """Return the data of a veth interface that tells its other end by its options."""
+    return {"VETH_INFO_PEER": {"attrs": _attributes(options)}}
+
+
+def _vlan_message(link: Link, infos: list[tuple[int, int]], *, itself: bool = False) -> Any:
+    attributes: list[tuple[str, Any]] = [
+        ("IFLA_BRIDGE_VLAN_INFO", {"vid": vid, "flags": flags}) for vid, flags in infos
+    ]
+    if itself:
+        attributes.insert(0, ("IFLA_BRIDGE_FLAGS", _BRIDGE_FLAGS_SELF))
+    message = _link_message(link.index, af_spec={"attrs": attributes})
+    message["family"] = _AF_BRIDGE
+    return message
+
+
 def _link(message: Any) -> Link:
     def nested(*path: str) -> Any:
         return message.get_nested("IFLA_LINKINFO", *path)
 
-    elsewhere = message.get_attr("IFLA_LINK_NETNSID") is not None
+    kind = nested("IFLA_INFO_KIND") or ""
+    parent = message.get_attr("IFLA_LINK") or 0
+    elsewhere = message.get_attr("IFLA_LINK_NETNSID")
     return Link(
         index=message["index"],
         name=message.get_attr("IFLA_IFNAME"),
-        kind=nested("IFLA_INFO_KIND") or "",
+        kind=kind,
         alias=message.get_attr("IFLA_IFALIAS") or "",
         mac=message.get_attr("IFLA_ADDRESS") or "",
         mtu=message.get_attr("IFLA_MTU") or 0,
@@ -386,7 +513,8 @@ def _link(message: Any) -> Link:
         promiscuous=bool(message["flags"] & _IFF_PROMISC),
         master=message.get_attr("IFLA_MASTER") or 0,
         # In another namespace the number means another interface.
-        parent=0 if elsewhere else message.get_attr("IFLA_LINK") or 0,
+        parent=parent if elsewhere is None else 0,
+        far_end=(parent, elsewhere) if kind == "veth" and elsewhere is not None else None,
         vlan_filtering=bool(nested("IFLA_INFO_DATA", "IFLA_BR_VLAN_FILTERING")),
         vlan_id=nested("IFLA_INFO_DATA", "IFLA_VLAN_ID") or 0,
         hairpin=bool(nested("IFLA_INFO_SLAVE_DATA", "IFLA_BRPORT_MODE")),

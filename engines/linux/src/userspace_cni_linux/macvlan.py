@@ -48,7 +48,7 @@ def create(
                 "macvlan",
                 link=master.index,
                 net_ns_fd=container,
-                macvlan_mode=section.mode,
+                data={"IFLA_MACVLAN_MODE": section.mode},
                 **options,
             )
             link = netns.call(attachment.netns, inside.claim, attachment)

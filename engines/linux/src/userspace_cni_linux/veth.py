@@ -10,7 +10,7 @@ from userspace_cni.cni.errors import CniError, Code, DataplaneError
 from userspace_cni.engine import mac_address
 from userspace_cni_linux import tags
 from userspace_cni_linux.inside import tag_interface
-from userspace_cni_linux.links import Links, Refused, namespace
+from userspace_cni_linux.links import Links, Refused, namespace, veth_peer
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -40,12 +40,12 @@ def create(
                 "veth",
                 address=attachment.mac_for("host"),
                 mtu=mtu,
-                peer={
-                    "ifname": attachment.interface,
-                    "address": attachment.mac_for("container"),
-                    "mtu": mtu,
-                    "net_ns_fd": container,
-                },
+                data=veth_peer(
+                    ifname=attachment.interface,
+                    address=attachment.mac_for("container"),
+                    mtu=mtu,
+                    net_ns_fd=container,
+                ),
                 **options,
             )
         except Refused as error:
@@ -64,7 +64,7 @@ def create(
 def activate(links: Links, attachment: Attachment, name: str) -> None:
     """Tag both ends, and set the host's up."""
     alias = tags.encode(attachment)
-    links.change_named(name, ifalias=alias, state="up")
+    links.change_named(name, ifalias=alias, up=True)
     netns.call(attachment.netns, tag_interface, attachment.interface, alias)
 
 
