@@ -306,7 +306,7 @@ def test_two_interfaces_of_one_container(lab: OvsLab) -> None:
 
 @contextmanager
 def _runtime(lab: OvsLab) -> Iterator[Runtime]:
-    runtime = Runtime(settings.load(lab.plugin.env), os.environ)
+    runtime = Runtime(settings.load(lab.plugin.env))
     try:
         yield runtime
     finally:

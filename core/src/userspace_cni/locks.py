@@ -1,12 +1,14 @@
-"""Locks between the processes of a node, by name.
+"""Locks between the threads and processes of a node, by name.
 
-Each is a file that flock(2) locks: the kernel frees it when its holder dies, however it dies.
+Each is a file that flock(2) locks: the kernel frees it when its holder dies, however it dies. The
+threads of one process take turns before that, so that they wait without polling.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,9 @@ class Locks:
         """Keep the files in *directory*; wait *timeout* seconds for a lock."""
         self._directory = directory
         self._timeout = timeout
+        #: By name, as long as anyone here holds or awaits it: the lock, and how many do.
+        self._turns: dict[str, tuple[threading.Lock, int]] = {}
+        self._guard = threading.Lock()
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
@@ -35,25 +40,45 @@ class Locks:
 
         """
         deadline = time.monotonic() + self._timeout
-        while (descriptor := self._try(name)) is None:
-            if time.monotonic() >= deadline:
-                raise CniError(
-                    Code.TRY_AGAIN_LATER,
-                    f"the lock {name!r} is held by another request for over {self._timeout:g} s",
-                )
-            time.sleep(_PAUSE)
-        with self._held(name, descriptor):
-            yield
+        with self._turn(name, self._timeout) as ours:
+            while (descriptor := self._try(name) if ours else None) is None:
+                if time.monotonic() >= deadline:
+                    raise CniError(
+                        Code.TRY_AGAIN_LATER,
+                        f"the lock {name!r} is held by another request "
+                        f"for over {self._timeout:g} s",
+                    )
+                time.sleep(_PAUSE)
+            with self._held(name, descriptor):
+                yield
 
     @contextmanager
     def hold_if_free(self, name: str) -> Iterator[bool]:
         """Hold the lock *name* if nobody else does; tell whether it is held."""
-        descriptor = self._try(name)
-        if descriptor is None:
-            yield False
-            return
-        with self._held(name, descriptor):
-            yield True
+        with self._turn(name, 0) as ours:
+            descriptor = self._try(name) if ours else None
+            if descriptor is None:
+                yield False
+                return
+            with self._held(name, descriptor):
+                yield True
+
+    @contextmanager
+    def _turn(self, name: str, timeout: float) -> Iterator[bool]:
+        """Take turns with the other threads of this process; tell whether it is ours in time."""
+        with self._guard:
+            lock, users = self._turns.get(name, (threading.Lock(), 0))
+            self._turns[name] = lock, users + 1
+        ours = lock.acquire(timeout=timeout)
+        try:
+            yield ours
+        finally:
+            if ours:
+                lock.release()
+            with self._guard:
+                lock, users = self._turns.pop(name)
+                if users > 1:
+                    self._turns[name] = lock, users - 1
 
     def _path(self, name: str) -> Path:
         # Any text may be a name; a file's name may not.

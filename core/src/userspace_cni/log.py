@@ -1,51 +1,127 @@
-"""Logging: to standard error and, where configured, to a file. Standard output is the result's."""
+"""Logging: to standard error and, where configured, to a file. Standard output is the result's.
+
+In the node daemon many requests log at once, each at its own level and to its own places: the
+current request is a context variable, and one handler on the root logger asks it.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from io import TextIOWrapper
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 logger = logging.getLogger("userspace_cni")
 
-#: The handlers that :func:`configure` made.
-_handlers: list[logging.Handler] = []
-
 _FORMAT = "%(asctime)s %(levelname)s %(context)s%(message)s"
 
 
-def configure(level: str, path: Path | None, context: str) -> None:
-    """Send records of *level* and above to standard error and *path*, each with *context*.
+class _Scope:
+    """Where records go, from which level on, and what stands before each."""
+
+    def __init__(self, level: str, path: Path | None, context: str, stream: TextIO) -> None:
+        self.level: int = getattr(logging, level.upper())
+        self.context = context
+        self.problem: Exception | None = None
+        self.handlers: list[logging.Handler] = [logging.StreamHandler(stream)]
+        if path is not None:
+            try:
+                self.handlers.append(_FileHandler(path))
+            except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+                self.problem = error
+        for handler in self.handlers:
+            handler.setFormatter(logging.Formatter(_FORMAT))
+
+    def close(self) -> None:
+        for handler in self.handlers:
+            handler.close()
+
+
+_current: ContextVar[_Scope | None] = ContextVar("scope", default=None)
+
+
+class _Dispatcher(logging.Handler):
+    """Gives each record to the request that it is about, and to the process itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._levels: Counter[int] = Counter()
+        self._guard = Lock()
+        self.process: _Scope | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        scope = _current.get() or self.process
+        if scope is None:
+            if logging.lastResort is not None and record.levelno >= logging.lastResort.level:
+                logging.lastResort.handle(record)
+            return
+        if record.levelno < scope.level:
+            return
+        record.context = scope.context
+        for handler in scope.handlers:
+            handler.handle(record)
+        if self.process not in (None, scope):
+            self.process.handlers[0].handle(record)
+
+    def count(self, level: int, change: int) -> None:
+        """Keep the root logger's level at the lowest that anyone wants now."""
+        # The root logger, because engines and their libraries have loggers of their own.
+        root = logging.getLogger()
+        with self._guard:
+            if self not in root.handlers:
+                root.addHandler(self)
+            self._levels[level] += change
+            wanted = min((+self._levels).keys(), default=logging.WARNING)
+            if root.level != wanted:
+                root.setLevel(wanted)
+
+
+_dispatcher = _Dispatcher()
+
+
+@contextmanager
+def scope(level: str, path: Path | None, context: str, stream: TextIO) -> Iterator[None]:
+    """Send what the body logs, from *level* on, to *stream* and *path*, each with *context*.
 
     A log file that cannot be opened is reported and otherwise ignored: logging never fails a
     request.
     """
-    # The root logger, because engines and their libraries have loggers of their own.
-    root = logging.getLogger()
-    root.setLevel(level.upper())
-    formatter = logging.Formatter(_FORMAT, defaults={"context": context})
-    while _handlers:
-        handler = _handlers.pop()
-        root.removeHandler(handler)
-        handler.close()
-    problem: OSError | ValueError | None = None
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if path is not None:
-        try:
-            handlers.append(_FileHandler(path))
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            problem = error
-    for handler in handlers:
-        handler.setFormatter(formatter)
-        root.addHandler(handler)
-        _handlers.append(handler)
-    if problem is not None:
-        logger.warning("cannot write the log file %s: %s", path, problem)
+    own = _Scope(level, path, context, stream)
+    _dispatcher.count(own.level, 1)
+    token = _current.set(own)
+    try:
+        if own.problem is not None:
+            logger.warning("cannot write the log file %s: %s", path, own.problem)
+        yield
+    finally:
+        _current.reset(token)
+        _dispatcher.count(own.level, -1)
+        own.close()
+
+
+@contextmanager
+def process(level: str, path: Path | None) -> Iterator[None]:
+    """Send what belongs to no request to standard error and *path*; requests' to the former too."""
+    own = _Scope(level, path, "", sys.stderr)
+    _dispatcher.count(own.level, 1)
+    _dispatcher.process = own
+    try:
+        if own.problem is not None:
+            logger.warning("cannot write the log file %s: %s", path, own.problem)
+        yield
+    finally:
+        _dispatcher.process = None
+        _dispatcher.count(own.level, -1)
+        own.close()
 
 
 class _FileHandler(logging.FileHandler):

@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from userspace_cni.cni.errors import CniError, Code
@@ -35,6 +36,30 @@ def exists(path: str) -> bool:
             return True
     except CniError:
         return False
+
+
+def identity(path: str) -> str:
+    """Return what tells the network namespace *path* from all others that exist now.
+
+    Raises:
+        CniError: code 4 when *path* is no network namespace.
+
+    """
+    with _opened(path) as namespace:
+        return _identity(namespace)
+
+
+def is_gone(path: str, identity: str) -> bool:
+    """Tell whether the network namespace that had *identity* is no longer at *path*.
+
+    Paths are used again: ``/proc/PID/ns/net`` with the process id. A file that is no namespace is
+    not gone, because the mount on it may just not be seen from here. The empty *identity* is any.
+    """
+    try:
+        with _opened(path) as namespace:
+            return bool(identity) and _identity(namespace) != identity
+    except CniError:
+        return not os.path.exists(path)
 
 
 def require_foreign(path: str) -> None:
@@ -74,12 +99,20 @@ def call(path: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
             failure.append(error)
 
     with _opened(path) as namespace:
-        thread = threading.Thread(target=inside, args=(namespace,), name=f"netns {path}")
+        # With the caller's context: what is logged inside belongs to the same request.
+        thread = threading.Thread(
+            target=copy_context().run, args=(inside, namespace), name=f"netns {path}"
+        )
         thread.start()
         thread.join()
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def _identity(namespace: int) -> str:
+    found = os.fstat(namespace)
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 @contextmanager

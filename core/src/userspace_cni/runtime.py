@@ -6,10 +6,12 @@ result comes straight up. What is begun is written down first, and each step say
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from attrs import evolve, frozen
@@ -60,19 +62,37 @@ class _Plan:
     container_conf: Callable[[bool], EngineConf]
 
 
+#: Is given the name of a step of a request, and surrounds it: for whoever measures.
+Phase = Callable[[str], AbstractContextManager[object]]
+
+
 class Runtime:
     """Serves requests, one at a time or from several threads."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        """Serve the node that *settings* describes; *environ* is passed on to IPAM plugins."""
+    def __init__(
+        self, settings: Settings, *, retries: bool = True, phase: Phase = nullcontext
+    ) -> None:
+        """Serve the node that *settings* describes.
+
+        Args:
+            settings: The node's.
+            retries: A request that finds the switch running also removes what others could not
+                while it was down; False where somebody else does that.
+            phase: Surrounds the steps of requests: ipam, host, handover, container, store.
+
+        """
         self._settings = settings
-        self._environ = environ
+        self._retries = retries
+        self._phase = phase
         self.store = Store(settings.state_dir, settings.timeout)
         self._locks = Locks(settings.run_dir / "locks", settings.timeout)
         self._host_engines: dict[str, HostEngine] = {}
+        self._guard = Lock()
 
     def close(self) -> None:
         """Close what is open."""
+        for engine in self._host_engines.values():
+            engine.close()
         self.store.close()
 
     def serve(self, request: Request) -> dict[str, Any] | None:
@@ -106,22 +126,26 @@ class Runtime:
             netns.require_foreign(request.netns)
         with self._lock(attachment.id):
             self._make_room(attachment, request)
-            self.store.begin(
-                Record(
-                    network=request.network,
-                    container_id=request.container_id,
-                    ifname=request.ifname,
-                    netns=request.netns,
-                    engine=plan.host_conf.engine,
-                    config=dict(request.config),
-                    args=request.args,
+            with self._phase("store"):
+                self.store.begin(
+                    Record(
+                        network=request.network,
+                        container_id=request.container_id,
+                        ifname=request.ifname,
+                        netns=request.netns,
+                        namespace=netns.identity(request.netns),
+                        engine=plan.host_conf.engine,
+                        config=dict(request.config),
+                        args=request.args,
+                        path=request.path,
+                    )
                 )
-            )
             with self._undone_on_failure(attachment.id) as undo:
                 own, port = self._attach(plan, attachment, request, undo)
                 answer = previous.extended_by(own) if previous else own
                 body = cni_result.dump(answer, request.cni_version)
-                self.store.commit(attachment.id, port, cni_result.dump(own, _NEWEST))
+                with self._phase("store"):
+                    self.store.commit(attachment.id, port, cni_result.dump(own, _NEWEST))
         self._retry_deletions(plan.host_conf.engine, request)
         return body
 
@@ -257,6 +281,37 @@ class Runtime:
                 undo.pop_all()
             return True
 
+    def generation(self, id_: str) -> str:
+        """Ask the switch of attachment *id_* for its :meth:`.HostEngine.generation`.
+
+        Raises:
+            CniError: the attachment is unknown, its network cannot be used, its switch is down.
+
+        """
+        record = self.store.get(id_)
+        if record is None:
+            raise CniError(Code.UNKNOWN_CONTAINER, f"attachment {id_} is not recorded")
+        plan = self._plan(config.load(_request_of(record)))
+        return plan.host.generation(plan.host_conf)
+
+    def remove(self, id_: str, still: Callable[[Record], bool]) -> bool:
+        """Remove attachment *id_* as its own DEL would; tell whether it is removed.
+
+        Nothing is done while a request works on it, nor if *still* denies it of the record as it
+        is then.
+
+        Raises:
+            CniError: what went wrong; the attachment stays recorded as ``deleting``.
+
+        """
+        with self._locks.hold_if_free(_lock_name(id_)) as held:
+            record = self.store.get(id_) if held else None
+            if record is None or not still(record):
+                return False
+            if netns.is_gone(record.netns, record.namespace):
+                record = evolve(record, netns="")
+            return self._detach(record, _request_of(record))
+
     # -- attaching
 
     def _attach(
@@ -265,7 +320,8 @@ class Runtime:
         """Do the work of an ADD and return our own part of the result, and the port."""
         dns = plan.conf.result_dns
         if ipam := self._ipam(plan.conf.ipam_type, request, request.config):
-            allocated = _allocated(ipam)
+            with self._phase("ipam"):
+                allocated = _allocated(ipam)
             undo.callback(ipam.delete)
             attachment = evolve(
                 attachment,
@@ -280,13 +336,16 @@ class Runtime:
             # The store has lost it; what is undone below would take it from a running container.
             raise _already_attached(request)
         undo.callback(directory.withdraw, attachment.ifname, attachment.id)
-        port = plan.host.add(attachment, plan.host_conf, undo)
+        with self._phase("host"):
+            port = plan.host.add(attachment, plan.host_conf, undo)
         attachment = evolve(attachment, routes=(*attachment.routes, *port.routes))
         handoff = self._handoff(plan, attachment, port)
         if handoff.socket:
-            directory.publish(attachment.ifname, handover.dump(attachment, handoff))
+            with self._phase("handover"):
+                directory.publish(attachment.ifname, handover.dump(attachment, handoff))
         if plan.container.where == "node":
-            netns.call(request.netns, plan.container.add, handoff)
+            with self._phase("container"):
+                netns.call(request.netns, plan.container.add, handoff)
         container = Interface(
             name=attachment.interface,
             mac=port.mac,
@@ -356,9 +415,11 @@ class Runtime:
         failures: list[CniError] = []
         try:
             plan = self._recorded_plan(record, request)
-            plan.host.delete(record.id, plan.host_conf, _still_there(record.netns, request))
+            with self._phase("host"):
+                plan.host.delete(record.id, plan.host_conf, _still_there(record.netns, request))
         except DataplaneUnavailable as error:
-            logger.warning("removal put off until the switch is back: %s", error)
+            if record.state != "deleting":
+                logger.warning("removal put off until the switch is back: %s", error)
             if self._find(record.id) is None:
                 self.store.begin(evolve(record, state="deleting"))
             else:
@@ -373,13 +434,15 @@ class Runtime:
         ipam_type = str((record.config.get("ipam") or {}).get("type", ""))
         if ipam := self._ipam(ipam_type, request, record.config, record):
             try:
-                ipam.delete()
+                with self._phase("ipam"):
+                    ipam.delete()
             except CniError as error:
                 failures.append(error)
-        if failures:
-            self._quietly(self.store.mark_deleting, record.id)
-            raise _joined(failures)
-        self._quietly(self.store.remove, record.id)
+        with self._phase("store"):
+            if failures:
+                self._quietly(self.store.mark_deleting, record.id)
+                raise _joined(failures)
+            self._quietly(self.store.remove, record.id)
         return True
 
     def _detach_unknown(self, request: Request) -> None:
@@ -407,6 +470,8 @@ class Runtime:
 
     def _retry_deletions(self, engine: str, request: Request) -> None:
         """Remove what could not be removed while the switch of *engine* was down."""
+        if not self._retries:
+            return
         try:
             waiting = self.store.deleting(engine)
         except CniError as error:
@@ -524,15 +589,16 @@ class Runtime:
         )
 
     def _host_engine(self, name: str, kind: type[HostEngine]) -> HostEngine:
-        engine = self._host_engines.get(name)
-        if engine is None:
-            node = Node(
-                settings=self._settings.engines.get(kind.info.name, {}),
-                lock=lambda key: self._locks.hold(f"engine {kind.info.name} {key}"),
-                directory=self._directory_at,
-            )
-            engine = self._host_engines[name] = kind(node)
-        return engine
+        with self._guard:
+            engine = self._host_engines.get(name)
+            if engine is None:
+                node = Node(
+                    settings=self._settings.engines.get(kind.info.name, {}),
+                    lock=lambda key: self._locks.hold(f"engine {kind.info.name} {key}"),
+                    directory=self._directory_at,
+                )
+                engine = self._host_engines[name] = kind(node)
+            return engine
 
     def _ipam(
         self,
@@ -544,7 +610,7 @@ class Runtime:
         """Return the IPAM plugin *kind*, called for *record* or else for the request itself."""
         if not kind:
             return None
-        environ = dict(self._environ)
+        environ = dict(request.environ)
         if record is not None:
             environ |= {
                 "CNI_CONTAINERID": record.container_id,
@@ -594,16 +660,22 @@ def _complete(engine: ContainerEngine, handoff: Handoff) -> None:
 
 
 def _request_of(record: Record) -> Request:
-    """Return the ADD that made *record*."""
+    """Return the ADD that made *record*, for work on it that nobody asked for."""
     return Request(
         command="ADD",
         container_id=record.container_id,
         netns=record.netns,
         ifname=record.ifname,
         args=record.args,
+        path=record.path,
         cni_version=version_of(record.config),
         network=record.network,
         config=record.config,
+        environ={
+            "PATH": os.environ.get("PATH", os.defpath),
+            "CNI_PATH": ":".join(record.path),
+            "CNI_ARGS": ";".join(f"{key}={value}" for key, value in record.args.items()),
+        },
     )
 
 

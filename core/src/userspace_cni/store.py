@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Any, Literal
 
 from attrs import asdict, field, fields, frozen
@@ -36,13 +37,20 @@ CREATE TABLE IF NOT EXISTS attachment (
     config TEXT NOT NULL,
     args TEXT NOT NULL,
     port TEXT,
-    result TEXT
+    result TEXT,
+    path TEXT NOT NULL DEFAULT '',
+    namespace TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS attachment_by_network ON attachment (network);
 CREATE INDEX IF NOT EXISTS attachment_by_state ON attachment (state) WHERE state != 'attached';
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
-_VERSION = 1
+_FROM_1 = """
+ALTER TABLE attachment ADD COLUMN path TEXT NOT NULL DEFAULT '';
+ALTER TABLE attachment ADD COLUMN namespace TEXT NOT NULL DEFAULT '';
+PRAGMA user_version = 2;
+"""
+_VERSION = 2
 _RESULT_VERSION = SUPPORTED[-1]
 #: The members of a HostPort that are classes of their own.
 _SOCKETS = {"memif": Memif, "vhost_user": VhostUser}
@@ -65,6 +73,10 @@ class Record:
     config: dict[str, Any]
     #: The CNI_ARGS of the ADD.
     args: Mapping[str, str] = field(factory=dict)
+    #: The directories of its CNI_PATH: who removes the attachment unasked finds IPAM plugins there.
+    path: tuple[str, ...] = ()
+    #: See :func:`.netns.identity`; empty where it is not known.
+    namespace: str = ""
     port: HostPort | None = None
     #: What ADD answered, in the newest version.
     result: dict[str, Any] = field(factory=dict)
@@ -75,8 +87,24 @@ class Record:
         return attachment_id(self.network, self.container_id, self.ifname)
 
 
+@frozen(kw_only=True)
+class Outline:
+    """What there is to know of an attachment without reading its configuration."""
+
+    id: str
+    engine: str
+    state: State
+    netns: str
+    namespace: str
+    #: The ``host`` part of its configuration, as JSON text.
+    host: str
+
+
 class Store:
     """The table of attachments below a directory. Opened at first use; any process may.
+
+    Threads share one connection, in turns: SQLite lets one write at a time anyway, and waits for
+    others by polling.
 
     Every method raises CniError 5 when the disk or the file fails.
     """
@@ -86,18 +114,20 @@ class Store:
         self.path = directory / "attachments.db"
         self._timeout = timeout
         self._connection: sqlite3.Connection | None = None
+        self._turn = RLock()
 
     def close(self) -> None:
         """Close the file."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._turn:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def begin(self, record: Record) -> None:
         """Write down that *record* is going to be made."""
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO attachment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO attachment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     record.id,
                     record.network,
@@ -110,6 +140,8 @@ class Store:
                     json.dumps(dict(record.args)),
                     None,
                     None,
+                    ":".join(record.path),
+                    record.namespace,
                 ),
             )
 
@@ -147,6 +179,29 @@ class Store:
         """Return every attachment, by network and container."""
         return list(self._select("ORDER BY network, container_id, ifname"))
 
+    def revision(self) -> object:
+        """Return a value that changes whenever anything is written, by whomever."""
+        with self._turn, self._reported():
+            if self._connection is None and not self.path.exists():
+                return None
+            db = self._open()
+            (foreign,) = db.execute("PRAGMA data_version").fetchone()
+            return foreign, db.total_changes
+
+    def outlines(self) -> list[Outline]:
+        """Return all attachments, in short."""
+        with self._turn, self._reported():
+            if self._connection is None and not self.path.exists():
+                return []
+            rows = self._open().execute(
+                "SELECT id, engine, state, netns, namespace, "
+                "coalesce(json_extract(config, '$.host'), '{}') FROM attachment ORDER BY rowid"
+            )
+            return [
+                Outline(id=id_, engine=engine, state=state, netns=netns, namespace=ns, host=host)
+                for id_, engine, state, netns, ns, host in rows.fetchall()
+            ]
+
     def require_writable(self) -> None:
         """Raise CniError 5 if nothing could be written now."""
         with self._transaction() as db:
@@ -154,30 +209,34 @@ class Store:
             db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _select(self, condition: str, *values: str) -> Iterator[Record]:
-        with self._reported():
+        columns = (
+            "network, container_id, ifname, netns, engine, state, config, args, port, result, "
+            "path, namespace"
+        )
+        query = f"SELECT {columns} FROM attachment {condition}"  # noqa: S608  constants
+        with self._turn, self._reported():
             if self._connection is None and not self.path.exists():
                 return
-            columns = (
-                "network, container_id, ifname, netns, engine, state, config, args, port, result"
+            rows = self._open().execute(query, values).fetchall()
+        for row in rows:
+            yield Record(
+                network=row[0],
+                container_id=row[1],
+                ifname=row[2],
+                netns=row[3],
+                engine=row[4],
+                state=row[5],
+                config=json.loads(row[6]),
+                args=json.loads(row[7]),
+                port=None if row[8] is None else _load_port(row[8]),
+                result={} if row[9] is None else json.loads(row[9]),
+                path=tuple(filter(None, row[10].split(":"))),
+                namespace=row[11],
             )
-            query = f"SELECT {columns} FROM attachment {condition}"  # noqa: S608  constants
-            for row in self._open().execute(query, values).fetchall():
-                yield Record(
-                    network=row[0],
-                    container_id=row[1],
-                    ifname=row[2],
-                    netns=row[3],
-                    engine=row[4],
-                    state=row[5],
-                    config=json.loads(row[6]),
-                    args=json.loads(row[7]),
-                    port=None if row[8] is None else _load_port(row[8]),
-                    result={} if row[9] is None else json.loads(row[9]),
-                )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._reported():
+        with self._turn, self._reported():
             db = self._open()
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -210,6 +269,8 @@ class Store:
         if version == 0:
             self.path.chmod(0o640)
             connection.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
+        elif version == 1:
+            connection.executescript("BEGIN IMMEDIATE;" + _FROM_1 + "COMMIT;")
         elif version != _VERSION:
             raise CniError(
                 Code.IO_FAILURE,

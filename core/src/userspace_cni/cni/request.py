@@ -46,6 +46,8 @@ class Request:
     config: Mapping[str, Any]
     #: The caller may name the plugin's own network namespace (CNI_NETNS_OVERRIDE).
     netns_override: bool = False
+    #: The caller's whole environment, for IPAM plugins.
+    environ: Mapping[str, str] = field(factory=dict, repr=False)
 
 
 def parse(environ: Mapping[str, str], config: Mapping[str, Any]) -> Request:
@@ -80,6 +82,7 @@ def parse(environ: Mapping[str, str], config: Mapping[str, Any]) -> Request:
         network=_network_name(config),
         config=config,
         netns_override=environ.get("CNI_NETNS_OVERRIDE", "").lower() in _TRUE,
+        environ=environ,
     )
 
 
