@@ -201,7 +201,7 @@ class ExampleLab:
     def assert_clean(self) -> None:
         """Fail unless all is as if no container had ever been."""
         found = (self.ports(), self.leases(), self.records(), self.locks())
-        assert found == ([], [], [], [])
+        assert found == ([], [], [], []), found
 
 
 def make(plugin: Plugin, directory: Path, netns: str) -> ExampleLab:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -212,8 +214,27 @@ def _killed_in_ipam(lab: ExampleLab) -> Iterator[dict[str, Any]]:
         assert lab.states() == {"c1": "adding"}
         process.kill()
         process.wait()
-    poll(lambda: _ended(int(pid.read_text())), "the IPAM plugin's end: it must not go on alone")
+    orphan = int(pid.read_text())
+    os.kill(orphan, signal.SIGKILL)
+    poll(lambda: _ended(orphan), "the IPAM plugin's end")
     yield conf
+
+
+def test_a_del_waits_for_the_ipam_plugin_that_outlives_its_add(lab: ExampleLab) -> None:
+    log = lab.directory / "log"
+    conf = lab.conf(
+        ipam=lab.script(
+            f"echo $CNI_COMMAND >> {log}; [ $CNI_COMMAND != ADD ] || "
+            f"{{ sleep 1; echo allocated >> {log}; }}"
+        )
+    )
+    with lab.started("ADD", json.dumps(conf).encode()) as process:
+        poll(log.exists, "the IPAM plugin's start")
+        process.kill()
+        process.wait()
+    lab.call("DEL", conf).succeeded()
+    assert log.read_text().split() == ["ADD", "allocated", "DEL"]
+    lab.assert_clean()
 
 
 @contextmanager
@@ -223,6 +244,7 @@ def _killed_in_engine(trouble: ExampleLab) -> Iterator[dict[str, Any]]:
     (trouble.switch / "hang").touch()
     with trouble.started("ADD", json.dumps(conf).encode()) as process:
         poll((trouble.switch / "hanging").exists, "the port")
+        poll(trouble.leases, "the address")
         process.kill()
         process.wait()
     (trouble.switch / "hang").unlink()
@@ -487,7 +509,7 @@ def test_a_lock_that_is_held_too_long_is_code_11(lab: ExampleLab) -> None:
 @contextmanager
 def _small_disk(directory: Path) -> Iterator[Path]:
     directory.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "lab", directory], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "lab", directory], check=True)
     try:
         yield directory
     finally:

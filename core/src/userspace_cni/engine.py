@@ -219,10 +219,10 @@ class Attachment:
     mac: str | None = None
     #: In bytes; None leaves it to the engine.
     mtu: int | None = None
-    #: Addresses that IPAM gave, empty without IPAM.
-    ips: tuple[IPConfig, ...] = ()
-    routes: tuple[Route, ...] = ()
-    dns: DNS = field(factory=DNS)
+    # What IPAM gives: itself, or a function that waits for it.
+    _ips: tuple[IPConfig, ...] | Callable[[], tuple[IPConfig, ...]] = field(default=(), alias="ips")
+    _routes: tuple[Route, ...] | Callable[[], tuple[Route, ...]] = field(default=(), alias="routes")
+    _dns: DNS | Callable[[], DNS] = field(factory=DNS, alias="dns")
     pod: Pod | None = None
     bandwidth: Bandwidth | None = None
     #: What the request says beside the configuration: ``args.cni``, else CNI_ARGS. Keys are in
@@ -230,6 +230,29 @@ class Attachment:
     args: Mapping[str, str] = field(factory=dict)
     #: For sockets. It exists once the engine has asked for it; the runtime removes it.
     directory: SharedDirectory | None = field(default=None, eq=False, repr=False)
+
+    @property
+    def ips(self) -> tuple[IPConfig, ...]:
+        """Addresses that IPAM gave, empty without IPAM.
+
+        The IPAM plugin runs beside :meth:`HostEngine.add`. Who reads these, the :attr:`routes` or
+        the :attr:`dns` waits for it: read late, and hold no lock meanwhile.
+
+        Raises:
+            CniError: the plugin's error; leave it to the runtime.
+
+        """
+        return self._ips() if callable(self._ips) else self._ips
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """Routes that IPAM gave; see :attr:`ips`."""
+        return self._routes() if callable(self._routes) else self._routes
+
+    @property
+    def dns(self) -> DNS:
+        """The configuration's name servers, else IPAM's; see :attr:`ips`."""
+        return self._dns() if callable(self._dns) else self._dns
 
     @cached_property
     def id(self) -> str:
@@ -347,7 +370,7 @@ class Node:
     settings: Mapping[str, Any] = field(factory=dict)
     #: ``lock(name)`` is a context manager that excludes everybody else on this node who asks for
     #: the same name, other processes included. Take it around work on what attachments share.
-    lock: Callable[[str], AbstractContextManager[None]]
+    lock: Callable[[str], AbstractContextManager[object]]
     #: Return the shared directory of that path, for sockets that :meth:`HostEngine.add` put there.
     directory: Callable[[str], SharedDirectory] = field(default=_no_directory)
 

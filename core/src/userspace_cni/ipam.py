@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
-import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from userspace_cni.log import logger
 # A plugin that is being replaced answers "text file busy" for a moment; libcni waits as long.
 _BUSY_TRIES = 5
 _BUSY_PAUSE = 1.0  # seconds
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class NotStarted(CniError):
@@ -47,14 +45,41 @@ class Ipam:
     #: In seconds.
     timeout: float
 
-    def add(self) -> Result:
-        """Allocate addresses.
+    def add(self, lock: int | None = None) -> Allocation:
+        """Start to allocate addresses; what is done until they are needed costs no time.
+
+        The plugin inherits the file descriptor *lock*: if we die, the attachment stays locked until
+        the plugin has ended, and no DEL runs before that.
+
+        Raises:
+            NotStarted: when the plugin cannot be executed.
+
+        """
+        return Allocation(self, self._start("ADD", lock))
+
+    def delete(self) -> None:
+        """Free what :meth:`add` allocated.
 
         Raises:
             CniError: the plugin's own error, or 105 when it does not behave as one.
 
         """
-        output = self._run("ADD")
+        self._run("DEL")
+
+    def check(self) -> None:
+        """Verify that the addresses are still ours; raises as :meth:`delete` does."""
+        self._run("CHECK")
+
+    def status(self) -> None:
+        """Ask whether addresses can be had; raises as :meth:`delete` does."""
+        self._run("STATUS")
+
+    def gc(self) -> None:
+        """Free what belongs to none of the valid attachments; raises as :meth:`delete` does."""
+        self._run("GC")
+
+    def allocated(self, output: bytes) -> Result:
+        """Return the addresses in the *output* of an ADD; raises as :meth:`delete` does."""
         try:
             raw = json.loads(output)
         except ValueError:
@@ -70,57 +95,58 @@ class Ipam:
             raise self._misbehaved("ADD returned no IP address")
         return allocated
 
-    def delete(self) -> None:
-        """Free what :meth:`add` allocated; raises as it does."""
-        self._run("DEL")
-
-    def check(self) -> None:
-        """Verify that the addresses are still ours; raises as :meth:`add` does."""
-        self._run("CHECK")
-
-    def status(self) -> None:
-        """Ask whether addresses can be had; raises as :meth:`add` does."""
-        self._run("STATUS")
-
-    def gc(self) -> None:
-        """Free what belongs to none of the valid attachments; raises as :meth:`add` does."""
-        self._run("GC")
-
     def _run(self, command: str) -> bytes:
+        return self.finish(command, self._start(command))
+
+    def _start(self, command: str, lock: int | None = None) -> subprocess.Popen[bytes]:
         executable = self._find()
         try:
-            done = self._execute(executable, command)
-        except subprocess.TimeoutExpired:
-            raise CniError(
-                Code.TRY_AGAIN_LATER,
-                f"IPAM plugin {executable} did not answer {command} within {self.timeout:g} s",
-            ) from None
+            return self._execute(executable, command, lock)
         except OSError as error:
             raise NotStarted(
                 Code.IPAM, f"IPAM plugin {executable} cannot be executed", error.strerror or ""
             ) from error
-        if done.returncode == 0:
-            return done.stdout
-        raise self._error(command, done)
 
-    def _execute(self, executable: Path, command: str) -> subprocess.CompletedProcess[bytes]:
+    def _execute(self, executable: Path, command: str, lock: int | None) -> subprocess.Popen[bytes]:
         for remaining in reversed(range(_BUSY_TRIES)):
             try:
-                return subprocess.run(  # noqa: S603  an absolute path, found in CNI_PATH
-                    [executable],
-                    input=json.dumps(self.config).encode(),
-                    stdout=subprocess.PIPE,
-                    env={**self.environ, "CNI_COMMAND": command},
-                    timeout=self.timeout,
-                    check=False,
-                    preexec_fn=_die_with(os.getpid()),
-                )
+                # No preexec_fn: without one the process is made by vfork(2), however large we are.
+                with _as_file(json.dumps(self.config).encode()) as config:
+                    return subprocess.Popen(  # noqa: S603  an absolute path, found in CNI_PATH
+                        [executable],
+                        stdin=config,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                        env={**self.environ, "CNI_COMMAND": command},
+                        pass_fds=() if lock is None else (lock,),
+                    )
             except OSError as error:
                 if error.errno != errno.ETXTBSY or not remaining:
                     raise
                 logger.info("%s is being replaced, waiting", executable)
                 time.sleep(_BUSY_PAUSE)
         raise AssertionError  # pragma: no cover  the last try returns or raises
+
+    def finish(self, command: str, process: subprocess.Popen[bytes]) -> bytes:
+        """Wait for a call that was started, and return what it printed; raises as delete does."""
+        with process:
+            try:
+                out, err = process.communicate(timeout=self.timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise CniError(
+                    Code.TRY_AGAIN_LATER,
+                    f"IPAM plugin {self.type} did not answer {command} within {self.timeout:g} s",
+                    "see what keeps it, or raise timeout in the node's settings",
+                ) from None
+            except BaseException:
+                process.kill()
+                raise
+        if err:
+            logger.warning("ipam %s says: %s", self.type, err.decode(errors="replace").rstrip())
+        if process.returncode == 0:
+            return out
+        raise self._error(command, process.returncode, out)
 
     def _find(self) -> Path:
         if not self.path:
@@ -143,17 +169,13 @@ class Ipam:
             "install it there, or correct ipam.type",
         )
 
-    def _error(self, command: str, done: subprocess.CompletedProcess[bytes]) -> CniError:
+    def _error(self, command: str, status: int, out: bytes) -> CniError:
         """Return the error that the plugin printed, under its own code."""
         try:
-            raw = json.loads(done.stdout)
+            raw = json.loads(out)
             code, msg = int(raw["code"]), str(raw["msg"])
         except (ValueError, KeyError, TypeError):
-            ending = (
-                f"was killed by signal {-done.returncode}"
-                if done.returncode < 0
-                else f"exited with {done.returncode}"
-            )
+            ending = f"was killed by signal {-status}" if status < 0 else f"exited with {status}"
             return self._misbehaved(f"{command} {ending} and printed no error as JSON")
         return CniError(code or Code.IPAM, f"ipam {self.type}: {msg}", str(raw.get("details", "")))
 
@@ -161,18 +183,55 @@ class Ipam:
         return CniError(Code.IPAM, f"ipam {self.type}: {how}", "see its messages on stderr")
 
 
-def _die_with(parent: int) -> Callable[[], None]:
-    """Return what a child does first, so that it ends when we are killed.
+class Allocation:
+    """The addresses that an IPAM plugin is allocating, for one thread to wait for."""
 
-    A runtime that runs out of patience kills us alone, then sends DEL: a plugin that went on
-    allocating after that DEL would leak what it allocates, and it would keep the runtime waiting
-    for the standard error that it has from us.
-    """
-    prctl = ctypes.CDLL(None).prctl
+    def __init__(self, ipam: Ipam, process: subprocess.Popen[bytes]) -> None:
+        """Stand for the ADD of *ipam* that *process* carries out."""
+        self._ipam = ipam
+        self._process = process
+        self._outcome: Result | CniError | None = None
 
-    def child() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+    def result(self) -> Result:
+        """Wait for the addresses and return them.
 
-    return child
+        Raises:
+            CniError: the plugin's own error, or 105 when it does not behave as one.
+
+        """
+        if self._outcome is None:
+            try:
+                self._outcome = self._ipam.allocated(self._ipam.finish("ADD", self._process))
+            except CniError as error:
+                self._outcome = error
+        if isinstance(self._outcome, CniError):
+            raise self._outcome
+        return self._outcome
+
+    def undo(self) -> None:
+        """Free what was allocated; raises as :meth:`Ipam.delete` does."""
+        try:
+            self.result()
+        except CniError:
+            # It may have allocated something all the same (SPEC, section 4). That this cannot be
+            # undone by a plugin which does not work anyway is no reason to remember the attachment:
+            # the runtime's own DEL calls it again.
+            try:
+                self._ipam.delete()
+            except CniError as error:
+                logger.warning("IPAM DEL after a failed IPAM ADD: %s", error)
+        else:
+            self._ipam.delete()
+
+
+@contextmanager
+def _as_file(content: bytes) -> Iterator[int]:
+    """Hold *content* in a file: unlike a pipe's, its writer never waits for the reader."""
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)

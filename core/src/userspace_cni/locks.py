@@ -32,8 +32,8 @@ class Locks:
         self._guard = threading.Lock()
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[None]:
-        """Hold the lock *name*.
+    def hold(self, name: str) -> Iterator[int]:
+        """Hold the lock *name*; the file descriptor that is given holds it.
 
         Raises:
             CniError: 11 when another holds it for longer than the timeout.
@@ -50,7 +50,7 @@ class Locks:
                     )
                 time.sleep(_PAUSE)
             with self._held(name, descriptor):
-                yield
+                yield descriptor
 
     @contextmanager
     def hold_if_free(self, name: str) -> Iterator[bool]:

@@ -40,7 +40,7 @@ from userspace_cni.engine import (
     attachment_id,
 )
 from userspace_cni.handover import ContainerDirectory
-from userspace_cni.ipam import Ipam, NotStarted
+from userspace_cni.ipam import Ipam
 from userspace_cni.locks import Locks
 from userspace_cni.log import logger
 from userspace_cni.settings import Settings
@@ -124,7 +124,7 @@ class Runtime:
         attachment = self._attachment(request, plan.conf)
         if not request.netns_override:
             netns.require_foreign(request.netns)
-        with self._lock(attachment.id):
+        with self._lock(attachment.id) as lock:
             self._make_room(attachment, request)
             with self._phase("store"):
                 self.store.begin(
@@ -141,7 +141,7 @@ class Runtime:
                     )
                 )
             with self._undone_on_failure(attachment.id) as undo:
-                own, port = self._attach(plan, attachment, request, undo)
+                own, port = self._attach(plan, attachment, request, lock, undo)
                 answer = previous.extended_by(own) if previous else own
                 body = cni_result.dump(answer, request.cni_version)
                 with self._phase("store"):
@@ -315,19 +315,29 @@ class Runtime:
     # -- attaching
 
     def _attach(
-        self, plan: _Plan, attachment: Attachment, request: Request, undo: ExitStack
+        self,
+        plan: _Plan,
+        attachment: Attachment,
+        request: Request,
+        lock: int,
+        undo: ExitStack,
     ) -> tuple[Result, HostPort]:
         """Do the work of an ADD and return our own part of the result, and the port."""
         dns = plan.conf.result_dns
         if ipam := self._ipam(plan.conf.ipam_type, request, request.config):
             with self._phase("ipam"):
-                allocated = _allocated(ipam)
-            undo.callback(ipam.delete)
+                allocation = ipam.add(lock)
+            undo.callback(allocation.undo)
+
+            def allocated() -> Result:
+                with self._phase("ipam"):
+                    return allocation.result()
+
             attachment = evolve(
                 attachment,
-                ips=allocated.ips,
-                routes=allocated.routes,
-                dns=dns or allocated.dns,
+                ips=lambda: allocated().ips,
+                routes=lambda: allocated().routes,
+                dns=lambda: dns or allocated().dns,
             )
         else:
             attachment = evolve(attachment, dns=dns)
@@ -338,7 +348,12 @@ class Runtime:
         undo.callback(directory.withdraw, attachment.ifname, attachment.id)
         with self._phase("host"):
             port = plan.host.add(attachment, plan.host_conf, undo)
-        attachment = evolve(attachment, routes=(*attachment.routes, *port.routes))
+        attachment = evolve(
+            attachment,
+            ips=attachment.ips,
+            routes=(*attachment.routes, *port.routes),
+            dns=attachment.dns,
+        )
         handoff = self._handoff(plan, attachment, port)
         if handoff.socket:
             with self._phase("handover"):
@@ -646,9 +661,9 @@ class Runtime:
             logger.error("the store is out of date, GC will mend it: %s", error, exc_info=because)
 
     @contextmanager
-    def _lock(self, id_: str) -> Iterator[None]:
-        with self._locks.hold(_lock_name(id_)):
-            yield
+    def _lock(self, id_: str) -> Iterator[int]:
+        with self._locks.hold(_lock_name(id_)) as descriptor:
+            yield descriptor
 
 
 def _complete(engine: ContainerEngine, handoff: Handoff) -> None:
@@ -677,22 +692,6 @@ def _request_of(record: Record) -> Request:
             "CNI_ARGS": ";".join(f"{key}={value}" for key, value in record.args.items()),
         },
     )
-
-
-def _allocated(ipam: Ipam) -> Result:
-    try:
-        return ipam.add()
-    except NotStarted:
-        raise
-    except CniError:
-        # It may have allocated something all the same (SPEC, section 4). That this cannot be undone
-        # by a plugin which does not work anyway is no reason to remember the attachment: the
-        # runtime's own DEL calls it again.
-        try:
-            ipam.delete()
-        except CniError as error:
-            logger.warning("IPAM DEL after a failed IPAM ADD: %s", error)
-        raise
 
 
 def _joined(failures: list[CniError]) -> CniError:

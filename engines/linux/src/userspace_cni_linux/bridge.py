@@ -81,7 +81,7 @@ def ensure(
         undo.callback(remove, name)
         link = links.find(name)
     link = _usable(link, section)
-    if _ours(link):
+    if is_ours(link):
         if _filters(section) and not link.vlan_filtering:
             _filter(links, link)
         if section.promiscuous and not link.promiscuous:
@@ -102,12 +102,7 @@ def require(links: Links, section: BridgeSection) -> Link:
 def provide_gateways(
     links: Links, link: Link, section: BridgeSection, addresses: tuple[IPInterface, ...]
 ) -> None:
-    """Give the bridge, or its VLAN sub-interface, the gateways' *addresses*, if there are any."""
-    if not addresses:
-        return
-    if not _ours(link):
-        _require_gateways(links, link, section, addresses)
-        return
+    """Give our bridge, or its VLAN sub-interface, the gateways' *addresses*."""
     holder = link if section.vlan_id is None else _sub_interface(links, link, section.vlan_id)
     for address in addresses:
         if address.version == 6:
@@ -119,12 +114,48 @@ def provide_gateways(
             links.ensure_address(holder, _link_local(holder.mac))
 
 
+def require_gateways(
+    links: Links, bridge: Link, section: BridgeSection, addresses: tuple[IPInterface, ...]
+) -> None:
+    """Raise DataplaneError unless every gateway address is where :func:`provide_gateways` puts it.
+
+    The error says which command would mend it.
+    """
+    holder: Link | None = bridge
+    name = bridge.name
+    if section.vlan_id is not None:
+        holder = next(
+            (
+                link
+                for link in links.all()
+                if link.parent == bridge.index and link.vlan_id == section.vlan_id
+            ),
+            None,
+        )
+        name = holder.name if holder else _sub_interface_name(bridge.name, section.vlan_id)
+    if holder is None:
+        raise DataplaneError(
+            f"the bridge {bridge.name} has no sub-interface for VLAN {section.vlan_id}, which the "
+            "gateway needs",
+            f"make it with: ip link add link {bridge.name} name {name} up type vlan id "
+            f"{section.vlan_id} && bridge vlan add dev {bridge.name} vid {section.vlan_id} self",
+        )
+    found = links.addresses(holder)
+    for address in addresses:
+        if str(address) not in found:
+            raise DataplaneError(
+                f"the bridge's interface {name} has not the gateway address {address}",
+                f"it has {', '.join(sorted(found)) or 'none'}; mend it with: "
+                f"ip address add {address} dev {name}",
+            )
+
+
 def check_gateways(
     links: Links, link: Link, section: BridgeSection, addresses: tuple[IPInterface, ...]
 ) -> None:
     """Raise CheckFailed unless every gateway address is where :func:`provide_gateways` put it."""
     try:
-        _require_gateways(links, link, section, addresses)
+        require_gateways(links, link, section, addresses)
     except DataplaneError as error:
         raise CheckFailed(error.msg, error.details) from error
 
@@ -181,15 +212,16 @@ def remove_if_unused(links: Links, name: str) -> None:
     # Also one that never got its name, because the request that made it died.
     for candidate in (name, _draft_name(name)):
         link = links.find(candidate)
-        if link is None or link.kind != "bridge" or not _ours(link) or _has_ports(candidate):
+        if link is None or link.kind != "bridge" or not is_ours(link) or _has_ports(candidate):
             continue
         # It would take the interfaces upon it along.
         upon = [other for other in links.all() if other.parent == link.index]
-        if all(_ours(other) or _unfinished(other, link) for other in upon):
+        if all(is_ours(other) or _unfinished(other, link) for other in upon):
             links.remove(link)
 
 
-def _ours(link: Link) -> bool:
+def is_ours(link: Link) -> bool:
+    """Tell whether *link* is a bridge that we made."""
     return link.alias == tags.BRIDGE or link.name.startswith(_DRAFT)
 
 
@@ -268,7 +300,7 @@ def _usable(link: Link | None, section: BridgeSection) -> Link:
             f"{f'of kind {link.kind}' if link.kind else 'a network device'}",
             "choose another bridgeName, or remove that interface",
         )
-    if not _ours(link):
+    if not is_ours(link):
         for wrong, problem, command in (
             (not link.up, "is down", f"ip link set {name} up"),
             (
@@ -316,38 +348,6 @@ def _sub_interface(links: Links, bridge: Link, vlan: int) -> Link:
             f"see ip -d link show {name}, and remove or rename it",
         )
     return link
-
-
-def _require_gateways(
-    links: Links, bridge: Link, section: BridgeSection, addresses: tuple[IPInterface, ...]
-) -> None:
-    holder: Link | None = bridge
-    name = bridge.name
-    if section.vlan_id is not None:
-        holder = next(
-            (
-                link
-                for link in links.all()
-                if link.parent == bridge.index and link.vlan_id == section.vlan_id
-            ),
-            None,
-        )
-        name = holder.name if holder else _sub_interface_name(bridge.name, section.vlan_id)
-    if holder is None:
-        raise DataplaneError(
-            f"the bridge {bridge.name} has no sub-interface for VLAN {section.vlan_id}, which the "
-            "gateway needs",
-            f"make it with: ip link add link {bridge.name} name {name} up type vlan id "
-            f"{section.vlan_id} && bridge vlan add dev {bridge.name} vid {section.vlan_id} self",
-        )
-    found = links.addresses(holder)
-    for address in addresses:
-        if str(address) not in found:
-            raise DataplaneError(
-                f"the bridge's interface {name} has not the gateway address {address}",
-                f"it has {', '.join(sorted(found)) or 'none'}; mend it with: "
-                f"ip address add {address} dev {name}",
-            )
 
 
 def _has_ports(name: str) -> bool:

@@ -121,17 +121,24 @@ class LinuxHostEngine(HostEngine):
     def _add_bridged(
         self, links: Links, attachment: Attachment, section: BridgeSection, undo: ExitStack
     ) -> HostPort:
-        addresses = bridge.gateways(attachment, "host.bridge.gateway") if section.gateway else ()
-        routes = _default_routes(attachment) if section.default_route else ()
         with self.node.lock(bridge.lock_name(section.bridge_name)):
             master = bridge.ensure(links, section, undo, self._remove_bridge)
-            bridge.provide_gateways(links, master, section, addresses)
+            if section.gateway and not bridge.is_ours(master):
+                # Before the port, which would change its MAC address as it comes and goes.
+                addresses = bridge.gateways(attachment, "host.bridge.gateway")
+                bridge.require_gateways(links, master, section, addresses)
             mtu = attachment.mtu or master.mtu
-            # Its being a port keeps the bridge from being removed: no lock is needed after this.
+            # Its being a port keeps the bridge from being removed after this.
             name = veth.create(links, attachment, mtu, undo, master)
         bridge.configure_port(links, name, section)
         veth.activate(links, attachment, name)
-        sysctl.forward({address.version for address in addresses})
+        routes = _default_routes(attachment) if section.default_route else ()
+        if section.gateway:
+            addresses = bridge.gateways(attachment, "host.bridge.gateway")
+            if bridge.is_ours(master):
+                with self.node.lock(bridge.lock_name(section.bridge_name)):
+                    bridge.provide_gateways(links, master, section, addresses)
+            sysctl.forward({address.version for address in addresses})
         return HostPort(
             name=name,
             mac=attachment.mac_for("container"),
