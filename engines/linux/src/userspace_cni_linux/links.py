@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
+import sys
 from contextlib import contextmanager
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any, Self
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from attrs import frozen
 
 from userspace_cni.cni.errors import CniError, Code, DataplaneError, DataplaneUnavailable
-from userspace_cni_linux.netlink import CREATE, DUMP, EXCLUSIVE, Netlink
+from userspace_cni_linux.netlink import CREATE, DUMP, EXCLUSIVE, Netlink, attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -50,6 +52,26 @@ _RTM_NEWADDR = 20
 _RTM_GETADDR = 22
 _RTM_NEWROUTE = 24
 _RTM_GETROUTE = 26
+# struct nlmsghdr, and of struct ifinfomsg the index and the flags
+_LINK_HEADER = struct.Struct("=16x4xiI4x")
+_LINK_ATTRIBUTES = _LINK_HEADER.size
+_IF_OPER_UP = 6
+_IFLA_ADDRESS = 1
+_IFLA_IFNAME = 3
+_IFLA_MTU = 4
+_IFLA_LINK = 5
+_IFLA_MASTER = 10
+_IFLA_OPERSTATE = 16
+_IFLA_LINKINFO = 18
+_IFLA_IFALIAS = 20
+_IFLA_LINK_NETNSID = 37
+_IFLA_INFO_KIND = 1
+_IFLA_INFO_DATA = 2
+_IFLA_INFO_SLAVE_DATA = 5
+_IFLA_BR_VLAN_FILTERING = 7
+_IFLA_BRPORT_MODE = 4
+_IFLA_BRPORT_ISOLATED = 33
+_IFLA_VLAN_ID = 1
 
 
 class Refused(DataplaneError):
@@ -245,7 +267,7 @@ class Links:
         message = _link_message(0, ext_mask=_RTEXT_FILTER_BRVLAN)
         message["family"] = _AF_BRIDGE
         with _refusals(f"read the VLANs of {link.name}"):
-            answers = self._netlink.request(_RTM_GETLINK, message, DUMP)
+            answers = _decoded(message, self._netlink.request(_RTM_GETLINK, message, DUMP))
         own, tagged = 0, set()
         for answer in answers:
             spec = answer.get_attr("IFLA_AF_SPEC")
@@ -304,7 +326,7 @@ class Links:
                 # IFA_ADDRESS is the other end's where there is one; IFA_LOCAL is ours.
                 f"{answer.get_attr('IFA_LOCAL') or answer.get_attr('IFA_ADDRESS')}"
                 f"/{answer['prefixlen']}"
-                for answer in self._netlink.request(_RTM_GETADDR, message, DUMP)
+                for answer in _decoded(message, self._netlink.request(_RTM_GETADDR, message, DUMP))
             }
 
     # -- routes ------------------------------------------------------------------------------------
@@ -393,7 +415,7 @@ class Links:
         if link is not None:
             message["attrs"] = [("RTA_OIF", link.index)]
         with _refusals(f"read the routes{f' of {link.name}' if link else ''}"):
-            return self._netlink.request(_RTM_GETROUTE, message, DUMP)
+            return _decoded(message, self._netlink.request(_RTM_GETROUTE, message, DUMP))
 
     def _change(
         self, name: str, message: Any, what: Iterable[str], type_: int = _RTM_SETLINK
@@ -461,11 +483,11 @@ def _link_message(index: int, *, up: bool = False, **options: Any) -> Any:
     message["index"] = index
     if up:
         message["flags"] = message["change"] = _IFF_UP
-    message["attrs"] = _attributes(options)
+    message["attrs"] = _named(options)
     return message
 
 
-def _attributes(options: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _named(options: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(f"IFLA_{name.upper()}", value) for name, value in options.items()]
 
 
@@ -480,7 +502,7 @@ def _info(kind: str, data: Mapping[str, object]) -> dict[str, Any]:
 
 def veth_peer(**options: Any) -> dict[str, Any]:
     """Return the data of a veth interface that tells its other end by its options."""
-    return {"VETH_INFO_PEER": {"attrs": _attributes(options)}}
+    return {"VETH_INFO_PEER": {"attrs": _named(options)}}
 
 
 def _vlan_message(link: Link, infos: list[tuple[int, int]], *, itself: bool = False) -> Any:
@@ -494,29 +516,52 @@ def _vlan_message(link: Link, infos: list[tuple[int, int]], *, itself: bool = Fa
     return message
 
 
-def _link(message: Any) -> Link:
-    def nested(*path: str) -> Any:
-        return message.get_nested("IFLA_LINKINFO", *path)
+def _decoded(question: Any, answers: Iterable[bytes]) -> list[Any]:
+    """Return *answers* as pyroute2's messages, of the class of the *question*."""
+    messages = []
+    for answer in answers:
+        message = type(question)(answer)
+        message.decode()
+        messages.append(message)
+    return messages
 
-    kind = nested("IFLA_INFO_KIND") or ""
-    parent = message.get_attr("IFLA_LINK") or 0
-    elsewhere = message.get_attr("IFLA_LINK_NETNSID")
+
+def _link(message: bytes) -> Link:
+    # By hand: pyroute2 takes longer to decode one interface than the kernel to make it.
+    index, flags = _LINK_HEADER.unpack_from(message)
+    found = attributes(message, _LINK_ATTRIBUTES)
+    info = attributes(found.get(_IFLA_LINKINFO, b""))
+    kind = _text(info.get(_IFLA_INFO_KIND))
+    data = attributes(info.get(_IFLA_INFO_DATA, b""))
+    port = attributes(info.get(_IFLA_INFO_SLAVE_DATA, b""))
+    parent = _number(found.get(_IFLA_LINK))
+    elsewhere = _IFLA_LINK_NETNSID in found
     return Link(
-        index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
+        index=index,
+        name=_text(found.get(_IFLA_IFNAME)),
         kind=kind,
-        alias=message.get_attr("IFLA_IFALIAS") or "",
-        mac=message.get_attr("IFLA_ADDRESS") or "",
-        mtu=message.get_attr("IFLA_MTU") or 0,
-        up=bool(message["flags"] & _IFF_UP),
-        operational=message.get_attr("IFLA_OPERSTATE") == "UP",
-        promiscuous=bool(message["flags"] & _IFF_PROMISC),
-        master=message.get_attr("IFLA_MASTER") or 0,
+        alias=_text(found.get(_IFLA_IFALIAS)),
+        mac=found.get(_IFLA_ADDRESS, b"").hex(":"),
+        mtu=_number(found.get(_IFLA_MTU)),
+        up=bool(flags & _IFF_UP),
+        operational=_number(found.get(_IFLA_OPERSTATE)) == _IF_OPER_UP,
+        promiscuous=bool(flags & _IFF_PROMISC),
+        master=_number(found.get(_IFLA_MASTER)),
         # In another namespace the number means another interface.
-        parent=parent if elsewhere is None else 0,
-        far_end=(parent, elsewhere) if kind == "veth" and elsewhere is not None else None,
-        vlan_filtering=bool(nested("IFLA_INFO_DATA", "IFLA_BR_VLAN_FILTERING")),
-        vlan_id=nested("IFLA_INFO_DATA", "IFLA_VLAN_ID") or 0,
-        hairpin=bool(nested("IFLA_INFO_SLAVE_DATA", "IFLA_BRPORT_MODE")),
-        isolated=bool(nested("IFLA_INFO_SLAVE_DATA", "IFLA_BRPORT_ISOLATED")),
+        parent=0 if elsewhere else parent,
+        far_end=(parent, _number(found.get(_IFLA_LINK_NETNSID)))
+        if kind == "veth" and elsewhere
+        else None,
+        vlan_filtering=kind == "bridge" and bool(_number(data.get(_IFLA_BR_VLAN_FILTERING))),
+        vlan_id=_number(data.get(_IFLA_VLAN_ID)) if kind == "vlan" else 0,
+        hairpin=bool(_number(port.get(_IFLA_BRPORT_MODE))),
+        isolated=bool(_number(port.get(_IFLA_BRPORT_ISOLATED))),
     )
+
+
+def _text(attribute: bytes | None) -> str:
+    return (attribute or b"").rstrip(b"\0").decode(errors="surrogateescape")
+
+
+def _number(attribute: bytes | None) -> int:
+    return int.from_bytes(attribute or b"", sys.byteorder)

@@ -23,6 +23,8 @@ CREATE = 0x400
 EXCLUSIVE = 0x200
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
+_ATTRIBUTE_TYPE = 0x3FFF  # NLA_TYPE_MASK
 _ERROR = 2
 _DONE = 3
 _DUMP_INTERRUPTED = 0x10
@@ -72,8 +74,8 @@ class Netlink:
         """Close the socket."""
         self._socket.close()
 
-    def request(self, type_: int, message: Any, flags: int = 0) -> list[Any]:
-        """Send *message*, one of pyroute2's, and return what the kernel answers, of the same class.
+    def request(self, type_: int, message: Any, flags: int = 0) -> list[bytes]:
+        """Send *message*, one of pyroute2's, and return the messages that the kernel answers.
 
         Raises:
             KernelRefusal: when the kernel refuses.
@@ -88,14 +90,14 @@ class Netlink:
             message.reset()
             message.encode()
             self._socket.send(message.data)
-            answers, whole = self._receive(type(message))
+            answers, whole = self._receive()
             if whole:
                 return answers
         raise OSError(errno.EAGAIN, f"changed while it was read, {_DUMP_TRIES} times")
 
-    def _receive(self, kind: type[Any]) -> tuple[list[Any], bool]:
+    def _receive(self) -> tuple[list[bytes], bool]:
         """Return the answers up to the last, and whether nothing changed while they were made."""
-        answers: list[Any] = []
+        answers: list[bytes] = []
         whole = True
         while True:
             for type_, flags, message in _split(self._socket.recv(_BUFFER), self._sequence):
@@ -103,9 +105,17 @@ class Netlink:
                 if type_ in (_ERROR, _DONE):
                     _raise_refusal(flags, message)
                     return answers, whole
-                answer = kind(message)
-                answer.decode()
-                answers.append(answer)
+                answers.append(message)
+
+
+def attributes(message: bytes, offset: int = 0) -> dict[int, bytes]:
+    """Return the attributes that fill *message* from *offset* on, by their type."""
+    found = {}
+    while offset + _ATTRIBUTE.size <= len(message):
+        length, kind = _ATTRIBUTE.unpack_from(message, offset)
+        found[kind & _ATTRIBUTE_TYPE] = message[offset + _ATTRIBUTE.size : offset + length]
+        offset += max((length + 3) & ~3, _ATTRIBUTE.size)
+    return found
 
 
 def _split(data: bytes, sequence: int) -> Iterator[tuple[int, int, bytes]]:
@@ -127,9 +137,7 @@ def _raise_refusal(flags: int, message: bytes) -> None:
         # After the status, and in NLMSG_ERROR the header of the request.
         _, type_, *_ = _HEADER.unpack_from(message)
         offset = _HEADER.size + 4 + (_HEADER.size if type_ == _ERROR else 0)
-        while offset + 4 <= len(message):
-            length, kind = struct.unpack_from("=HH", message, offset)
-            if kind == _ERROR_TEXT:
-                words = message[offset + 4 : offset + length].rstrip(b"\0").decode(errors="replace")
-            offset += max((length + 3) & ~3, 4)
+        text = attributes(message, offset).get(_ERROR_TEXT)
+        if text is not None:
+            words = text.rstrip(b"\0").decode(errors="replace")
     raise KernelRefusal(-status, words)
