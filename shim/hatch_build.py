@@ -13,11 +13,16 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _PROGRAM = "src/userspace_cni_shim/userspace"
 # Position-independent and still static: address randomisation costs no measurable start-up time.
-_FLAGS = """
-    -std=c11 -O2 -static-pie -fPIE -s
-    -Wall -Wextra -Wshadow -Wconversion -Werror
-    -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -Wl,-z,relro,-z,now
-""".split()
+_FLAGS = [
+    *("-std=c11", "-O2", "-static-pie", "-fPIE", "-s"),
+    *("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"),
+    *(
+        "-fstack-protector-strong",
+        "-U_FORTIFY_SOURCE",
+        "-D_FORTIFY_SOURCE=2",
+        "-Wl,-z,relro,-z,now",
+    ),
+]
 
 
 class BuildHook(BuildHookInterface[Any]):

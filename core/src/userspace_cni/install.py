@@ -38,7 +38,7 @@ from userspace_cni.plugin import main
 sys.exit(main())
 """
 
-# `struct settings` of shim.c: marker, socket, queue, fallback, milliseconds. Each text ends with NUL.
+# `struct settings` of shim.c: marker, socket, queue, fallback, milliseconds. Texts end with NUL.
 _SETTINGS = struct.Struct("=32s108s256s256sI")
 _MARKER = b"userspace-cni shim: settings, 1\0"
 
@@ -135,7 +135,9 @@ def executables(
     node: Settings | None = None,
     fallback: bool = True,
 ) -> dict[str, bytes | None]:
-    """Return what *directory* is to hold: content by name, in the order of placing; None for no file.
+    """Return what *directory* is to hold: content by name, in the order of placing.
+
+    None stands for a file that is not to be there.
 
     With the shim's *program* that is the shim, and the launcher beside it if there is to be a
     *fallback*; without, the launcher alone.

@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def path() -> Path:
-    """Return where the program is; a copy of it with the node's settings is what runtimes execute."""
+    """Return where the program is; runtimes execute a copy with the node's settings in it."""
     return Path(__file__).with_name("userspace")
