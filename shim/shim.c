@@ -44,7 +44,13 @@ enum {
 };
 
 /* Codes of CNI errors: CNI SPEC 1.1.0, "Error". */
-enum { INVALID_ENVIRONMENT = 4, IO_FAILURE = 5, DECODING_FAILURE = 6, TRY_AGAIN_LATER = 11, NOT_AVAILABLE = 50 };
+enum {
+    INVALID_ENVIRONMENT = 4,
+    IO_FAILURE = 5,
+    DECODING_FAILURE = 6,
+    TRY_AGAIN_LATER = 11,
+    NOT_AVAILABLE = 50,
+};
 
 /* As in core's cni/versions.py, oldest first. */
 static const char *const SUPPORTED[] = {"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"};
@@ -381,7 +387,8 @@ static int open_queue(void)
     int directory = clear_of_stdio(open(settings.queue, flags));
     if (directory >= 0 || errno != ENOENT || (mkdir(settings.queue, 0700) < 0 && errno != EEXIST))
         return directory;
-    directory = clear_of_stdio(open(settings.queue, flags));
+    if ((directory = clear_of_stdio(open(settings.queue, flags))) < 0)
+        return -1;
     int parent = clear_of_stdio(openat(directory, "..", flags));
     return parent < 0 || fsync(parent) < 0 ? -1 : directory;
 }
@@ -420,7 +427,8 @@ _Noreturn static void give_up(const char *command)
     if (strcmp(command, "ADD") == 0 || strcmp(command, "CHECK") == 0 || strcmp(command, "GC") == 0)
         fail(TRY_AGAIN_LATER, problem, advice);
     if (strcmp(command, "DEL") != 0)
-        fail(INVALID_ENVIRONMENT, "unknown CNI_COMMAND", "expected one of ADD, DEL, CHECK, GC, STATUS, VERSION");
+        fail(INVALID_ENVIRONMENT, "unknown CNI_COMMAND",
+             "expected one of ADD, DEL, CHECK, GC, STATUS, VERSION");
     if (!queue_request()) {
         char msg[512];
         snprintf(msg, sizeof msg, "the DEL cannot be queued in %s: %s", settings.queue, strerror(errno));

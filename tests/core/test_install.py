@@ -16,7 +16,7 @@ import pytest
 
 from core.example_lab import make_venv
 from userspace_cni.cni.errors import CniError
-from userspace_cni.install import compare, executables, find_shim, install
+from userspace_cni.install import compare, executables, find_shim, install, shim
 from userspace_cni.settings import NodeSettings, Settings
 
 if TYPE_CHECKING:
@@ -179,6 +179,10 @@ def test_a_path_that_is_too_long_for_the_shim_is_refused(program: bytes, bin_dir
         _files(program, bin_dir, settings(state=256 - len("/queue")))
     with pytest.raises(CniError, match="launcher: /sss"):
         _files(program, Path("/" + "s" * 255), Settings())
+
+
+def test_a_shim_that_nobody_installed_has_the_default_settings(program: bytes) -> None:
+    assert shim(program, Settings(), None) == program
 
 
 @pytest.mark.parametrize("copies", [0, 2])
