@@ -4,7 +4,7 @@ PYTHON ?= python3
 ENGINE ?= ovs
 VENV := .venv
 BIN := $(VENV)/bin
-PROJECTS := core engines/linux engines/ovs engines/vpp docs/example-engine
+PROJECTS := core engines/linux engines/ovs engines/vpp shim docs/example-engine
 DEMO_linux := demo/linux.py
 DEMO_ovs := demo/ovs_dpdk.py
 DEMO_vpp := demo/vpp.py
@@ -46,7 +46,7 @@ clean:
 
 # -- set-up: each step leaves a mark, so that the next run has nothing to do
 
-$(VENV)/.ready: constraints.txt setup/python.txt $(PROJECTS:%=%/pyproject.toml)
+$(VENV)/.ready: constraints.txt setup/python.txt $(PROJECTS:%=%/pyproject.toml) shim/shim.c shim/hatch_build.py
 	setup/debian.sh setup/packages.txt
 	@echo "Installing Python packages into $(VENV): setup/python.txt, $(PROJECTS)"
 	$(PYTHON) -m venv $(VENV)

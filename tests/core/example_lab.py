@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 from lab.conf import host_local, leases
 from lab.plugin import Outcome, Plugin
 from lab.spy import Spy
-from userspace_cni.install import install
+from userspace_cni.install import executables, install
 from userspace_cni.store import Record, Store
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def make(plugin: Plugin, directory: Path, netns: str) -> ExampleLab:
 
 def with_trouble(lab: ExampleLab, interpreter: Path) -> ExampleLab:
     """Return *lab* with the engine "trouble", which *interpreter* has."""
-    install(lab.plugin.bin_dir, str(interpreter))
+    install(lab.plugin.bin_dir, executables(lab.plugin.bin_dir, str(interpreter)))
     return evolve(lab, engine="trouble")
 
 

@@ -11,7 +11,7 @@ from attrs import evolve
 from core import example_lab
 from lab.plugin import clean_environ
 from userspace_cni.engine import CONTAINER_ENGINES, HOST_ENGINES
-from userspace_cni.install import install
+from userspace_cni.install import executables, install
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def crowded_lab(lab: ExampleLab, crowded: Path) -> ExampleLab:
-    install(lab.plugin.bin_dir, str(crowded))
+    install(lab.plugin.bin_dir, executables(lab.plugin.bin_dir, str(crowded)))
     return lab
 
 

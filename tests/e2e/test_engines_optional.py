@@ -12,7 +12,7 @@ from lab import conf as lab_conf
 from lab import plugin as lab_plugin
 from lab import wheels as lab_wheels
 from lab.node import Node
-from userspace_cni.install import install
+from userspace_cni.install import executables, install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,7 @@ DISTRIBUTIONS = {
     "userspace-cni-linux": "userspace_cni_linux",
     "userspace-cni-ovs": "userspace_cni_ovs",
     "userspace-cni-vpp": "userspace_cni_vpp",
+    "userspace-cni-shim": "userspace_cni_shim",
     "example-engine": "example_engine",
 }
 
@@ -122,7 +123,7 @@ def test_the_extra_brings_the_engine_and_what_it_needs(
 ) -> None:
     venv = lab_wheels.virtualenv(tmp_path / "venv", wheels)
     venv.install("userspace-cni[linux]")
-    install(plugin.bin_dir, str(venv.python))
+    install(plugin.bin_dir, executables(plugin.bin_dir, str(venv.python)))
     _assert_works(plugin, node, _network(tmp_path), node.netns("box"))
 
 
@@ -173,4 +174,4 @@ def test_the_core_needs_no_engine_and_has_an_extra_for_each(wheels: Wheels) -> N
         fields = Parser().parsestr(wheel.read(metadata).decode())
     required = [value for value in fields.get_all("Requires-Dist", []) if "extra" not in value]
     assert sorted(value.partition(">")[0] for value in required) == ["attrs", "cattrs", "stevedore"]
-    assert {"linux", "vpp", "ovs", "all"} <= {*fields.get_all("Provides-Extra", [])}
+    assert {"linux", "vpp", "ovs", "shim", "all"} <= {*fields.get_all("Provides-Extra", [])}

@@ -1,14 +1,32 @@
-"""Puts the CNI executable into a directory of CNI plugins."""
+"""Puts the CNI executable into a directory of CNI plugins.
+
+There are two: the launcher, a Python program that serves the request itself, and the shim, a static
+program that passes it to the node daemon and has the node's settings in it.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
+import struct
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from attrs import frozen
+
+from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.settings import Settings
 
 #: The executable's name, and so the ``type`` of our networks.
 NAME = "userspace"
+#: The launcher's name beside the shim, which executes it where no daemon listens.
+STANDALONE = "userspace-standalone"
+
+_DRAFT = f".{NAME}-draft-"
 
 # The kernel reads the first line of a script up to 127 bytes on old kernels, and splits it at the
 # first white space: execve(2), "Interpreter scripts".
@@ -19,6 +37,20 @@ import sys
 from userspace_cni.plugin import main
 sys.exit(main())
 """
+
+# `struct settings` of shim.c: marker, socket, queue, fallback, milliseconds. Texts end with NUL.
+_SETTINGS = struct.Struct("=32s108s256s256sI")
+_MARKER = b"userspace-cni shim: settings, 1\0"
+
+
+@frozen
+class Difference:
+    """A file that is not as :func:`install` would make it."""
+
+    path: Path
+    #: SHA-256 in hexadecimal digits; None where there is to be no file, or is none.
+    expected: str | None
+    found: str | None
 
 
 def launcher(interpreter: str) -> str:
@@ -35,26 +67,158 @@ def launcher(interpreter: str) -> str:
     return f"#!/bin/sh\n'''exec' '{quoted}' -I \"$0\" \"$@\"\n' '''\n" + _LAUNCHER
 
 
-def install(directory: Path, interpreter: str = sys.executable) -> Path:
-    """Place the executable in *directory*, atomically; return its path.
+def shim(program: bytes, node: Settings, fallback: Path | None) -> bytes:
+    """Return the shim *program* with the settings of *node*, and what it executes without a daemon.
 
-    It is complete under a temporary name before it takes its own: a runtime that executes the old
-    one at this moment is not disturbed.
+    Raises:
+        CniError: 7, a path is too long for the shim, or *program* is no shim of this version.
+
+    """
+    if program.count(_MARKER) != 1:
+        raise CniError(
+            Code.INVALID_NETWORK_CONFIG,
+            "the shim is not of this version",
+            "install userspace-cni and userspace-cni-shim of the same version",
+        )
+    filled = _SETTINGS.pack(
+        _MARKER,
+        _text("the daemon's socket", node.socket, 107),  # sun_path: unix(7)
+        _text("the queue", queue(node), 255),
+        _text("the launcher", fallback, 255) if fallback else b"",
+        round(node.node.deadline * 1000) or 1,
+    )
+    start = program.index(_MARKER)
+    return program[:start] + filled + program[start + len(filled) :]
+
+
+def queue(node: Settings) -> Path:
+    """Return the directory where the shim leaves what no daemon took."""
+    return node.state_dir / "queue"
+
+
+def _text(what: str, path: Path, longest: int) -> bytes:
+    encoded = os.fsencode(path)
+    if len(encoded) > longest:
+        raise CniError(
+            Code.INVALID_NETWORK_CONFIG,
+            f"{what}: {path}: the path has {len(encoded)} bytes, the shim takes {longest}",
+            "choose a shorter one in the node's settings",
+        )
+    return encoded
+
+
+def make_queue(node: Settings) -> None:
+    """Make the directory that :func:`queue` names; none but root may look into it.
+
+    Raises:
+        OSError: it cannot be made.
+
+    """
+    node.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    queue(node).mkdir(mode=0o700, exist_ok=True)
+
+
+def find_shim() -> bytes | None:
+    """Return the shim's program; None if ``userspace-cni-shim`` is not installed."""
+    try:
+        import userspace_cni_shim
+    except ModuleNotFoundError:
+        return None
+    return userspace_cni_shim.path().read_bytes()
+
+
+def executables(
+    directory: Path,
+    interpreter: str = sys.executable,
+    *,
+    program: bytes | None = None,
+    node: Settings | None = None,
+    fallback: bool = True,
+) -> dict[str, bytes | None]:
+    """Return what *directory* is to hold: content by name, in the order of placing.
+
+    None stands for a file that is not to be there.
+
+    With the shim's *program* that is the shim, and the launcher beside it if there is to be a
+    *fallback*; without, the launcher alone.
+
+    Raises:
+        CniError: as :func:`shim` does.
+
+    """
+    own = os.fsencode(launcher(interpreter))
+    if program is None:
+        return {NAME: own, STANDALONE: None}
+    node = node or Settings()
+    if not fallback:
+        return {NAME: shim(program, node, None), STANDALONE: None}
+    # What the shim names is there before the shim.
+    standalone = Path(os.path.abspath(directory)) / STANDALONE
+    return {STANDALONE: own, NAME: shim(program, node, standalone)}
+
+
+def install(directory: Path, files: Mapping[str, bytes | None] | None = None) -> Path:
+    """Place *files*, by default the launcher, in *directory*; return the executable's path.
+
+    Each is complete and on disk under a temporary name before it takes its own: a runtime that
+    executes the old one at this moment is not disturbed, and a crash leaves the old or the new one.
 
     Raises:
         OSError: *directory* does not exist or cannot be written.
 
     """
-    target = directory / NAME
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{NAME}-", dir=directory)
+    with _locked(directory) as descriptor:
+        for entry in os.listdir(descriptor):
+            if entry.startswith(_DRAFT):  # of an installation that was killed: we have the lock
+                os.unlink(entry, dir_fd=descriptor)
+        for name, content in (executables(directory) if files is None else files).items():
+            if content is not None:
+                _place(directory, name, content)
+            elif os.path.lexists(directory / name):
+                os.unlink(directory / name)
+            os.fsync(descriptor)
+    return directory / NAME
+
+
+def compare(directory: Path, files: Mapping[str, bytes | None]) -> list[Difference]:
+    """Return how *directory* differs from what :func:`install` would make of it.
+
+    Raises:
+        OSError: a file is there and cannot be read.
+
+    """
+    differences = []
+    for name, content in files.items():
+        path = directory / name
+        expected = None if content is None else hashlib.sha256(content).hexdigest()
+        try:
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        except FileNotFoundError:
+            found = None
+        if found != expected:
+            differences.append(Difference(path, expected, found))
+    return differences
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(launcher(interpreter))
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _place(directory: Path, name: str, content: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(prefix=_DRAFT, dir=directory)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fchmod(file.fileno(), 0o755)
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        os.replace(temporary, directory / name)
     except BaseException:
         os.unlink(temporary)
         raise
-    return target

@@ -15,11 +15,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        status: int | None = options.run(options)
     except (CniError, OSError) as error:
         sys.stderr.write(f"userspace-cni: {error}\n")
         return 1
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,6 +32,23 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument(
         "--cni-bin-dir", type=Path, default=Path("/opt/cni/bin"), metavar="DIR", help="%(default)s"
     )
+    install.add_argument(
+        "--launcher",
+        choices=("shim", "python"),
+        help="shim: the static program that calls the node daemon; python: the one-process plugin; "
+        "default: the shim if userspace-cni-shim is installed",
+    )
+    install.add_argument(
+        "--no-fallback",
+        dest="fallback",
+        action="store_false",
+        help="no one-process plugin beside the shim: the host has no Python",
+    )
+    install.add_argument(
+        "--check",
+        action="store_true",
+        help="change nothing; exit with 1 if there is something else than would be installed",
+    )
     install.set_defaults(run=_install)
 
     engines = commands.add_parser("engines", help="list the engines that are installed")
@@ -43,10 +60,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _install(options: argparse.Namespace) -> None:
-    from userspace_cni.install import install
+def _install(options: argparse.Namespace) -> int:
+    from userspace_cni import settings
+    from userspace_cni.cni.errors import Code
+    from userspace_cni.install import compare, executables, find_shim, install, make_queue
 
-    print(install(options.cni_bin_dir))
+    node = settings.load()
+    program = None if options.launcher == "python" else find_shim()
+    if program is None and options.launcher == "shim":
+        raise CniError(
+            Code.ENGINE_NOT_INSTALLED,
+            "userspace-cni-shim is not installed",
+            "pip install 'userspace-cni[shim]'",
+        )
+    directory = options.cni_bin_dir
+    files = executables(directory, program=program, node=node, fallback=options.fallback)
+    if not options.check:
+        if program is not None:
+            make_queue(node)
+        print(install(directory, files))
+        return 0
+    differences = compare(directory, files)
+    for one in differences:
+        print(f"{one.path}: expected sha256 {one.expected or '-'}, found {one.found or '-'}")
+    if differences:
+        print("install again with the same options, without --check")
+    return 1 if differences else 0
 
 
 def _engines(_: argparse.Namespace) -> None:
