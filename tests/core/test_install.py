@@ -18,6 +18,8 @@ from userspace_cni.install import install
 if TYPE_CHECKING:
     from core.example_lab import ExampleLab
 
+pytestmark = pytest.mark.one_process("it is about the launcher of the one-process program")
+
 BAD_MODULE = "raise SystemExit('the caller reached into the plugin')\n"
 
 
