@@ -6,18 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from lab.node import poll
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from lab.node import Node
+from lab.node import Node, poll
 
 _PROGRAM = "import sys; from userspace_cni.cli import main; sys.exit(main(['node']))"
 
@@ -73,7 +68,9 @@ class Daemon:
 
     def _serves(self) -> bool:
         # As a listener, not as a file that is bound already.
-        listening = Path("/proc/net/unix" if self.node is None else f"/proc/{self.node.pid}/net/unix")
+        listening = Path(
+            "/proc/net/unix" if self.node is None else f"/proc/{self.node.pid}/net/unix"
+        )
         return any(
             line.split()[3] == "00010000" and line.endswith(f" {self.socket}")
             for line in listening.read_text().splitlines()[1:]

@@ -181,7 +181,7 @@ def start(
     )
 
 
-def make(directory: Path, stack: ExitStack, mode: Mode, **options: Any) -> OvsLab:
+def make(directory: Path, stack: ExitStack, mode: Mode = "process", **options: Any) -> OvsLab:
     """Start a node and its switch, which end with *stack*; install the plugin in *directory*."""
     node = stack.enter_context(Node())
     ovs = stack.enter_context(Ovs(node, **options))

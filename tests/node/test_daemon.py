@@ -186,7 +186,7 @@ def test_memory_stays_bounded_with_two_hundred_attachments(lab: ExampleLab) -> N
     for _ in range(3):
         for number in range(200):
             assert exchanged(daemon.socket, frame(lab, "ADD", conf, f"c{number}")).result
-        print(f"RSS with 200 attachments: {rss(daemon.pid) >> 20} MiB, {before >> 20} without")
+        print(f"RSS with 200 attachments: {rss(daemon.pid) >> 20} MiB, {before >> 20} without")  # noqa: T201  for the reader of -s
         assert rss(daemon.pid) < 64 << 20
         for number in range(200):
             exchanged(daemon.socket, frame(lab, "DEL", conf, f"c{number}")).succeeded()

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.node_lab import answered, connected, exchanged, frame, started
+from lab.plugin import clean_environ
 from userspace_cni.cni.errors import CniError
 from userspace_cni.node import protocol
 from userspace_cni.node.protocol import BadFrame, Reply
@@ -25,8 +26,9 @@ from userspace_cni.node.protocol import BadFrame, Reply
 if TYPE_CHECKING:
     from core.example_lab import ExampleLab
 
-NAMES = st.text(st.characters(exclude_characters="=\0", exclude_categories=("Cs",)), min_size=1)
-VALUES = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)))
+ALONE = "import sys; from userspace_cni.plugin import main; sys.exit(main())"
+NAMES = st.text(st.characters(exclude_characters="=\0", exclude_categories=["Cs"]), min_size=1)
+VALUES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
 
 def _head(environment: int, stdin: int, magic: bytes = b"ucni", version: int = 1) -> bytes:
@@ -117,15 +119,12 @@ def test_the_answer_is_that_of_the_one_process_plugin_byte_for_byte(lab: Example
     """Requests that change nothing, so that both can be asked."""
     daemon = started(lab)
     configs = [lab.conf(), lab.conf(version="9.9"), lab.conf(host={"engine": "nope"}), [], "x"]
-    from lab.plugin import clean_environ
-
     for command in ("VERSION", "STATUS", "CHECK", "GC", "NOPE", "DEL"):
         for config in configs:
             request = frame(lab, command, config)
             environ, stdin = protocol.load_request(request)
             alone = subprocess.run(
-                [sys.executable, "-Ic", "import sys; from userspace_cni.plugin import main; "
-                 "sys.exit(main())"],
+                [sys.executable, "-Ic", ALONE],
                 input=stdin, env={**clean_environ(), **lab.plugin.env, **environ},
                 capture_output=True, check=False,
             )  # fmt: skip
