@@ -24,21 +24,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "mode" in metafunc.fixturenames:
+    if "served_by" in metafunc.fixturenames:
         alone = metafunc.definition.get_closest_marker("one_process")
         modes = ["process"] if alone else ["process", "daemon"]
-        metafunc.parametrize("mode", modes, indirect=True, scope="session")
+        metafunc.parametrize("served_by", modes, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
-def mode(request: pytest.FixtureRequest) -> Mode:
+def served_by(request: pytest.FixtureRequest) -> Mode:
     """Who serves the executable's requests."""
     served: Mode = request.param
     return served
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, mode: Mode) -> Iterator[Plugin]:
+def plugin(tmp_path: Path, served_by: Mode) -> Iterator[Plugin]:
     """Return the executable under test, installed in a place of its own."""
-    with lab_plugin.installed(tmp_path, mode) as plugin:
+    with lab_plugin.installed(tmp_path, served_by) as plugin:
         yield plugin

@@ -41,11 +41,11 @@ def lab(plugin: Plugin, tmp_path: Path, netns: str) -> ExampleLab:
 
 @pytest.fixture(scope="module")
 def shared_lab(
-    tmp_path_factory: pytest.TempPathFactory, netns: str, mode: Mode
+    tmp_path_factory: pytest.TempPathFactory, netns: str, served_by: Mode
 ) -> Iterator[ExampleLab]:
     """One for a whole module, of tests that leave nothing."""
     directory = tmp_path_factory.mktemp("lab")
-    with lab_plugin.installed(directory, mode) as plugin:
+    with lab_plugin.installed(directory, served_by) as plugin:
         yield example_lab.make(plugin, directory, netns)
 
 

@@ -452,7 +452,6 @@ def test_bad_input_is_told_by_code_key_and_value(
     assert "Traceback" not in outcome.err
 
 
-@pytest.mark.one_process("standard input is read by the client")
 def test_a_closed_standard_input_is_code_5(shared_lab: ExampleLab) -> None:
     done = subprocess.run(
         ["/bin/sh", "-c", 'exec "$0" <&-', shared_lab.plugin.executable],

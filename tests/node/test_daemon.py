@@ -171,6 +171,15 @@ def test_a_del_that_is_queued_while_the_daemon_runs_is_done_too(lab: ExampleLab)
     lab.assert_clean()
 
 
+def test_a_queued_del_does_not_hit_a_later_add_of_the_same_container(lab: ExampleLab) -> None:
+    started(lab)
+    path = queued(lab, frame(lab, "DEL", lab.conf()), 0)
+    lab.add(lab.conf())
+    assert not path.exists()
+    assert lab.states() == {"c1": "attached"}
+    assert len(lab.ports()) == 1
+
+
 def test_a_store_that_is_removed_under_the_daemon_is_made_again(lab: ExampleLab) -> None:
     started(lab)
     lab.add(lab.conf())

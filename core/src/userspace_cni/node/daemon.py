@@ -19,7 +19,10 @@ from userspace_cni.node.service import Service
 from userspace_cni.runtime import Runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from userspace_cni.node.metrics import Metrics
+    from userspace_cni.node.protocol import Reply
     from userspace_cni.settings import Settings
 
 
@@ -46,22 +49,21 @@ class _Daemon:
         observer = figures or Observer()
         runtime = Runtime(settings, retries=False, phase=observer.phase)
         stack.callback(runtime.close)
-        service = Service(runtime, settings, observer)
-        self._queue = Queue(settings.state_dir / "queue", service.answer, observer)
+        self._service = Service(runtime, settings, observer)
+        self._queue = Queue(settings.state_dir / "queue", self._service.answer, observer)
         self._reconciler = Reconciler(runtime, settings.node, observer)
         if figures is not None:
             from userspace_cni.node import health
 
             figures.count_attachments(runtime.store)
             stack.enter_context(health.serving(settings.node.http, self._readiness, figures))
-        self._server = Server(settings.socket, settings.node.workers, service.reply)
+        self._server = Server(settings.socket, settings.node.workers, self._reply)
         stack.callback(self._server.close)
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._end())
         self._queue.make()
-        # A DEL from before must not hit what is attached from now on.
         self._queue.replay(self._stop)
         self._replayed = True
         if self._stop.is_set():
@@ -82,6 +84,12 @@ class _Daemon:
     def _end(self) -> None:
         self._stop.set()
         self._server.stop()
+
+    def _reply(self, environ: Mapping[str, str], stdin: bytes) -> Reply:
+        if environ.get("CNI_COMMAND") == "ADD":
+            # A DEL from before must not hit what is attached from now on.
+            self._queue.replay()
+        return self._service.reply(environ, stdin)
 
     def _look_after(self) -> None:
         self._reconciler.run(self._stop, self._after_a_look)
