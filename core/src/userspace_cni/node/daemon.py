@@ -77,13 +77,14 @@ class _Daemon:
             self._server.run()
         finally:
             self._end()
-            systemd.notify("STOPPING=1")
             background.join()
         logger.info("ended")
 
     def _end(self) -> None:
-        self._stop.set()
-        self._server.stop()
+        if not self._stop.is_set():
+            self._stop.set()
+            self._server.stop()
+            systemd.notify("STOPPING=1")
 
     def _reply(self, environ: Mapping[str, str], stdin: bytes) -> Reply:
         if environ.get("CNI_COMMAND") == "ADD":

@@ -68,10 +68,6 @@ class Queue:
                     return
                 try:
                     outcome = self._carry_out(path)
-                except BadFrame as error:
-                    logger.error("%s is no queued DEL: %s", path, error)
-                    os.rename(path, path.with_suffix(".bad"))
-                    outcome = "bad"
                 except OSError as error:
                     logger.error("queued DEL %s: %s", path, error)
                     outcome = "later"
@@ -91,9 +87,12 @@ class Queue:
             return []
 
     def _carry_out(self, path: Path) -> str:
-        environ, stdin = protocol.load_request(_content(path))
-        if environ.get("CNI_COMMAND") != "DEL":
-            raise BadFrame(f"its CNI_COMMAND is {environ.get('CNI_COMMAND')!r}")
+        try:
+            environ, stdin = _deletion(path)
+        except BadFrame as error:
+            logger.error("%s is no queued DEL: %s", path, error)
+            path.rename(path.with_suffix(".bad"))
+            return "bad"
         answer = self._answer(environ, stdin, StringIO())
         if answer.code == Code.TRY_AGAIN_LATER:
             logger.warning("queued DEL %s is put off: %s", path.name, answer.out.strip())
@@ -104,6 +103,14 @@ class Queue:
             return "failed"
         logger.info("queued DEL %s is done", path.name)
         return "done"
+
+
+def _deletion(path: Path) -> tuple[dict[str, str], bytes]:
+    """Return the environment and the standard input of the queued DEL; raises BadFrame."""
+    environ, stdin = protocol.load_request(_content(path))
+    if environ.get("CNI_COMMAND") != "DEL":
+        raise BadFrame(f"its CNI_COMMAND is {environ.get('CNI_COMMAND')!r}")
+    return environ, stdin
 
 
 def _content(path: Path) -> bytes:

@@ -60,11 +60,14 @@ class Reconciler:
 
     def run(self, stop: Event, between: Callable[[], None]) -> None:
         """Look after them until *stop* is set; call *between* after each round."""
+        trouble = ""
         while True:
             try:
                 self.look(stop)
-            except Exception:  # noqa: BLE001  the next round may go better
-                logger.exception("looking after the attachments failed")
+                trouble = ""
+            except Exception as error:  # noqa: BLE001  the next round may go better
+                if trouble != (trouble := str(error)):
+                    logger.exception("looking after the attachments failed")
             between()
             if stop.wait(self._node.watch_interval):
                 return
