@@ -1,4 +1,8 @@
-"""Fixtures for every test."""
+"""Fixtures for every test.
+
+What executes the plugin runs twice: served in one process, and by the node daemon. The marker
+``one_process`` says why a test makes sense in one process alone.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,32 @@ import pytest
 from lab import plugin as lab_plugin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from lab.plugin import Plugin
+    from lab.plugin import Mode, Plugin
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "one_process(reason): not served by the daemon as well")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "served_by" in metafunc.fixturenames:
+        alone = metafunc.definition.get_closest_marker("one_process")
+        modes = ["process"] if alone else ["process", "daemon"]
+        metafunc.parametrize("served_by", modes, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def served_by(request: pytest.FixtureRequest) -> Mode:
+    """Who serves the executable's requests."""
+    served: Mode = request.param
+    return served
 
 
 @pytest.fixture
-def plugin(tmp_path: Path) -> Plugin:
+def plugin(tmp_path: Path, served_by: Mode) -> Iterator[Plugin]:
     """Return the executable under test, installed in a place of its own."""
-    return lab_plugin.make(tmp_path)
+    with lab_plugin.installed(tmp_path, served_by) as plugin:
+        yield plugin

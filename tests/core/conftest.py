@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from core.example_lab import ExampleLab
-    from lab.plugin import Plugin
+    from lab.plugin import Mode, Plugin
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +40,13 @@ def lab(plugin: Plugin, tmp_path: Path, netns: str) -> ExampleLab:
 
 
 @pytest.fixture(scope="module")
-def shared_lab(tmp_path_factory: pytest.TempPathFactory, netns: str) -> ExampleLab:
+def shared_lab(
+    tmp_path_factory: pytest.TempPathFactory, netns: str, served_by: Mode
+) -> Iterator[ExampleLab]:
     """One for a whole module, of tests that leave nothing."""
     directory = tmp_path_factory.mktemp("lab")
-    return example_lab.make(lab_plugin.make(directory), directory, netns)
+    with lab_plugin.installed(directory, served_by) as plugin:
+        yield example_lab.make(plugin, directory, netns)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from attrs import evolve, frozen
 from lab.conf import host_local, leases
 from lab.plugin import Outcome, Plugin
 from lab.spy import Spy
-from userspace_cni.install import executables, install
 from userspace_cni.store import Record, Store
 
 if TYPE_CHECKING:
@@ -201,7 +200,7 @@ class ExampleLab:
     def assert_clean(self) -> None:
         """Fail unless all is as if no container had ever been."""
         found = (self.ports(), self.leases(), self.records(), self.locks())
-        assert found == ([], [], [], []), found
+        assert found == ([], [], [], [])
 
 
 def make(plugin: Plugin, directory: Path, netns: str) -> ExampleLab:
@@ -218,7 +217,7 @@ def make(plugin: Plugin, directory: Path, netns: str) -> ExampleLab:
 
 def with_trouble(lab: ExampleLab, interpreter: Path) -> ExampleLab:
     """Return *lab* with the engine "trouble", which *interpreter* has."""
-    install(lab.plugin.bin_dir, executables(lab.plugin.bin_dir, str(interpreter)))
+    lab.plugin.interpreted_by(interpreter)
     return evolve(lab, engine="trouble")
 
 

@@ -12,6 +12,8 @@ import pytest
 if TYPE_CHECKING:
     from core.example_lab import ExampleLab
 
+pytestmark = pytest.mark.one_process("it is about the one-process program itself")
+
 _PROGRAM = """
 import sys
 from userspace_cni.plugin import main

@@ -76,6 +76,7 @@ def test_a_plugin_that_fails_its_del_too_leaves_no_record(lab: ExampleLab) -> No
     lab.assert_clean()
 
 
+@pytest.mark.one_process("in the daemon no request does the removals of others")
 def test_a_removal_on_the_way_does_not_get_the_arguments_of_another_container(
     lab: ExampleLab,
 ) -> None:
@@ -220,6 +221,7 @@ def test_an_error_of_the_plugin_is_ours(lab: ExampleLab, command: str) -> None:
     assert list(lab.states().values()) == expected
 
 
+@pytest.mark.one_process("a plugin that the daemon runs shares the standard error of the daemon")
 def test_standard_error_of_the_plugin_is_passed_through(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.script("echo whispered >&2\n" + _printing(ONE)))
     outcome = lab.call("ADD", conf)

@@ -98,3 +98,36 @@ def test_a_symbolic_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) 
         pass
     assert caught.value.code == Code.IO_FAILURE
     assert not victim.exists()
+
+
+def test_threads_take_turns_and_nothing_is_remembered(tmp_path: Path) -> None:
+    locks = Locks(tmp_path, 30)
+    inside: list[int] = []
+
+    def work(number: int) -> None:
+        with locks.hold(f"name {number % 3}"):
+            inside.append(number % 3)
+            assert inside.count(number % 3) == 1
+            inside.remove(number % 3)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(300)))
+    assert (locks._turns, list(tmp_path.iterdir())) == ({}, [])
+
+
+def test_a_thread_that_waits_too_long_gives_up_and_may_come_again(tmp_path: Path) -> None:
+    locks = Locks(tmp_path, 0.05)
+
+    def vain() -> int:
+        with pytest.raises(CniError) as refused, locks.hold("x"):
+            pass
+        with locks.hold_if_free("x") as held:
+            assert not held
+        return refused.value.code
+
+    with ThreadPoolExecutor(1) as pool:
+        with locks.hold("x"):
+            assert pool.submit(vain).result() == Code.TRY_AGAIN_LATER
+        with locks.hold_if_free("x") as held:
+            assert held
+    assert locks._turns == {}

@@ -134,6 +134,7 @@ def test_a_switch_that_is_down_fails_add_and_status_and_leaves_nothing(lab: Exam
     lab.assert_clean()
 
 
+@pytest.mark.one_process("the daemon retries by itself: tests/node/test_reconcile.py")
 def test_del_with_the_switch_down_is_queued_until_it_is_back(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.spy_ipam())
     lab.add(conf)
@@ -253,6 +254,7 @@ def _killed_in_engine(trouble: ExampleLab) -> Iterator[dict[str, Any]]:
     yield conf
 
 
+@pytest.mark.one_process("the daemon goes on when its client is killed")
 @pytest.mark.parametrize("cleaner", ["DEL", "GC"])
 def test_an_add_killed_in_ipam_is_cleaned_up(lab: ExampleLab, cleaner: str) -> None:
     with _killed_in_ipam(lab) as conf:
@@ -261,6 +263,7 @@ def test_an_add_killed_in_ipam_is_cleaned_up(lab: ExampleLab, cleaner: str) -> N
     lab.assert_clean()
 
 
+@pytest.mark.one_process("the daemon goes on when its client is killed")
 @pytest.mark.parametrize("cleaner", ["DEL", "GC"])
 def test_an_add_killed_in_the_engine_is_cleaned_up(trouble: ExampleLab, cleaner: str) -> None:
     with _killed_in_engine(trouble) as conf:
@@ -268,6 +271,7 @@ def test_an_add_killed_in_the_engine_is_cleaned_up(trouble: ExampleLab, cleaner:
     trouble.assert_clean()
 
 
+@pytest.mark.one_process("the daemon goes on when its client is killed")
 def test_a_new_add_cleans_up_after_one_that_was_killed(trouble: ExampleLab) -> None:
     with _killed_in_engine(trouble) as conf:
         result = trouble.add(conf)
@@ -507,12 +511,15 @@ def test_a_lock_that_is_held_too_long_is_code_11(lab: ExampleLab) -> None:
 
 
 @contextmanager
-def _small_disk(directory: Path) -> Iterator[Path]:
+def _small_disk(lab: ExampleLab) -> Iterator[Path]:
+    directory = lab.plugin.state_dir
     directory.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "lab", directory], check=True)
     try:
         yield directory
     finally:
+        if lab.plugin.daemon is not None:
+            lab.plugin.daemon.stop()
         subprocess.run(["umount", directory], check=True)
 
 
@@ -531,7 +538,7 @@ def _fill(directory: Path) -> Path:
 @pytest.mark.parametrize("used", [False, True], ids=["never used", "used"])
 def test_a_full_disk_fails_add_before_anything_is_touched(lab: ExampleLab, used: bool) -> None:
     conf = lab.conf(ipam=lab.spy_ipam())
-    with _small_disk(lab.plugin.state_dir) as disk:
+    with _small_disk(lab) as disk:
         if used:
             lab.add(conf)
             lab.call("DEL", conf).succeeded()
@@ -548,7 +555,7 @@ def test_a_full_disk_fails_add_before_anything_is_touched(lab: ExampleLab, used:
 
 def test_a_disk_that_fills_up_during_an_add_undoes_it(trouble: ExampleLab) -> None:
     conf = trouble.conf(ipam=trouble.spy_ipam())
-    with _small_disk(trouble.plugin.state_dir) as disk:
+    with _small_disk(trouble) as disk:
         (trouble.switch / "hang").touch()
         with trouble.started("ADD", json.dumps(conf).encode()) as process:
             poll((trouble.switch / "hanging").exists, "the port")
@@ -565,7 +572,7 @@ def test_a_disk_that_fills_up_during_an_add_undoes_it(trouble: ExampleLab) -> No
 
 def test_a_full_disk_does_not_keep_del_from_removing(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.spy_ipam())
-    with _small_disk(lab.plugin.state_dir) as disk:
+    with _small_disk(lab) as disk:
         lab.add(conf)
         ballast = _fill(disk)
         lab.call("DEL", conf).succeeded()
@@ -598,6 +605,7 @@ def test_locks_that_cannot_be_made_are_code_5(lab: ExampleLab) -> None:
     lab.assert_clean()
 
 
+@pytest.mark.one_process("the daemon looks at the version when it opens the store")
 def test_a_store_of_a_newer_version_is_not_touched(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.spy_ipam())
     lab.add(conf)
@@ -765,6 +773,7 @@ def test_who_says_the_dns_settings(
 # -- the node's settings
 
 
+@pytest.mark.one_process("the daemon does not start with such settings: tests/node/test_daemon.py")
 @pytest.mark.parametrize(
     ("text", "says"),
     [

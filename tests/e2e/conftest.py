@@ -50,6 +50,7 @@ def client_lab(plugin: Plugin, libcni_binary: Path) -> Iterator[ClientLab]:
     """A node with the plugin under test and the spy."""
     with Node() as node:
         spy = Spy.install(plugin.bin_dir, node.dir / "spy.log")
+        plugin.serve(node)
         yield ClientLab(node, plugin, spy, libcni_binary)
 
 

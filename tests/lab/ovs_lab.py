@@ -10,12 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from lab import plugin as lab_plugin
 from lab.node import Node, poll
 from lab.ovs import Ovs
-from lab.plugin import Outcome, Plugin
+from lab.plugin import Mode, Outcome, Plugin
 from lab.testpmd import Testpmd
 
 _numbers = itertools.count(1)
@@ -181,11 +181,11 @@ def start(
     )
 
 
-def make(directory: Path, stack: ExitStack, **options: Any) -> OvsLab:
+def make(directory: Path, stack: ExitStack, mode: Mode = "process", **options: Any) -> OvsLab:
     """Start a node and its switch, which end with *stack*; install the plugin in *directory*."""
     node = stack.enter_context(Node())
     ovs = stack.enter_context(Ovs(node, **options))
-    plugin = lab_plugin.make(directory)
+    plugin = stack.enter_context(lab_plugin.installed(directory, mode))
     # Short paths: those of a test's directory would not fit into a socket's address.
     run_dir = node.dir / "run"
     settings = Path(plugin.env["USERSPACE_CNI_CONFIG"])
@@ -193,7 +193,4 @@ def make(directory: Path, stack: ExitStack, **options: Any) -> OvsLab:
         f"state_dir = {json.dumps(str(plugin.state_dir))}\nrun_dir = {json.dumps(str(run_dir))}\n"
         f"[engines.ovs]\ndb = {json.dumps(ovs.db)}\ntimeout = 4\n"
     )
-    plugin = Plugin(
-        bin_dir=plugin.bin_dir, state_dir=plugin.state_dir, run_dir=run_dir, env=plugin.env
-    )
-    return OvsLab(node, ovs, plugin)
+    return OvsLab(node, ovs, evolve(plugin, run_dir=run_dir))

@@ -6,17 +6,23 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from userspace_cni.install import install
+from lab.daemon import Daemon
+from userspace_cni.install import NAME, executables, find_shim, install
+from userspace_cni.settings import NodeSettings, Settings
 
 if TYPE_CHECKING:
     from lab.node import Node
+
+#: Who serves what the executable is asked: itself, in one process, or the node daemon.
+Mode = Literal["process", "daemon"]
 
 REFERENCE_PLUGINS = Path("/usr/lib/cni")
 
@@ -72,10 +78,30 @@ class Plugin:
     run_dir: Path
     #: For whoever executes the plugin.
     env: Mapping[str, str] = field(factory=dict)
+    #: Of the mode "daemon"; it is started when it is needed.
+    daemon: Daemon | None = None
 
     @property
     def executable(self) -> Path:
-        return self.bin_dir / "userspace"
+        """Its path, good for one call on the machine or wherever the daemon runs."""
+        self.serve(self.daemon.node if self.daemon else None)
+        return self.bin_dir / NAME
+
+    def serve(self, node: Node | None) -> None:
+        """Let requests be served on *node*, None for the machine."""
+        if self.daemon is not None:
+            settings = Path(self.env["USERSPACE_CNI_CONFIG"])
+            if "[node]" not in settings.read_text():
+                # No test waits for what the daemon does unasked, unless it says so.
+                self.settings(f'[node]\nsocket = "{self.daemon.socket}"\nwatch_interval = 3600\n')
+            self.daemon.ensure(node)
+
+    def interpreted_by(self, interpreter: Path) -> None:
+        """Let another *interpreter* run it."""
+        if self.daemon is None:
+            install(self.bin_dir, executables(self.bin_dir, str(interpreter)))
+        else:
+            self.daemon.interpreter = str(interpreter)
 
     def call(
         self,
@@ -110,7 +136,8 @@ class Plugin:
         timeout: float = 60,
     ) -> Outcome:
         """Execute the plugin with exactly these CNI variables."""
-        command = [str(self.executable)]
+        self.serve(node)
+        command = [str(self.bin_dir / NAME)]
         done = subprocess.run(
             node.command(command) if node else command,
             input=config if isinstance(config, bytes) else json.dumps(config).encode(),
@@ -148,6 +175,30 @@ def make(directory: Path) -> Plugin:
     )
     settings.write_text(f'state_dir = "{plugin.state_dir}"\nrun_dir = "{plugin.run_dir}"\n')
     return plugin
+
+
+@contextmanager
+def installed(directory: Path, mode: Mode) -> Iterator[Plugin]:
+    """Install the plugin below *directory* as :func:`make` does, to be served by *mode*."""
+    plugin = make(directory)
+    if mode == "process":
+        yield plugin
+        return
+    # A test's directory may have a longer name than a socket.
+    with tempfile.TemporaryDirectory(prefix="ucni-") as short:
+        daemon = Daemon(
+            env=plugin.env, socket=Path(short, "node.sock"), log=directory / "daemon.log"
+        )
+        node = Settings(state_dir=plugin.state_dir, node=NodeSettings(socket=daemon.socket))
+        program = find_shim()
+        assert program is not None
+        install(
+            plugin.bin_dir, executables(plugin.bin_dir, program=program, node=node, fallback=False)
+        )
+        try:
+            yield evolve(plugin, daemon=daemon)
+        finally:
+            daemon.stop()
 
 
 def attachments(plugin: Plugin) -> list[dict[str, Any]]:

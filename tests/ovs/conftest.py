@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from lab.ovs_lab import OvsLab, make
+from lab.plugin import Mode
 
 
 @pytest.fixture(scope="module")
-def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OvsLab]:
+def shared_lab(tmp_path_factory: pytest.TempPathFactory, served_by: Mode) -> Iterator[OvsLab]:
     """A lab with OVS-DPDK for all tests of a module, and the administrator's bridge br0."""
     with ExitStack() as stack:
-        lab = make(tmp_path_factory.mktemp("ovs"), stack)
+        lab = make(tmp_path_factory.mktemp("ovs"), stack, served_by)
         lab.ovs.add_bridge("br0")
         yield lab
 
@@ -33,10 +34,10 @@ def lab(shared_lab: OvsLab) -> Iterator[OvsLab]:
 
 
 @pytest.fixture
-def own_lab(tmp_path: Path) -> Iterator[OvsLab]:
+def own_lab(tmp_path: Path, served_by: Mode) -> Iterator[OvsLab]:
     """A lab for one test, which may break it."""
     with ExitStack() as stack:
-        lab = make(tmp_path, stack)
+        lab = make(tmp_path, stack, served_by)
         lab.ovs.add_bridge("br0")
         yield lab
 

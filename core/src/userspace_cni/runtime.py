@@ -95,6 +95,12 @@ class Runtime:
             engine.close()
         self.store.close()
 
+    @property
+    def engines(self) -> frozenset[str]:
+        """The names of the host engines that have been used."""
+        with self._guard:
+            return frozenset(self._host_engines)
+
     def serve(self, request: Request) -> dict[str, Any] | None:
         """Carry *request* out; return the result object of an ADD, None for all else.
 

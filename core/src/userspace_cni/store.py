@@ -8,6 +8,7 @@ is on the disk.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -92,6 +93,7 @@ class Outline:
     """What there is to know of an attachment without reading its configuration."""
 
     id: str
+    network: str
     engine: str
     state: State
     netns: str
@@ -114,6 +116,8 @@ class Store:
         self.path = directory / "attachments.db"
         self._timeout = timeout
         self._connection: sqlite3.Connection | None = None
+        #: Device and inode of the open file.
+        self._file = (0, 0)
         self._turn = RLock()
 
     def close(self) -> None:
@@ -182,7 +186,7 @@ class Store:
     def revision(self) -> object:
         """Return a value that changes whenever anything is written, by whomever."""
         with self._turn, self._reported():
-            if self._connection is None and not self.path.exists():
+            if not self.path.exists():
                 return None
             db = self._open()
             (foreign,) = db.execute("PRAGMA data_version").fetchone()
@@ -191,16 +195,16 @@ class Store:
     def outlines(self) -> list[Outline]:
         """Return all attachments, in short."""
         with self._turn, self._reported():
-            if self._connection is None and not self.path.exists():
+            if not self.path.exists():
                 return []
+            columns = [attribute.name for attribute in fields(Outline)][:-1]
             rows = self._open().execute(
-                "SELECT id, engine, state, netns, namespace, "
-                "coalesce(json_extract(config, '$.host'), '{}') FROM attachment ORDER BY rowid"
+                f"SELECT {', '.join(columns)}, "  # noqa: S608  constants
+                "coalesce(json_extract(config, '$.host'), '{}') AS host "
+                "FROM attachment ORDER BY rowid"
             )
-            return [
-                Outline(id=id_, engine=engine, state=state, netns=netns, namespace=ns, host=host)
-                for id_, engine, state, netns, ns, host in rows.fetchall()
-            ]
+            names = [column[0] for column in rows.description]
+            return [Outline(**dict(zip(names, row, strict=True))) for row in rows.fetchall()]
 
     def require_writable(self) -> None:
         """Raise CniError 5 if nothing could be written now."""
@@ -215,7 +219,7 @@ class Store:
         )
         query = f"SELECT {columns} FROM attachment {condition}"  # noqa: S608  constants
         with self._turn, self._reported():
-            if self._connection is None and not self.path.exists():
+            if not self.path.exists():
                 return
             rows = self._open().execute(query, values).fetchall()
         for row in rows:
@@ -248,6 +252,8 @@ class Store:
                 raise
 
     def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and self._file != _identity(self.path):
+            self.close()  # somebody has removed or replaced it
         if self._connection is None:
             self.path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             connection = sqlite3.connect(
@@ -258,7 +264,7 @@ class Store:
             except BaseException:
                 connection.close()
                 raise
-            self._connection = connection
+            self._connection, self._file = connection, _identity(self.path)
         return self._connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -289,6 +295,14 @@ class Store:
                 f"the store {self.path} failed: {error}",
                 "check that its directory is writable and that the disk is not full",
             ) from error
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _dump_port(port: HostPort) -> str:

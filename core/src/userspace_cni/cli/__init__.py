@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="show what is attached to what")
     show.add_argument("--json", action="store_true", help="print a JSON list")
     show.set_defaults(run=_show)
+
+    node = commands.add_parser("node", help="serve the node's requests until SIGTERM: the daemon")
+    node.set_defaults(run=_node)
     return parser
 
 
@@ -117,3 +120,10 @@ def _show(options: argparse.Namespace) -> None:
         print(json.dumps([show.summary(record) for record in records], indent=2))
     else:
         print(show.picture(records))
+
+
+def _node(_: argparse.Namespace) -> None:
+    from userspace_cni import settings
+    from userspace_cni.node import daemon
+
+    daemon.run(settings.load())

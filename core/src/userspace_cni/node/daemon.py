@@ -1,0 +1,120 @@
+"""The daemon put together: what it starts, in which order, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import ExitStack
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+from userspace_cni import log
+from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.log import logger
+from userspace_cni.node import systemd
+from userspace_cni.node.observer import Observer
+from userspace_cni.node.queue import Queue
+from userspace_cni.node.reconcile import Reconciler
+from userspace_cni.node.server import Server, sole
+from userspace_cni.node.service import Service
+from userspace_cni.runtime import Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from userspace_cni.node.metrics import Metrics
+    from userspace_cni.node.protocol import Reply
+    from userspace_cni.settings import Settings
+
+
+def run(settings: Settings) -> None:
+    """Serve the node that *settings* describes until SIGTERM or SIGINT.
+
+    Raises:
+        CniError: it cannot be started; another daemon serves the node already.
+
+    """
+    with ExitStack() as stack:
+        stack.enter_context(log.process(settings.log_level, settings.log_file))
+        stack.enter_context(sole(settings.socket))
+        _Daemon(settings, stack).run()
+
+
+class _Daemon:
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        self._settings = settings
+        self._stop = Event()
+        self._replayed = False
+        self._reconciled = False
+        figures = _metrics() if settings.node.http else None
+        observer = figures or Observer()
+        runtime = Runtime(settings, retries=False, phase=observer.phase)
+        stack.callback(runtime.close)
+        self._service = Service(runtime, settings, observer)
+        self._queue = Queue(settings.state_dir / "queue", self._service.answer, observer)
+        self._reconciler = Reconciler(runtime, settings.node, observer)
+        if figures is not None:
+            from userspace_cni.node import health
+
+            figures.count_attachments(runtime.store)
+            stack.enter_context(health.serving(settings.node.http, self._readiness, figures))
+        self._server = Server(settings.socket, settings.node.workers, self._reply)
+        stack.callback(self._server.close)
+
+    def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._end())
+        self._queue.make()
+        self._queue.replay(self._stop)
+        self._replayed = True
+        if self._stop.is_set():
+            return
+        self._server.open()
+        background = Thread(target=self._look_after, name="reconcile")
+        background.start()
+        systemd.notify("READY=1")
+        logger.info("serving at %s", self._settings.socket)
+        try:
+            self._server.run()
+        finally:
+            self._end()
+            background.join()
+        logger.info("ended")
+
+    def _end(self) -> None:
+        if not self._stop.is_set():
+            self._stop.set()
+            self._server.stop()
+            systemd.notify("STOPPING=1")
+
+    def _reply(self, environ: Mapping[str, str], stdin: bytes) -> Reply:
+        if environ.get("CNI_COMMAND") == "ADD":
+            # A DEL from before must not hit what is attached from now on.
+            self._queue.replay()
+        return self._service.reply(environ, stdin)
+
+    def _look_after(self) -> None:
+        self._reconciler.run(self._stop, self._after_a_look)
+
+    def _after_a_look(self) -> None:
+        self._reconciled = True
+        self._queue.replay(self._stop)  # a shim queues a DEL when a daemon is too slow, too
+
+    def _readiness(self) -> tuple[bool, dict[str, Any]]:
+        ready = self._replayed and self._reconciled and not self._stop.is_set()
+        return ready, {
+            "ready": ready,
+            "stopping": self._stop.is_set(),
+            "dataplanes": self._reconciler.dataplanes,
+        }
+
+
+def _metrics() -> Metrics:
+    try:
+        from userspace_cni.node.metrics import Metrics
+    except ImportError as error:
+        raise CniError(
+            Code.INVALID_NETWORK_CONFIG,
+            f"node.http is set, and {error.name} is not installed",
+            "install it with: pip install 'userspace-cni[node]'",
+        ) from error
+    return Metrics()

@@ -1,0 +1,129 @@
+"""What the daemon tells Prometheus. Imported only where metrics are served."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import prometheus_client as prometheus
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from userspace_cni.log import logger
+from userspace_cni.node.observer import Observer
+
+if TYPE_CHECKING:
+    from userspace_cni.store import Store
+
+CONTENT_TYPE = prometheus.CONTENT_TYPE_LATEST
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+
+class Metrics(Observer):
+    """Counts, in a registry of its own."""
+
+    def __init__(self) -> None:
+        """Count from zero."""
+        self._registry = prometheus.CollectorRegistry()
+        prometheus.ProcessCollector(registry=self._registry)
+        self._requests = prometheus.Counter(
+            "userspace_cni_requests",
+            "Requests by command, host engine and CNI error code (0: success)",
+            ("command", "engine", "code"),
+            registry=self._registry,
+        )
+        self._seconds = prometheus.Histogram(
+            "userspace_cni_request_seconds",
+            "Duration of requests",
+            ("command",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._phases = prometheus.Histogram(
+            "userspace_cni_phase_seconds",
+            "Duration of the steps of requests: store, ipam, host, handover, container",
+            ("phase",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._reconciled = prometheus.Counter(
+            "userspace_cni_reconciled",
+            "Attachments that were restored or removed unasked",
+            ("action", "outcome"),
+            registry=self._registry,
+        )
+        self._replayed = prometheus.Counter(
+            "userspace_cni_queued_deletions",
+            "DELs from the queue: done, failed, bad or later",
+            ("outcome",),
+            registry=self._registry,
+        )
+        self._dataplane = prometheus.Gauge(
+            "userspace_cni_dataplane_up",
+            "1 while the switch of a host engine with attachments answers",
+            ("engine",),
+            registry=self._registry,
+        )
+
+    def count_attachments(self, store: Store) -> None:
+        """Also tell how many attachments *store* has."""
+        self._registry.register(_Attachments(store))
+
+    def text(self) -> bytes:
+        """Return all of it in Prometheus' text format."""
+        return prometheus.generate_latest(self._registry)
+
+    def phase(self, name: str) -> AbstractContextManager[object]:
+        """See :meth:`.Observer.phase`."""
+        return self._timed(name)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self._phases.labels(name).observe(perf_counter() - start)
+
+    def request(self, command: str, engine: str, code: int, seconds: float) -> None:
+        """See :meth:`.Observer.request`."""
+        self._requests.labels(command, engine, code).inc()
+        self._seconds.labels(command).observe(seconds)
+
+    def reconciled(self, action: str, *, succeeded: bool) -> None:
+        """See :meth:`.Observer.reconciled`."""
+        self._reconciled.labels(action, "success" if succeeded else "failure").inc()
+
+    def replayed(self, outcome: str) -> None:
+        """See :meth:`.Observer.replayed`."""
+        self._replayed.labels(outcome).inc()
+
+    def dataplane(self, engine: str, *, up: bool) -> None:
+        """See :meth:`.Observer.dataplane`."""
+        self._dataplane.labels(engine).set(up)
+
+
+class _Attachments(Collector):
+    """Counts the attachments of the store when it is asked."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "userspace_cni_attachments",
+            "Recorded attachments; adding and deleting are on the way",
+            labels=("network", "engine", "state"),
+        )
+        try:
+            outlines = self._store.outlines()
+        except Exception as error:  # noqa: BLE001  the other figures are needed all the more
+            logger.warning("cannot count attachments: %s", error)
+            outlines = []
+        numbers = Counter((line.network, line.engine, line.state) for line in outlines)
+        for labels, number in numbers.items():
+            family.add_metric(labels, number)
+        yield family

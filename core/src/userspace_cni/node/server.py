@@ -1,0 +1,183 @@
+"""The daemon's socket: one request a connection, root's alone, served by a pool of threads."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import socket
+import stat
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import BoundedSemaphore
+
+from userspace_cni import exchange
+from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.log import logger
+from userspace_cni.node import protocol
+from userspace_cni.node.protocol import BadFrame, Reply
+
+#: A shim writes its request, and reads the answer, at once.
+_PATIENCE = 5.0  # seconds
+_BACKLOG = 4096
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+
+Serve = Callable[[Mapping[str, str], bytes], Reply]
+
+
+@contextmanager
+def sole(path: Path) -> Iterator[None]:
+    """Be the only daemon that owns the socket *path*; a lock beside it tells, and by whom.
+
+    Raises:
+        CniError: 5 when another lives, or the lock cannot be made.
+
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"{lock} cannot be made", error.strerror or "") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 32).decode(errors="replace").strip()
+            raise CniError(
+                Code.IO_FAILURE,
+                f"another daemon, process {owner}, owns {path}",
+                "stop it first, or give this one a socket of its own (node.socket)",
+            ) from None
+        os.truncate(descriptor, 0)
+        os.write(descriptor, b"%d\n" % os.getpid())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Server:
+    """Listens from :meth:`open` on; :meth:`run` serves until :meth:`stop`."""
+
+    def __init__(self, path: Path, workers: int, serve: Serve) -> None:
+        """Serve at most *workers* requests at once; further connections wait in the kernel."""
+        self._path = path
+        self._workers = workers
+        self._serve = serve
+        self._free = BoundedSemaphore(workers)
+        self._stopping = False
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._woken, self._waker = socket.socketpair()
+
+    def open(self) -> None:
+        """Listen. What lies at the path is a dead daemon's: see :func:`sole`.
+
+        Raises:
+            CniError: 5 when the socket cannot be made.
+
+        """
+        try:
+            with suppress(FileNotFoundError):
+                if stat.S_ISSOCK(self._path.lstat().st_mode):
+                    self._path.unlink()
+            self._listener.bind(str(self._path))
+            self._path.chmod(0o600)  # nobody can connect before listen()
+            self._listener.listen(_BACKLOG)
+        except OSError as error:
+            raise CniError(
+                Code.IO_FAILURE, f"cannot listen at {self._path}", error.strerror or str(error)
+            ) from error
+
+    def stop(self) -> None:
+        """Let :meth:`run` return once what has come is served; may be called by a signal."""
+        self._stopping = True
+        with suppress(BlockingIOError):
+            self._waker.send(b"x", socket.MSG_DONTWAIT)
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`, then finish what runs, and what still waits to be accepted."""
+        with ThreadPoolExecutor(self._workers, "request") as pool:
+            while not self._stopping:
+                select.select((self._listener, self._woken), (), ())
+                self._accept(pool)
+            # Whoever comes now finds no daemon; whoever has come before gets an answer.
+            self._path.unlink(missing_ok=True)
+            while self._accept(pool):
+                pass
+            self._listener.close()
+
+    def close(self) -> None:
+        """Close what is open."""
+        for end in (self._listener, self._woken, self._waker):
+            end.close()
+
+    def _accept(self, pool: ThreadPoolExecutor) -> bool:
+        self._free.acquire()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:
+            self._free.release()
+            if not isinstance(error, BlockingIOError):
+                logger.error("cannot accept a connection: %s", error)
+                time.sleep(0.1)  # too many open files: some will be closed
+            return False
+        pool.submit(self._converse, connection)
+        return True
+
+    def _converse(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                reply = self._reply(connection)
+                connection.settimeout(_PATIENCE)
+                connection.sendall(protocol.dump_reply(reply))
+        except OSError as error:
+            logger.warning("a caller did not take its answer: %s", error)
+        except Exception:  # noqa: BLE001  nobody else would tell of it
+            logger.exception("internal error")
+        finally:
+            self._free.release()
+
+    def _reply(self, connection: socket.socket) -> Reply:
+        try:
+            _require_root(connection)
+            environ, stdin = protocol.read_request(_reader(connection))
+        except CniError as error:
+            logger.warning("refused a request: %s", error)
+            answer = exchange.failure(error)
+            return Reply(answer.status, answer.out.encode(), b"")
+        return self._serve(environ, stdin)
+
+
+def _require_root(connection: socket.socket) -> None:
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    if uid != 0:
+        raise CniError(
+            Code.INVALID_ENVIRONMENT,
+            f"process {pid} of user {uid} may not call the daemon",
+            "only root may",
+        )
+
+
+def _reader(connection: socket.socket) -> protocol.Reader:
+    """Return what reads from *connection*, within :data:`_PATIENCE` from now on in all."""
+    deadline = time.monotonic() + _PATIENCE
+
+    def read(length: int) -> bytes:
+        received = bytearray()
+        while len(received) < length:
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                chunk = connection.recv(min(length - len(received), 1 << 20))
+            except OSError as error:
+                raise BadFrame(f"it stopped half way: {error}") from None
+            if not chunk:
+                raise BadFrame("it ends early")
+            received += chunk
+        return bytes(received)
+
+    return read

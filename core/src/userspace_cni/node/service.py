@@ -1,0 +1,93 @@
+"""What the daemon does with one request: serve it, log it, count it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from io import StringIO
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from userspace_cni import config, exchange
+from userspace_cni.cni import request
+from userspace_cni.log import logger
+from userspace_cni.node.protocol import Reply
+
+if TYPE_CHECKING:
+    from userspace_cni.cni.request import Request
+    from userspace_cni.exchange import Answer
+    from userspace_cni.node.observer import Observer
+    from userspace_cni.runtime import Runtime
+    from userspace_cni.settings import Settings
+
+_COMMANDS = frozenset((*request.REQUIRED, "VERSION"))
+_PLAIN = re.compile(r"[^\s\"=\\]+")
+
+
+class Service:
+    """Serves requests from any number of threads."""
+
+    def __init__(self, runtime: Runtime, settings: Settings, observer: Observer) -> None:
+        """Let *runtime* do the work and tell *observer* of it."""
+        self._runtime = runtime
+        self._settings = settings
+        self._observer = observer
+
+    def reply(self, environ: Mapping[str, str], stdin: bytes) -> Reply:
+        """Answer the request as the one-process plugin does, its standard error included."""
+        stderr = StringIO()
+        answer = self.answer(environ, stdin, stderr)
+        return Reply(
+            answer.status,
+            answer.out.encode(),
+            stderr.getvalue().encode(errors="backslashreplace"),
+        )
+
+    def answer(self, environ: Mapping[str, str], stdin: bytes, stderr: StringIO) -> Answer:
+        """Answer the request; what it logs goes to *stderr* too."""
+        start = perf_counter()
+        parsed: Request | None = None
+
+        def serve(environ: Mapping[str, str], network: dict[str, Any]) -> dict[str, Any] | None:
+            nonlocal parsed
+            parsed = request.parse(environ, network)
+            return exchange.serve(self._runtime, self._settings, parsed, stderr)
+
+        answer = exchange.answer(environ, stdin, serve)
+        seconds = perf_counter() - start
+        command = environ.get("CNI_COMMAND", "")
+        engine = self._engine_of(parsed)
+        self._observer.request(
+            command if command in _COMMANDS else "other", engine, answer.code, seconds
+        )
+        told = {
+            "command": command,
+            "network": parsed.network if parsed else "",
+            "container": environ.get("CNI_CONTAINERID", ""),
+            "ifname": environ.get("CNI_IFNAME", ""),
+            "pod": _pod(parsed),
+            "engine": engine,
+            "ms": f"{seconds * 1000:.1f}",
+            "code": str(answer.code),
+        }
+        logger.info(
+            "request %s",
+            " ".join(f"{key}={_quoted(value)}" for key, value in told.items() if value),
+        )
+        return answer
+
+    def _engine_of(self, parsed: Request | None) -> str:
+        """Return the host engine's name, if there is one of that name."""
+        host = parsed.config.get("host") if parsed else None
+        name = host.get("engine") if isinstance(host, dict) else None
+        return name if isinstance(name, str) and name in self._runtime.engines else ""
+
+
+def _pod(parsed: Request | None) -> str:
+    pod = config.pod_of(parsed) if parsed else None
+    return f"{pod.namespace}/{pod.name}" if pod else ""
+
+
+def _quoted(value: str) -> str:
+    return value if _PLAIN.fullmatch(value) else json.dumps(value)

@@ -1,0 +1,114 @@
+"""A node daemon of a test's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+
+from attrs import define, field
+
+from lab.node import Node, poll
+
+_PROGRAM = "import sys; from userspace_cni.cli import main; sys.exit(main(['node']))"
+
+
+@define
+class Daemon:
+    """``userspace-cni node`` with the settings that *env* names; its output goes to *log*."""
+
+    env: Mapping[str, str]
+    socket: Path
+    log: Path
+    interpreter: str = sys.executable
+    node: Node | None = None
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _guard: Lock = field(factory=Lock, init=False)
+
+    def ensure(self, node: Node | None) -> None:
+        """Let it run on *node*."""
+        with self._guard:
+            if self.running and self.node is not node:
+                self.stop()
+            if not self.running:
+                self.start(node)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The daemon's own process."""
+        assert self._process is not None
+        if self.node is None:
+            return self._process.pid
+        (child,) = _children(self._process.pid)  # nsenter forks for the pid namespace
+        return child
+
+    def start(self, node: Node | None = None) -> None:
+        """Start it, on *node* where one is given, and wait until it serves."""
+        self.node = node
+        command = [self.interpreter, "-I", "-c", _PROGRAM]
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                node.command(command) if node else command,
+                env={**environ, **self.env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        poll(lambda: self._serves() or not self.running, "the daemon serves", 60)
+        assert self.running, self.log.read_text()
+
+    def _serves(self) -> bool:
+        # As a listener, not as a file that is bound already.
+        listening = Path(
+            "/proc/net/unix" if self.node is None else f"/proc/{self.node.pid}/net/unix"
+        )
+        return any(
+            line.split()[3] == "00010000" and line.endswith(f" {self.socket}")
+            for line in listening.read_text().splitlines()[1:]
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float = 60) -> int:
+        assert self._process is not None
+        return self._process.wait(seconds)
+
+    def stop(self) -> None:
+        """End it as systemd does, or make sure that it has ended."""
+        if self._process is None:
+            return
+        if self.running:
+            try:
+                self.signal(signal.SIGTERM)
+                self._process.wait(30)
+            except (ValueError, ProcessLookupError, subprocess.TimeoutExpired):
+                self.kill()
+        self._process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        assert self._process is not None
+        for pid in (*_children(self._process.pid), self._process.pid):
+            os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []

@@ -1,0 +1,126 @@
+"""Health, readiness and metrics over HTTP."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import urllib.error
+import urllib.request
+from contextlib import closing
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lab.node import poll
+from lab.node_lab import daemon_of, frame, queued, started
+
+if TYPE_CHECKING:
+    from core.example_lab import ExampleLab
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as end:
+        end.bind(("127.0.0.1", 0))
+        port: int = end.getsockname()[1]
+        return port
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def _answers(port: int) -> bool:
+    try:
+        return _get(port, "/healthz") == (200, "ok\n")
+    except urllib.error.URLError:
+        return False
+
+
+def _figures(port: int) -> dict[tuple[str, frozenset[str]], float]:
+    _, text = _get(port, "/metrics")
+    return {
+        (sample.name, frozenset(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_it_is_not_ready_before_the_queue_is_done_nor_while_it_ends(lab: ExampleLab) -> None:
+    begun, go = lab.directory / "begun", lab.directory / "go"
+    conf = lab.conf(
+        ipam=lab.script(f"touch {begun}; while [ ! -e {go} ]; do sleep 0.02; done; echo '{{}}'")
+    )
+    port = _free_port()
+    queued(lab, frame(lab, "DEL", conf), 0)
+    starter = Thread(target=started, args=(lab, f'http = "127.0.0.1:{port}"'))
+    starter.start()
+    poll(lambda: _answers(port), "it is alive")
+    status, body = _get(port, "/readyz")
+    assert (status, json.loads(body)["ready"]) == (503, False)
+    assert not daemon_of(lab).socket.exists()
+    poll(begun.exists, "the queued DEL")
+    go.touch()
+    starter.join()
+    poll(lambda: _get(port, "/readyz")[0] == 200, "it is ready")
+    for file in (begun, go):
+        file.unlink()
+    caller = Thread(target=lab.call, args=("DEL", conf))
+    caller.start()
+    poll(begun.exists, "a DEL that takes its time")
+    daemon_of(lab).signal(signal.SIGTERM)
+    poll(lambda: _get(port, "/readyz")[0] == 503, "it is not ready")
+    assert json.loads(_get(port, "/readyz")[1])["stopping"]
+    go.touch()
+    caller.join()
+    assert daemon_of(lab).wait() == 0
+
+
+def test_metrics_tell_of_requests_attachments_and_switches(lab: ExampleLab) -> None:
+    port = _free_port()
+    started(lab, f'http = "127.0.0.1:{port}"\nwatch_interval = 0.05\nreconcile_interval = 0.05')
+    conf = lab.conf(ipam=lab.spy_ipam())
+    lab.add(conf)
+    lab.call("ADD", conf)
+    lab.call("STATUS", conf, container="")
+    lab.call("ADD", lab.conf(host={"engine": "x" * 99, "iftype": "note"}), container="c2")
+    (file,) = lab.switch.iterdir()
+    file.unlink()
+    poll(file.exists, "the port is back")
+    poll(
+        lambda: ("userspace_cni_dataplane_up", frozenset({"example"})) in _figures(port),
+        "the switch",
+    )
+    figures = _figures(port)
+    for (name, *labels), value in {
+        ("userspace_cni_requests_total", "ADD", "example", "0"): 1,
+        ("userspace_cni_requests_total", "ADD", "example", "103"): 1,
+        ("userspace_cni_requests_total", "ADD", "", "100"): 1,
+        ("userspace_cni_requests_total", "STATUS", "example", "0"): 1,
+        ("userspace_cni_request_seconds_count", "ADD"): 3,
+        ("userspace_cni_phase_seconds_count", "ipam"): 1,
+        ("userspace_cni_phase_seconds_count", "store"): 2,
+        ("userspace_cni_attachments", "net", "example", "attached"): 1,
+        ("userspace_cni_reconciled_total", "restore", "success"): 1,
+        ("userspace_cni_dataplane_up", "example"): 1,
+    }.items():
+        assert figures[name, frozenset(labels)] == value, (name, labels)
+    assert figures["process_resident_memory_bytes", frozenset()] > 1 << 20
+    assert _get(port, "/secrets")[0] == 404
+    _, body = _get(port, "/readyz")
+    assert json.loads(body)["dataplanes"] == {"example": True}
+
+
+def test_an_endpoint_that_is_taken_is_told(lab: ExampleLab) -> None:
+    with closing(socket.socket()) as end:
+        end.bind(("127.0.0.1", 0))
+        end.listen()
+        with pytest.raises(AssertionError, match=r"node\.http: cannot serve at"):
+            started(lab, f'http = "127.0.0.1:{end.getsockname()[1]}"')
