@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -28,6 +29,9 @@ class Metrics(Observer):
     def __init__(self) -> None:
         """Count from zero."""
         self._registry = prometheus.CollectorRegistry()
+        #: Of each thread: the seconds of the steps inside of the present one, such as the wait for
+        #: IPAM while the host's engine works. They count once.
+        self._local = threading.local()
         prometheus.ProcessCollector(registry=self._registry)
         self._requests = prometheus.Counter(
             "userspace_cni_requests",
@@ -82,11 +86,14 @@ class Metrics(Observer):
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
-        start = perf_counter()
+        start, around = perf_counter(), getattr(self._local, "inside", 0.0)
+        self._local.inside = 0.0
         try:
             yield
         finally:
-            self._phases.labels(name).observe(perf_counter() - start)
+            seconds = perf_counter() - start
+            self._phases.labels(name).observe(seconds - self._local.inside)
+            self._local.inside = around + seconds
 
     def request(self, command: str, engine: str, code: int, seconds: float) -> None:
         """See :meth:`.Observer.request`."""
