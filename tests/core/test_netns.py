@@ -90,3 +90,15 @@ def test_no_descriptor_is_left_open(netns: str) -> None:
     namespaces.require_foreign(netns)
     namespaces.exists(netns)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_out_of_sight_is_not_gone(netns: str, tmp_path: Path) -> None:
+    identity = namespaces.identity(netns)
+    assert not namespaces.is_gone(netns, identity)
+    assert namespaces.is_gone(netns, "0:0")
+    assert namespaces.is_gone(f"/proc/{2**22 + 1}/ns/net", identity)
+    assert namespaces.is_gone(str(tmp_path / "c1"), identity)
+    # A daemon in a container that /run/netns is not mounted into.
+    assert not namespaces.is_gone(str(tmp_path / "netns" / "c1"), identity)
+    (tmp_path / "c1").touch()
+    assert not namespaces.is_gone(str(tmp_path / "c1"), identity)

@@ -53,13 +53,15 @@ def is_gone(path: str, identity: str) -> bool:
     """Tell whether the network namespace that had *identity* is no longer at *path*.
 
     Paths are used again: ``/proc/PID/ns/net`` with the process id. A file that is no namespace is
-    not gone, because the mount on it may just not be seen from here. The empty *identity* is any.
+    not gone, because the mount on it may just not be seen from here; nor is one whose directory is
+    missing too, for the same reason. The empty *identity* is any.
     """
     try:
         with _opened(path) as namespace:
             return bool(identity) and _identity(namespace) != identity
     except CniError:
-        return not os.path.exists(path)
+        in_sight = path.startswith("/proc/") or os.path.isdir(os.path.dirname(path))
+        return in_sight and not os.path.exists(path)
 
 
 def require_foreign(path: str) -> None:
