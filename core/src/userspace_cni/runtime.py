@@ -72,8 +72,11 @@ class Runtime:
         self._host_engines: dict[str, HostEngine] = {}
 
     def close(self) -> None:
-        """Close what is open."""
-        self.store.close()
+        """Close what is open, the engines' connections included."""
+        with ExitStack() as stack:
+            stack.callback(self.store.close)
+            for engine in self._host_engines.values():
+                stack.callback(engine.close)
 
     def serve(self, request: Request) -> dict[str, Any] | None:
         """Carry *request* out; return the result object of an ADD, None for all else.

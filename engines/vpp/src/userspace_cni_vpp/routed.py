@@ -71,19 +71,27 @@ def clean_up(switch: Switch, port: Port) -> None:
         switch.remove_routes(port.index, switch.table_of(port.index, version), version)
 
 
-def remove_unused_gateways(switch: Switch) -> None:
-    """Remove the loopbacks of ours whose addresses nobody borrows, under the lock."""
-    prefix = tags.GATEWAY
+def remove_unused(switch: Switch, vrf: int) -> None:
+    """Remove our loopbacks whose addresses nobody borrows, and table *vrf* if ours and empty.
+
+    Call it under the lock. A loopback that was made and not tagged before the connection broke is
+    known by its MAC address.
+    """
+    tag, mac = tags.GATEWAY, tags.GATEWAY_MAC
     candidates = [
-        p
-        for p in switch.ports(containing=[prefix.encode()], name="loop")
-        if p.tag.startswith(prefix)
+        port
+        for port in switch.ports(containing=[tag.encode(), mac], name="loop")
+        if port.tag.startswith(tag) or (not port.tag and port.mac.startswith(mac.hex(":")))
     ]
-    if candidates:
-        lenders = set(switch.borrowers().values())
-        for port in candidates:
-            if port.index not in lenders:
-                switch.remove(port)
+    lenders = set(switch.borrowers().values()) if candidates else ()
+    for port in candidates:
+        if port.index not in lenders:
+            switch.remove(port)
+    if vrf:
+        for (number, version), name in switch.tables().items():
+            empty = name == tags.of_table() and not switch.is_routed(vrf, version)
+            if number == vrf and empty:
+                switch.remove_table(vrf, version)
 
 
 def check(switch: Switch, port: Port, attachment: Attachment, section: InterfaceSection) -> None:
