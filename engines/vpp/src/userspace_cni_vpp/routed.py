@@ -52,7 +52,7 @@ def configure(
     for ip in attachment.ips:
         dst = ip_network(ip.address.ip)
         there = switch.route_to(dst, section.vrf)
-        if there is not None and there != port:
+        if there is not None and there != port and _is_used(switch, there):
             raise DataplaneError(
                 f"VPP routes {dst}, the container's address, elsewhere already",
                 "another container may have this address: see "
@@ -135,6 +135,15 @@ def _gateway(switch: Switch, addresses: set[IPInterface], vrf: int) -> int:
     if found is None or not found.up:
         switch.up(index)
     return index
+
+
+def _is_used(switch: Switch, index: int) -> bool:
+    """Tell whether routes through interface *index* are meant.
+
+    VPP keeps those of an interface that was removed by hand, also when its number goes to another.
+    """
+    found = switch.find(index)
+    return found is not None and not found.tag.startswith(tags.GATEWAY)
 
 
 def _gateways(attachment: Attachment) -> set[IPInterface]:

@@ -101,8 +101,14 @@ class Switch:
 
     def port(self, index: int) -> Port:
         """Return the interface *index*, which must exist."""
+        found = self.find(index)
+        assert found is not None, index  # noqa: S101  it has just been made
+        return found
+
+    def find(self, index: int) -> Port | None:
+        """Return the interface *index*, None if there is none."""
         found = self.api.dump("sw_interface_dump", sw_if_index=index)
-        return next(_port(details) for details in found if details.sw_if_index == index)
+        return next((_port(details) for details in found if details.sw_if_index == index), None)
 
     def named(self, name: str) -> Port | None:
         """Return the interface *name*, None if there is none. Costs the same among many."""
