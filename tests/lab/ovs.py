@@ -107,6 +107,8 @@ class Ovs:
                 self._program,
                 self.db,
                 f"--unixctl={self.dir}/vswitchd.ctl",
+                f"--pidfile={self.dir}/ovs-vswitchd.pid",
+                "--overwrite-pidfile",
                 f"--log-file={self.dir}/ovs-vswitchd.log",
                 "-vconsole:off",
             ],

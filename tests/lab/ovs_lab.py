@@ -134,6 +134,14 @@ class OvsLab:
             time.sleep(0.5)
         assert (sender.sent, receiver.received) == (sent, wanted)
 
+    def passes(self, sender: Testpmd, receiver: Testpmd) -> bool:
+        """Tell whether packets get from one application to another, without loss."""
+        try:
+            self.traffic(sender, receiver)
+        except (TimeoutError, AssertionError):
+            return False
+        return True
+
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:
     return {"cniVersion": "1.1.0", "name": "net", "type": "userspace", **config}

@@ -255,6 +255,7 @@ class VppLab:
                 )
                 if d.bd_id
             ],
+            "tables": [key for key in self.switch.tables() if key[0]],
             "memif sockets": [s.socket_filename for s in sockets if s.socket_id],
             "links": sorted(self.host.links()),
             "files": sorted(str(p) for p in shared.glob("**/*")) if shared.exists() else [],

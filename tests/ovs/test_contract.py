@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,5 +45,6 @@ def test_the_contract_of_a_host_engine(
     )
     raw = {"iftype": iftype, "bridge": {"bridgeName": "contract", "create": True}}
     conf = config.engine_conf(raw, "host", engine.info, {})
-    story(engine, attachment, conf, partial(netns.call, f"/proc/{lab.node.pid}/ns/net"))
+    with closing(engine):
+        story(engine, attachment, conf, partial(netns.call, f"/proc/{lab.node.pid}/ns/net"))
     assert lab.leftovers() == []

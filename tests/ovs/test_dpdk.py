@@ -178,14 +178,6 @@ def test_an_application_that_comes_and_goes(lab: OvsLab, stack: ExitStack) -> No
     _delete(containers, stack)
 
 
-def _passes(lab: OvsLab, one: Testpmd, two: Testpmd) -> bool:
-    try:
-        lab.traffic(one, two)
-    except (TimeoutError, AssertionError):
-        return False
-    return True
-
-
 def test_a_restarted_switch_takes_its_applications_back(own_lab: OvsLab, stack: ExitStack) -> None:
     lab = own_lab
     containers, (one, two) = _pair(lab, stack, vhost())
@@ -195,7 +187,7 @@ def test_a_restarted_switch_takes_its_applications_back(own_lab: OvsLab, stack: 
     # testpmd notices that the switch has gone when it is asked for its link.
     poll(lambda: [one.link, two.link] == ["up", "up"], "the applications' links")
     # Packets alone tell: Open vSwitch 3.1 may miss the change of its own columns while it starts.
-    poll(lambda: _passes(lab, one, two), "packets pass again", 60)
+    poll(lambda: lab.passes(one, two), "packets pass again", 60)
     lab.traffic(one, two)
     for container in containers:
         container.check().succeeded()

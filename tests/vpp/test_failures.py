@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lab.vpp_lab import Attached, VppLab, conf
+from lab.node import poll
+from lab.vpp_lab import Attached, VppLab, conf, ips
 from lab.vpp_simulator import Simulator
 from userspace_cni.cni.errors import CniError, Code, DataplaneError, DataplaneUnavailable
+from userspace_cni.handover import ContainerDirectory
 from userspace_cni_vpp import connection, tags
+from userspace_cni_vpp.connection import Connection
 from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection
 from userspace_cni_vpp.switch import Switch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from userspace_cni.engine import EngineConf
+    from userspace_cni.engine import Attachment, EngineConf
 
 BRIDGED = conf("memif", "bridge", bridge=BridgeSection(bridge_name="blue", vlan_id=9, gateway=True))
 ROUTED = conf("memif", "interface", interface=InterfaceSection(vrf=3))
@@ -129,6 +136,53 @@ def test_killed_between_any_two_calls(sim: VppLab, host: EngineConf, how: str) -
         sim.assert_clean()
 
 
+@pytest.mark.parametrize("host", [BRIDGED, ROUTED, ABSTRACT, IP_MODE, VHOST, VETH])
+def test_an_add_that_is_killed_leaves_nothing_that_del_does_not_find(
+    lab: VppLab, host: EngineConf
+) -> None:
+    """The process dies, as by SIGKILL, before any of its requests to VPP."""
+    container = lab.container()
+    # Its own, so that no other attachment of the container keeps the directory.
+    for survived in itertools.count(1):
+        attachment = lab.attachment(container, ips=ips(ADDRESS))
+        finished = _add_killed_before(survived, lab, attachment, host)
+        lab.call(lab.engine.delete, attachment.id, host, container.path)
+        assert isinstance(attachment.directory, ContainerDirectory)
+        attachment.directory.withdraw("eth0", attachment.id)
+        lab.assert_clean()
+        assert container.links() == set(), survived
+        if finished:
+            break
+    assert survived > 5
+
+
+def _add_killed_before(request: int, lab: VppLab, attachment: Attachment, host: EngineConf) -> bool:
+    """ADD in a process that dies before that *request*; tell whether it finished."""
+    pid = os.fork()
+    if not pid:
+        status = 2
+        try:
+            _die_before(request)
+            lab.call(lab.engine.add, attachment, host, ExitStack())
+            status = 0
+        finally:
+            os._exit(status)
+    ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert ended in (0, 1)
+    return ended == 0
+
+
+def _die_before(request: int) -> None:
+    original, left = Connection._send, itertools.count(request - 1, -1)
+
+    def counted(self: Connection, *args: Any) -> int:
+        if next(left) == 0:
+            os._exit(1)
+        return original(self, *args)
+
+    Connection._send = counted  # type: ignore[assignment,method-assign]
+
+
 def test_two_hundred_in_parallel(lab: VppLab) -> None:
     containers = [lab.container() for _ in range(20)]
 
@@ -170,6 +224,72 @@ def test_one_connection_for_all_threads(sim: VppLab) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: sim.call(sim.engine.status, BRIDGED), range(50)))
     assert sim.vpp.clients == 1
+    sim.engine.close()
+    poll(lambda: sim.vpp.clients == 0, "the good-bye")
+    assert sim.vpp.lost_clients == 0
+    sim.call(sim.engine.status, BRIDGED)  # opens a new one
+
+
+def test_descriptors_above_1023_are_as_good(sim: VppLab) -> None:
+    """A daemon has many; select(2) knows 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1100):
+            stack.callback(os.close, os.dup(0))
+        for _ in range(3):
+            sim.call(sim.engine.status, BRIDGED)
+        assert sim.vpp.clients == 1
+        assert sim.vpp.lost_clients == 0
+        sim.engine.close()
+
+
+def test_threads_do_not_queue_up_before_a_vpp_that_hangs(sim: VppLab) -> None:
+    sim.vpp.hang()
+    sim.engine = sim.new_engine(timeout=0.5)
+
+    def ask(_: int) -> None:
+        with pytest.raises(DataplaneUnavailable, match="answer"):
+            sim.call(sim.engine.generation, BRIDGED)
+
+    begin = time.monotonic()
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(ask, range(32)))
+    assert time.monotonic() - begin < 5
+    sim.vpp.resume()
+
+
+def test_an_answer_that_nobody_waited_for_is_nobodys(
+    sim: VppLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list that is broken off in our own process does not get into the next one."""
+    switch = sim.switch
+    switch.create_loopback(bytes(6))
+    receive, left = Connection._receive, itertools.count(1, -1)
+
+    def interrupted(self: Connection, deadline: float) -> bytes:
+        if next(left) == 0:
+            raise KeyboardInterrupt
+        return receive(self, deadline)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "_receive", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            switch.ports()
+    assert [port.name for port in sim.switch.ports()] == ["local0", "loop0"]
+
+
+def test_generation_changes_when_vpp_restarts_and_not_else(lab: VppLab) -> None:
+    first = lab.call(lab.engine.generation, BRIDGED)
+    assert first
+    lab.attach(BRIDGED, ADDRESS)
+    assert lab.call(lab.engine.generation, BRIDGED) == first
+    lab.vpp.kill()
+    with pytest.raises(DataplaneUnavailable):
+        lab.call(lab.engine.generation, BRIDGED)
+    lab.call(lab.vpp.start)
+    assert lab.call(lab.engine.generation, BRIDGED) not in (first, "")
 
 
 def test_connection_refused_and_closed(sim: VppLab, tmp_path: Path) -> None:
@@ -219,8 +339,9 @@ def test_another_definition_is_taken_from_its_own_files(sim: VppLab, tmp_path: P
         api = connection.connect(str(other.path), 5, str(other_dir))
         api.require("memif_create_v2")
         assert Switch(api).create_memif(
-            str(sim.dir / "x.sock"), server=True, mode="ethernet", id=0, secret="", ring_size=1024,
-            buffer_size=2048, rx_queues=1, tx_queues=1, zero_copy=False, mac=bytes(6),
+            str(sim.dir / "x.sock"), number=1, server=True, mode="ethernet", id=0, secret="",
+            ring_size=1024, buffer_size=2048, rx_queues=1, tx_queues=1, zero_copy=False,
+            mac=bytes(6),
         ) == 1  # fmt: skip
 
 

@@ -90,10 +90,11 @@ class Runtime:
         self._guard = Lock()
 
     def close(self) -> None:
-        """Close what is open."""
-        for engine in self._host_engines.values():
-            engine.close()
-        self.store.close()
+        """Close what is open, the engines' connections included."""
+        with ExitStack() as stack:
+            stack.callback(self.store.close)
+            for engine in self._host_engines.values():
+                stack.callback(engine.close)
 
     @property
     def engines(self) -> frozenset[str]:

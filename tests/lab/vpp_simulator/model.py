@@ -18,6 +18,7 @@ _SOCKET_PATH_MAX = 107
 _L2_BD_ID_MAX = (1 << 24) - 1
 _ADMIN_UP = 1
 _BVI = 1
+_DROP = 2
 
 Fields = dict[str, Any]
 Address = IPv4Interface | IPv6Interface
@@ -117,14 +118,6 @@ class Model:
     def control_ping(self, _: Any) -> Fields:
         return {"vpe_pid": os.getpid()}
 
-    def show_version(self, _: Any) -> Fields:
-        return {
-            "program": "vpe",
-            "version": "26.10-simulated",
-            "build_date": "",
-            "build_directory": "",
-        }
-
     def cli_inband(self, request: Any) -> Fields:
         if request.cmd != "show buffers":
             return {"reply": f"unknown input `{request.cmd}'\n"}
@@ -172,10 +165,6 @@ class Model:
 
     def sw_interface_set_mtu(self, request: Any) -> Fields:
         self._port(request.sw_if_index).mtu = request.mtu[0]
-        return {}
-
-    def sw_interface_set_mac_address(self, request: Any) -> Fields:
-        self._port(request.sw_if_index).mac = bytes(request.mac_address)
         return {}
 
     def create_loopback_instance(self, request: Any) -> Fields:
@@ -356,6 +345,8 @@ class Model:
             listener = _bound(path, socket.SOCK_STREAM, SYSCALL_ERROR_2)
         used = {p.name for p in self.interfaces.values()}
         name = next(n for i in range(1 << 16) if (n := f"VirtualEthernet0/0/{i}") not in used)
+        if request.renumber:
+            name = f"VirtualEthernet0/0/{request.custom_dev_instance}"
         mac = bytes(request.mac_address) if request.use_custom_mac else _any_mac()
         port = self._new(name, "vhost-user", mac)
         port.tag = request.tag
@@ -372,18 +363,6 @@ class Model:
             with contextlib.suppress(OSError):
                 os.unlink(port.more["sock_filename"])
         return {}
-
-    def sw_interface_vhost_user_dump(self, request: Any) -> list[Fields]:
-        return [
-            {
-                "sw_if_index": port.index,
-                "interface_name": port.name,
-                "is_server": port.more["is_server"],
-                "sock_filename": port.more["sock_filename"],
-            }
-            for port in self.interfaces.values()
-            if port.kind == "vhost-user" and request.sw_if_index in (NONE, port.index)
-        ]
 
     # -- ports of the kernel
 
@@ -487,6 +466,12 @@ class Model:
             self.tables.pop(key, None)
         return {}
 
+    def ip_table_dump(self, _: Any) -> list[Fields]:
+        return [
+            {"table": {"table_id": number, "is_ip6": version == 6, "name": name}}
+            for (number, version), name in self.tables.items()
+        ]
+
     def sw_interface_set_table(self, request: Any) -> Fields:
         port, version = self._port(request.sw_if_index), _version(request.is_ipv6)
         if (request.vrf_id, version) not in self.tables:
@@ -514,7 +499,12 @@ class Model:
 
     def ip_route_dump(self, request: Any) -> list[Fields]:
         table, version = request.table.table_id, _version(request.table.is_ip6)
-        return [
+        if (table, version) not in self.tables:
+            return []
+        own = [(ip_network("0.0.0.0/0" if version == 4 else "::/0"), _DROP)]
+        if version == 6:
+            own.append((ip_network("fe80::/10"), 0))
+        return [{"route": _route(table, network, NONE, kind)} for network, kind in own] + [
             {"route": _route(table, network, index)}
             for (number, network), (index, _) in self.routes.items()
             if number == table and network.version == version
@@ -587,12 +577,14 @@ def _packed(address: Any, length: int) -> Fields:
     return {"address": {"af": family, "un": {key: address.packed}}, "len": length}
 
 
-def _route(table: int, network: Any, index: int) -> Fields:
+def _route(table: int, network: Any, index: int, kind: int = 0) -> Fields:
     return {
         "table_id": table,
         "prefix": _packed(network.network_address, network.prefixlen),
         "n_paths": 1,
-        "paths": [{"sw_if_index": index, "table_id": table, "label_stack": [{}] * 16}],
+        "paths": [
+            {"sw_if_index": index, "table_id": table, "type": kind, "label_stack": [{}] * 16}
+        ],
     }
 
 

@@ -118,6 +118,38 @@ class LinuxHostEngine(HostEngine):
             found = [tags.parse(link.alias) for link in links.all()]
         return [tag.id for tag in found if tag is not None and tag.network == network_id]
 
+    def restore(
+        self, attachment: Attachment, conf: EngineConf, port: HostPort, undo: ExitStack
+    ) -> HostPort:
+        """See :meth:`.HostEngine.restore`. Of a veth pair that is there nothing is made anew."""
+        with Links() as links:
+            link = veth.find(links, attachment.id) if conf.iftype == "veth" else None
+            if link is None:
+                return super().restore(attachment, conf, port, undo)
+            # Out of its bridge, and down: VLANs and routes of before go.
+            links.change(link, master=0, state="down")
+            if conf.net_type == "bridge":
+                self._join_again(links, link, attachment, _bridge_section(conf), undo)
+            veth.activate(links, attachment, link.name)
+            if conf.net_type == "interface":
+                routed.configure(links, link.name, attachment)
+        return port
+
+    def _join_again(
+        self,
+        links: Links,
+        link: Link,
+        attachment: Attachment,
+        section: BridgeSection,
+        undo: ExitStack,
+    ) -> None:
+        addresses = bridge.gateways(attachment, "host.bridge.gateway") if section.gateway else ()
+        with self.node.lock(bridge.lock_name(section.bridge_name)):
+            master = bridge.ensure(links, section, undo, self._remove_bridge)
+            bridge.provide_gateways(links, master, section, addresses)
+            links.change(link, master=master.index)
+        bridge.configure_port(links, link.name, section)
+
     def _add_bridged(
         self, links: Links, attachment: Attachment, section: BridgeSection, undo: ExitStack
     ) -> HostPort:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import evolve
 
 from userspace_cni.cni.errors import (
     CheckFailed,
+    CniError,
     DataplaneError,
     DataplaneUnavailable,
     InvalidConfig,
 )
 from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface
 from userspace_cni_ovs import kernel, ports, switch, tags
-from userspace_cni_ovs.ovsdb import Ovsdb, mapping, members, optional
+from userspace_cni_ovs.ovsdb import Pool, mapping, members, optional
 from userspace_cni_ovs.ports import DPDK, MTU, PortSpec
 from userspace_cni_ovs.sections import BridgeSection, MemifSection, OvsSection, VhostSection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from contextlib import ExitStack
+    from contextlib import AbstractContextManager, ExitStack
 
-    from userspace_cni.engine import Attachment, EngineConf, SharedDirectory
-    from userspace_cni_ovs.ovsdb import Row
+    from userspace_cni.engine import Attachment, EngineConf, Node, SharedDirectory
+    from userspace_cni_ovs.ovsdb import Ovsdb, Row
 
 _DEFAULT_DB = "unix:/run/openvswitch/db.sock"
 #: Seconds, for the database and for ovs-vswitchd each.
@@ -32,6 +35,7 @@ _DEFAULT_TIMEOUT = 10.0
 _SETTINGS = ("db", "timeout", "private_key", "certificate", "ca_cert", "vhost_socket_dir")
 _VHOST_CLIENT = "dpdkvhostuserclient"
 _VHOST_SERVER = "dpdkvhostuser"
+_GRANTED = 0o660  # the mode that SharedDirectory.grant gives
 
 
 class OvsHostEngine(HostEngine):
@@ -73,6 +77,11 @@ class OvsHostEngine(HostEngine):
                 except DataplaneError as error:
                     raise DataplaneUnavailable(error.msg, error.details) from error
 
+    def __init__(self, node: Node) -> None:
+        """See :meth:`.HostEngine.__init__`."""
+        super().__init__(node)
+        self._connections = Pool()
+
     def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
         """See :meth:`.HostEngine.add`."""
         ports.validate(conf)
@@ -82,11 +91,12 @@ class OvsHostEngine(HostEngine):
             spec, port = _plan(attachment, conf, settings)
             if spec.bridge.datapath_type == "system" and spec.bridge.create:
                 kernel.require_kernel_datapath()
-            self._prepare(attachment, conf, spec, port, undo)
-            interface = switch.add_port(db, spec, needs_netdev=conf.iftype in DPDK)
-            undo.callback(self._remove_port, attachment.id, conf, spec.bridge.name)
-            switch.await_port(db, spec, interface, self._timeout)
-            self._finish(attachment, conf, spec, port, settings)
+            if conf.iftype == "veth":
+                kernel.create_veth(attachment, spec.name, port.mtu, undo)
+            if conf.iftype in DPDK:
+                self._prepare(attachment, conf, spec, settings)
+            self._make(db, attachment, conf, spec, undo)
+            self._share(attachment, conf, spec, settings)
         return port
 
     def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:  # noqa: ARG002
@@ -118,6 +128,11 @@ class OvsHostEngine(HostEngine):
             )
         if conf.iftype == "veth" and not kernel.has_veth(attachment.id, port.name):
             raise CheckFailed(f"the host's interface {port.name} is gone, down, or not ours")
+        if _serves(spec) and not _is_shared(port):
+            raise CheckFailed(
+                f"the socket of the port {port.name} is gone, or lost its owner: {port.socket}",
+                "ovs-vswitchd has been restarted, and made another",
+            )
 
     def list(self, network: str, conf: EngineConf) -> Iterable[str]:
         """See :meth:`.HostEngine.list`."""
@@ -125,45 +140,83 @@ class OvsHostEngine(HostEngine):
             self._mend(db)
             return switch.attachments(db, network)
 
+    def generation(self, conf: EngineConf) -> str:
+        """See :meth:`.HostEngine.generation`: ovs-vswitchd writes its pid file when it starts.
+
+        The empty text where that file is not to be seen from here: then :meth:`check` alone tells.
+        """
+        with self._database(conf) as db:
+            switch.require_database(db)
+        with suppress(OSError, InvalidConfig):
+            found = os.stat(f"{self._run_directory(conf)}/ovs-vswitchd.pid")
+            return f"{found.st_ino} {found.st_mtime_ns}"
+        return ""
+
+    def restore(
+        self, attachment: Attachment, conf: EngineConf, port: HostPort, undo: ExitStack
+    ) -> HostPort:
+        """See :meth:`.HostEngine.restore`. A veth pair stays: the container's end is in use."""
+        with self._database(conf) as db:
+            self._mend(db)
+            settings = _settings_for(db, conf)
+            spec, wanted = _plan(attachment, conf, settings)
+            lost = spec.type == "dpdk" and not os.path.lexists(port.socket)
+            if conf.iftype == "veth" and not kernel.revive_veth(attachment.id, spec.name):
+                kernel.create_veth(attachment, spec.name, wanted.mtu, undo)
+                lost = True  # the switch has the former one open
+            if lost or not _is_made(db, attachment.id, spec):
+                # With what is left of it, such as its limits.
+                switch.remove_port(db, attachment.id, spec.bridge.name)
+                if conf.iftype in DPDK:
+                    self._prepare(attachment, conf, spec, settings)
+                self._make(db, attachment, conf, spec, undo)
+            if _serves(spec) and not _is_shared(port):
+                self._share(attachment, conf, spec, settings)
+        return wanted
+
+    def close(self) -> None:
+        """See :meth:`.HostEngine.close`."""
+        self._connections.close()
+
     # -- steps
 
     def _prepare(
-        self,
-        attachment: Attachment,
-        conf: EngineConf,
-        spec: PortSpec,
-        port: HostPort,
-        undo: ExitStack,
+        self, attachment: Attachment, conf: EngineConf, spec: PortSpec, settings: Row
     ) -> None:
-        """Do what must be done before the switch makes the port."""
-        if conf.iftype == "veth":
-            kernel.create_veth(attachment, spec.name, port.mtu, undo)
-        if conf.iftype in DPDK:
-            user, group = _owner(conf)
-            directory = _directory(attachment)
-            directory.provide(user=user, group=group)
-            if spec.type != _VHOST_CLIENT:
-                # Of a switch that was killed; it would be in the way.
-                directory.discard_stale(ports.socket_name(attachment, conf))
+        """Make the directory for the port's socket, and way for the socket."""
+        user, group = _owner(conf)
+        directory = _directory(attachment)
+        directory.provide(user=user, group=group)
+        # Of a switch that was killed; they would be in the way.
+        if _serves(spec):
+            directory.discard_stale(ports.socket_name(attachment, conf))
+        if spec.type == _VHOST_SERVER:
+            self.node.directory(self._vhost_sockets(conf, settings)).discard_stale(spec.name)
 
-    def _finish(
-        self,
-        attachment: Attachment,
-        conf: EngineConf,
-        spec: PortSpec,
-        port: HostPort,
-        settings: Row,
+    def _make(
+        self, db: Ovsdb, attachment: Attachment, conf: EngineConf, spec: PortSpec, undo: ExitStack
     ) -> None:
-        """Do what can be done only once the switch has made the port."""
+        """Have the switch make the port."""
+        interface = switch.add_port(db, spec, needs_netdev=conf.iftype in DPDK)
+        undo.callback(self._remove_port, attachment.id, conf, spec.bridge.name)
+        switch.await_port(db, spec, interface, self._timeout)
         if conf.iftype == "tap":
-            kernel.move_tap(attachment, spec.name, port.mtu)
-        if spec.type in ("dpdk", _VHOST_SERVER):
-            directory = _directory(attachment)
-            name = ports.socket_name(attachment, conf)
-            if spec.type == _VHOST_SERVER:
-                directory.link(f"{self._vhost_sockets(conf, settings)}/{spec.name}", name)
-            user, group = _owner(conf)
-            directory.grant(name, user=user, group=group)
+            kernel.move_tap(attachment, spec.name, attachment.mtu or MTU)
+
+    def _share(
+        self, attachment: Attachment, conf: EngineConf, spec: PortSpec, settings: Row
+    ) -> None:
+        """Let the application have the socket that the switch has made."""
+        if not _serves(spec):
+            return
+        directory = _directory(attachment)
+        name = ports.socket_name(attachment, conf)
+        if spec.type == _VHOST_SERVER:
+            # A link to the socket of a switch that has ended leads nowhere.
+            directory.discard_stale(name)
+            directory.link(f"{self._vhost_sockets(conf, settings)}/{spec.name}", name)
+        user, group = _owner(conf)
+        directory.grant(name, user=user, group=group)
 
     def _remove_port(self, attachment_id: str, conf: EngineConf, bridge: str) -> None:
         with self._database(conf) as db:
@@ -171,14 +224,20 @@ class OvsHostEngine(HostEngine):
 
     def _mend(self, db: Ovsdb) -> None:
         """Remove sockets that a killed ovs-vswitchd left, and have it make those ports again."""
-        mended = False
+        mended = []
         for failed in switch.failed_memifs(db):
-            directory = self.node.directory(os.path.dirname(failed.socket))
-            if directory.discard_stale(os.path.basename(failed.socket)):
-                switch.retry_memif(db, failed)
-                mended = True
+            path, name = os.path.split(failed.socket)
+            directory = self.node.directory(path)
+            with suppress(FileNotFoundError):
+                left = os.lstat(failed.socket)
+                if directory.discard_stale(name):
+                    switch.retry_memif(db, failed)
+                    mended.append((directory, name, left))
         if mended:
             switch.require_alive(db, self._timeout)
+        for directory, name, left in mended:
+            with suppress(CniError):  # the switch has failed again, which check() tells
+                directory.grant(name, user=str(left.st_uid), group=str(left.st_gid))
 
     # -- settings
 
@@ -191,17 +250,15 @@ class OvsHostEngine(HostEngine):
             )
         return float(value)
 
-    def _database(self, conf: EngineConf) -> Ovsdb:
-        settings = self._strings()
-        endpoint = conf.section(OvsSection).db or settings.get("db", _DEFAULT_DB)
-        return Ovsdb(endpoint, self._timeout, settings)
+    def _database(self, conf: EngineConf) -> AbstractContextManager[Ovsdb]:
+        return self._connections.connection(self._endpoint(conf), self._timeout, self._strings())
 
-    def _vhost_sockets(self, conf: EngineConf, settings: Row) -> str:
-        """Return the directory in which Open vSwitch makes sockets of its own."""
-        own = self._strings()
-        if "vhost_socket_dir" in own:
-            return own["vhost_socket_dir"]
-        endpoint = conf.section(OvsSection).db or own.get("db", _DEFAULT_DB)
+    def _endpoint(self, conf: EngineConf) -> str:
+        return conf.section(OvsSection).db or self._strings().get("db", _DEFAULT_DB)
+
+    def _run_directory(self, conf: EngineConf) -> str:
+        """Return the directory that Open vSwitch runs in: that of its database's socket."""
+        endpoint = self._endpoint(conf)
         path = endpoint.removeprefix("unix:")
         if not path.startswith("/"):
             raise InvalidConfig(
@@ -210,8 +267,15 @@ class OvsHostEngine(HostEngine):
                 f"{endpoint}",
                 "set it to Open vSwitch's run directory, such as /run/openvswitch",
             )
+        return os.path.dirname(path)
+
+    def _vhost_sockets(self, conf: EngineConf, settings: Row) -> str:
+        """Return the directory in which Open vSwitch makes sockets of its own."""
+        own = self._strings()
+        if "vhost_socket_dir" in own:
+            return own["vhost_socket_dir"]
         below = mapping(settings["other_config"]).get("vhost-sock-dir", "")
-        return os.path.join(os.path.dirname(path), below).rstrip("/")
+        return os.path.join(self._run_directory(conf), below).rstrip("/")
 
     def _strings(self) -> dict[str, str]:
         settings: dict[str, Any] = dict(self.node.settings)
@@ -368,6 +432,34 @@ def _compare(found: switch.Port, spec: PortSpec) -> None:
                 f"the port {spec.name} has another {what}",
                 switch.without_secret(f"expected {wanted}, found {there}"),
             )
+
+
+def _is_made(db: Ovsdb, attachment_id: str, spec: PortSpec) -> bool:
+    """Tell whether the switch has the port that *spec* says."""
+    found = switch.find_port(db, attachment_id)
+    if found is None:
+        return False
+    try:
+        _compare(found, spec)
+    except CheckFailed:
+        return False
+    return True
+
+
+def _serves(spec: PortSpec) -> bool:
+    """Tell whether the switch makes the port's socket."""
+    return spec.type in ("dpdk", _VHOST_SERVER)
+
+
+def _is_shared(port: HostPort) -> bool:
+    """Tell whether the application can use the socket that the switch serves it by."""
+    try:
+        found = os.lstat(port.socket)
+    except OSError:
+        return False
+    # A link to a socket that its switch has removed is the only one left.
+    linked = port.vhost_user is None or found.st_nlink > 1
+    return stat.S_ISSOCK(found.st_mode) and stat.S_IMODE(found.st_mode) == _GRANTED and linked
 
 
 def _comparable(options: Mapping[str, str]) -> dict[str, str]:

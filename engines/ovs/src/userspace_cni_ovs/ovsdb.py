@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any, Self, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
-from userspace_cni.cni.errors import DataplaneError, DataplaneUnavailable, InvalidConfig
+from userspace_cni.cni.errors import (
+    CniError,
+    DataplaneError,
+    DataplaneUnavailable,
+    InvalidConfig,
+)
 
 Json: TypeAlias = Any
 Operation: TypeAlias = dict[str, Json]
@@ -20,6 +27,7 @@ Row: TypeAlias = dict[str, Json]
 
 _DATABASE = "Open_vSwitch"
 _EOF = -1  # ovs.jsonrpc.EOF
+_IDLE_MAX = 4  # connections that are kept; more are for a rush
 _SCHEMES = ("unix:", "tcp:", "ssl:")
 
 
@@ -32,7 +40,7 @@ class Refused(DataplaneError):
 
 
 class Ovsdb:
-    """One connection to a database server; a context manager that closes it."""
+    """One connection to a database server, of one thread at a time."""
 
     def __init__(self, endpoint: str, timeout: float, tls: Mapping[str, str] | None = None) -> None:
         """Connect.
@@ -69,11 +77,20 @@ class Ovsdb:
             )
         self._connection: Any = Connection(stream)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close it."""
         self._connection.close()
+
+    @property
+    def usable(self) -> bool:
+        """Whether the server is still at the other end; answers what it has asked meanwhile."""
+        while True:
+            self._connection.run()
+            error, message = self._connection.recv()
+            if not error and message is not None:
+                error = self._answer(message)
+            if error:
+                return bool(error == errno.EAGAIN)
 
     def transact(
         self, action: str, *operations: Operation, timeout: float | None = None
@@ -121,19 +138,74 @@ class Ovsdb:
                 poller.timer_wait(int(remaining * 1000) + 1)
                 poller.block()
                 error = 0
-            elif message is not None and message.type == Message.T_REQUEST:
-                # The server asks whether we live.
-                error = self._connection.send(Message.create_reply(message.params, message.id))
-            elif (
-                message is not None
-                and message.type in (Message.T_REPLY, Message.T_ERROR)
-                and message.id == request.id
-            ):
-                return message
+            elif message is not None:
+                if message.type in (Message.T_REPLY, Message.T_ERROR) and message.id == request.id:
+                    return message
+                error = self._answer(message)
         raise DataplaneUnavailable(
             f"the Open vSwitch database {self._endpoint} does not answer",
             "it closed the connection" if error == _EOF else os.strerror(error),
         )
+
+    def _answer(self, message: Any) -> int:
+        """Answer the server's question whether we live; let all else pass."""
+        from ovs.jsonrpc import Message
+
+        if message.type != Message.T_REQUEST:
+            return 0
+        return int(self._connection.send(Message.create_reply(message.params, message.id)))
+
+
+class Pool:
+    """Connections that are kept between requests, for any number of threads.
+
+    One that waits for the switch keeps none of the others waiting.
+    """
+
+    def __init__(self) -> None:
+        """Keep none yet."""
+        self._idle: list[tuple[tuple[object, ...], Ovsdb]] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def connection(self, endpoint: str, timeout: float, tls: Mapping[str, str]) -> Iterator[Ovsdb]:
+        """Lend a connection, as :class:`Ovsdb` describes it; one that fails is not kept."""
+        key = endpoint, timeout, os.getpid(), *sorted(tls.items())
+        db = self._take(key) or Ovsdb(endpoint, timeout, tls)
+        try:
+            yield db
+        except BaseException as error:
+            # Of what else happened, the answer may still come.
+            if not isinstance(error, CniError) or isinstance(error, DataplaneUnavailable):
+                db.close()
+                raise
+            self._give_back(key, db)
+            raise
+        self._give_back(key, db)
+
+    def close(self) -> None:
+        """Close those that nobody uses now."""
+        with self._lock:
+            while self._idle:
+                self._idle.pop()[1].close()
+
+    def _take(self, key: tuple[object, ...]) -> Ovsdb | None:
+        while True:
+            with self._lock:
+                found = next((entry for entry in reversed(self._idle) if entry[0] == key), None)
+                if found is None:
+                    return None
+                self._idle.remove(found)
+            if found[1].usable:
+                return found[1]
+            found[1].close()
+
+    def _give_back(self, key: tuple[object, ...], db: Ovsdb) -> None:
+        with self._lock:
+            if len(self._idle) < _IDLE_MAX:
+                self._idle.append((key, db))
+                return
+        db.close()
 
 
 def _use_tls(stream: Any, files: Mapping[str, str]) -> None:

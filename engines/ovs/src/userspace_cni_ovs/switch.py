@@ -76,7 +76,7 @@ def find_bridge(db: Ovsdb, name: str) -> Bridge | None:
         select(
             "Bridge",
             ["name", "==", name],
-            columns=("_uuid", "name", "datapath_type", "external_ids"),
+            columns=_BRIDGE_COLUMNS,
         ),
     )
     return next((_bridge(row) for row in found["rows"]), None)
@@ -181,12 +181,19 @@ def remove_port(db: Ovsdb, attachment_id: str, bridge_name: str) -> None:
 
     """
     for _ in range(_RACES):
-        (found,) = db.transact(
+        ours = has("external_ids", {tags.ID: attachment_id})
+        found, limits = db.transact(
             "look for the port",
-            select("Port", has("external_ids", {tags.ID: attachment_id}), columns=("_uuid",)),
+            *(select(table, ours, columns=("_uuid",)) for table in ("Port", "QoS")),
         )
         ports = [row["_uuid"] for row in found["rows"]]
-        operations = _removals(db, attachment_id, ports, bridge_name)
+        operations = _removals(db, ports, bridge_name)
+        if limits["rows"]:
+            # What something refers to cannot be deleted, even if that is about to go, too.
+            operations += [
+                *(update("Port", ["_uuid", "==", port], row={"qos": a_set(())}) for port in ports),
+                delete("QoS", ours),
+            ]
         if not operations:
             return
         try:
@@ -224,6 +231,11 @@ def settings(db: Ovsdb) -> Row:
         ),
     )
     return dict(found["rows"][0]) if found["rows"] else {}
+
+
+def require_database(db: Ovsdb) -> None:
+    """Raise DataplaneUnavailable unless the database answers."""
+    db.transact("ask for a sign of life", select("Open_vSwitch", columns=("cur_cfg",)))
 
 
 def require_alive(db: Ovsdb, timeout: float) -> None:
@@ -304,6 +316,7 @@ def without_secret(text: str) -> str:
     return re.sub(r"secret=[^,'\"\s]*", "secret=...", text)
 
 
+_BRIDGE_COLUMNS = ("_uuid", "name", "datapath_type", "external_ids")
 _PORT_COLUMNS = ("_uuid", "name", "interfaces", "tag", "trunks", "vlan_mode", "external_ids", "qos")
 _INTERFACE_COLUMNS = (
     "name",
@@ -400,54 +413,46 @@ def _require_free(db: Ovsdb, spec: PortSpec) -> None:
         )
 
 
-def _removals(
-    db: Ovsdb, attachment_id: str, ports: list[Json], bridge_name: str
-) -> list[Operation]:
-    """Return the operations that remove *ports*, empty if there is nothing to do."""
-    containing = [["ports", "includes", a_set([port])] for port in ports]
-    conditions = containing or ([["name", "==", bridge_name]] if bridge_name else [])
+def _removals(db: Ovsdb, ports: list[Json], bridge_name: str) -> list[Operation]:
+    """Return the operations that remove *ports*, empty if there is nothing to do.
+
+    The ports of a bridge are not asked for, which may be a thousand.
+    """
+    conditions = [["ports", "includes", a_set([port])] for port in ports] or (
+        [["name", "==", bridge_name]] if bridge_name else []
+    )
     answers = db.transact(
         "look for the port's bridge",
-        *(
-            select(
-                "Bridge",
-                condition,
-                columns=("_uuid", "name", "datapath_type", "external_ids", "ports"),
-            )
-            for condition in conditions
-        ),
+        *(select("Bridge", condition, columns=_BRIDGE_COLUMNS) for condition in conditions),
     )
     operations: list[Operation] = []
-    for row in (row for answer in answers for row in answer["rows"]):
-        this = ["_uuid", "==", row["_uuid"]]
-        there = members(row["ports"])
-        gone = [port for port in there if port in ports]
-        rest = [port for port in there if port not in ports]
-        if _bridge(row).ours and _is_local_alone(db, row["name"], rest):
+    for bridge in (_bridge(row) for answer in answers for row in answer["rows"]):
+        this = ["_uuid", "==", ["uuid", bridge.uuid]]
+        rest = _ports_if_unused(db, bridge, this, ports) if bridge.ours else None
+        if rest is not None:
             operations += [
                 # If somebody adds a port meanwhile, fail.
-                wait("Bridge", this, column="ports", until="==", value=row["ports"], timeout=0),
-                mutate("Open_vSwitch", change=("bridges", "delete", a_set([row["_uuid"]]))),
+                wait("Bridge", this, column="ports", until="==", value=rest, timeout=0),
+                mutate("Open_vSwitch", change=("bridges", "delete", a_set([this[2]]))),
             ]
-        elif gone:
-            operations.append(mutate("Bridge", this, change=("ports", "delete", a_set(gone))))
-    if ports:
-        # A row that something refers to cannot be deleted, even if that is about to go, too.
-        operations += [
-            update("Port", ["_uuid", "==", port], row={"qos": a_set(())}) for port in ports
-        ]
-        operations.append(delete("QoS", has("external_ids", {tags.ID: attachment_id})))
+        elif ports:
+            operations.append(mutate("Bridge", this, change=("ports", "delete", a_set(ports))))
     return operations
 
 
-def _is_local_alone(db: Ovsdb, bridge: str, ports: list[Json]) -> bool:
-    """Tell whether *ports* are no more than the bridge's own."""
-    if len(ports) != 1:
-        return not ports
+def _ports_if_unused(db: Ovsdb, bridge: Bridge, this: Json, ports: list[Json]) -> Json | None:
+    """Return all ports of *bridge* if they are no more than its own and *ports*, else None."""
     (found,) = db.transact(
-        f"look at the bridge {bridge}", select("Port", ["_uuid", "==", ports[0]], columns=("name",))
+        f"look at the bridge {bridge.name}",
+        select("Port", ["name", "==", bridge.name], columns=("_uuid",)),
     )
-    return [row["name"] for row in found["rows"]] == [bridge]
+    own = [row["_uuid"] for row in found["rows"]]
+    every = [a_set([*own, *ports]), a_set(ports)]
+    answers = db.transact(
+        f"look for other ports of the bridge {bridge.name}",
+        *(select("Bridge", this, ["ports", "==", some], columns=("_uuid",)) for some in every),
+    )
+    return next((some for some, answer in zip(every, answers, strict=True) if answer["rows"]), None)
 
 
 def _await_configuration(db: Ovsdb, target: int, timeout: float) -> bool:

@@ -87,9 +87,10 @@ def remove_if_unused(switch: Switch, section: BridgeSection, domain: int) -> Non
     found = switch.domain(domain)
     if found is None or found.tag != tag or found.members - {found.bvi}:
         return
-    bvi = switch.loopback(tag, tags.shared_mac(tag))
-    if bvi is not None:
-        switch.remove(bvi)
+    if section.gateway or found.bvi is not None:
+        bvi = switch.loopback(tag, tags.shared_mac(tag))
+        if bvi is not None:
+            switch.remove(bvi)
     with suppress(Refused):  # a BVI that is not ours keeps it
         switch.remove_domain(domain)
 

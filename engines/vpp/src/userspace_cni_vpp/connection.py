@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import select
 import socket
 import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Any
+
+from attrs import define, field
 
 from userspace_cni.cni.errors import DataplaneError, DataplaneUnavailable
 from userspace_cni_vpp import definitions, retvals
@@ -38,6 +41,7 @@ _DELETE = struct.Struct(">HIII")
 _NUMBER_AND_CONTEXT = struct.Struct(">HI")
 _RETVAL = struct.Struct(">i")
 _MESSAGE_MAX = 64 << 20  # bytes; no VPP sends such
+_CHUNK = 1 << 16  # bytes to read at once: a list is many small messages
 #: Seconds that a VPP which does not answer gets for our good-bye.
 _FAREWELL = 1.0
 
@@ -67,7 +71,10 @@ class Connection:
 
         """
         self.path = path
+        #: No other connection ever has it: a VPP that restarts loses its connections.
+        self.id = secrets.token_hex(8)
         self._timeout = timeout
+        self._received = bytearray()
         self._lock = threading.RLock()
         self._context = 0
         self._socket: socket.socket | None = socket.socket(socket.AF_UNIX)
@@ -86,15 +93,16 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Whether it is open, VPP is at the other end, and it is this process's own."""
-        if self._socket is None or self._pid != os.getpid():
+        if self._pid != os.getpid():
+            self._drop()  # our copy of it
             return False
         with self._lock:
             try:
-                while self._socket is not None and select.select([self._socket], [], [], 0)[0]:
+                while self._socket is not None and self._readable():
                     self._receive(time.monotonic() + self._timeout)  # such as a keepalive
-            except (DataplaneUnavailable, OSError, ValueError):
+            except OSError:
                 self._drop()
-        return self._socket is not None
+            return self._socket is not None
 
     def offers(self, *requests: str) -> bool:
         """Tell whether the running VPP has all these *requests*."""
@@ -116,8 +124,13 @@ class Connection:
         """
         found = self._request(request)
         with self._lock:
-            self._send(found, fields)
-            reply = found.reply.unpack(self._answer(self._number(found.reply), request))
+            expected = self._number(found.reply), self._send(found, fields)
+            deadline = time.monotonic() + self._timeout
+            while True:
+                number, context, data = self._next(request, deadline)
+                if (number, context) == expected:
+                    break
+        reply = found.reply.unpack(data)
         if reply.retval < 0:
             raise Refused(request, reply.retval, subject)
         return reply
@@ -131,18 +144,17 @@ class Connection:
         these byte strings are dropped as they come.
         """
         found = self._request(request)
+        ping = self._requests["control_ping"]
         answers = []
         with self._lock:
-            self._send(found, fields)
-            ping = self._requests["control_ping"]
-            self._send(ping, {})
-            end, wanted = self._number(ping.reply), self._number(found.reply)
+            expected = self._number(found.reply), self._send(found, fields)
+            end = self._number(ping.reply), self._send(ping, {})
             deadline = time.monotonic() + self._timeout
             while True:
-                number, _, data = self._next(request, deadline)
-                if number == end:
+                number, context, data = self._next(request, deadline)
+                if (number, context) == end:
                     break
-                if number == wanted and (
+                if (number, context) == expected and (
                     containing is None or any(part in data for part in containing)
                 ):
                     answers.append(data)
@@ -157,9 +169,8 @@ class Connection:
         with self._lock:
             if self._socket is not None and self._pid == os.getpid():
                 try:
-                    self._socket.settimeout(_FAREWELL)
                     number = self._table[_SOCKCLNT_DELETE]
-                    self._write(_DELETE.pack(number, self._client, 0, self._client))
+                    self._write(_DELETE.pack(number, self._client, 0, self._client), _FAREWELL)
                     # Whatever comes first: then VPP has read it, or has gone.
                     self._receive(time.monotonic() + _FAREWELL)
                 except (OSError, KeyError, DataplaneUnavailable):
@@ -228,7 +239,8 @@ class Connection:
     def _number(self, message: definitions.Message) -> int:
         return self._table[message.key]
 
-    def _send(self, request: Request, fields: Mapping[str, Any]) -> None:
+    def _send(self, request: Request, fields: Mapping[str, Any]) -> int:
+        """Send *request* and return its context, which VPP's answers repeat."""
         self._context = self._context % 0xFFFFFFFF + 1
         head = {
             "_vl_msg_id": self._number(request.message),
@@ -241,13 +253,7 @@ class Connection:
         except OSError as error:
             self._drop()
             raise self._gone(request.message.name) from error
-
-    def _answer(self, wanted: int, request: str) -> bytes:
-        deadline = time.monotonic() + self._timeout
-        while True:
-            number, context, data = self._next(request, deadline)
-            if number == wanted and context == self._context:
-                return data
+        return self._context
 
     def _next(self, request: str, deadline: float) -> tuple[int, int, bytes]:
         try:
@@ -261,35 +267,49 @@ class Connection:
         except OSError as error:
             self._drop()
             raise self._gone(request) from error
+        except BaseException:
+            # Interrupted within a message, or within a list of them.
+            self.close()
+            raise
         number, context = _NUMBER_AND_CONTEXT.unpack_from(data)
         return number, context, data
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, timeout: float | None = None) -> None:
         if self._socket is None:
             raise BrokenPipeError
+        self._socket.settimeout(timeout or self._timeout)
         self._socket.sendall(_HEADER.pack(0, len(data), 0) + data)
 
+    def _readable(self) -> bool:
+        # Not select(2): the descriptors of a process with many threads are not all below 1024.
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)  # type: ignore[arg-type]
+        return bool(self._received or poll.poll(0))
+
     def _receive(self, deadline: float) -> bytes:
-        _, length, _ = _HEADER.unpack(self._exactly(_HEADER.size, deadline))
+        self._fill(_HEADER.size, deadline)
+        _, length, _ = _HEADER.unpack_from(self._received)
         if not _NUMBER_AND_CONTEXT.size <= length <= _MESSAGE_MAX:
             raise ConnectionError(f"a message of {length} bytes")
-        return self._exactly(length, deadline)
+        end = _HEADER.size + length
+        self._fill(end, deadline)
+        data = bytes(self._received[_HEADER.size : end])
+        del self._received[:end]
+        return data
 
-    def _exactly(self, length: int, deadline: float) -> bytes:
-        if self._socket is None:
-            raise BrokenPipeError
-        parts: list[bytes] = []
-        while length:
+    def _fill(self, length: int, deadline: float) -> None:
+        """Read until *length* bytes are there."""
+        while len(self._received) < length:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
+            if self._socket is None:
+                raise BrokenPipeError
             self._socket.settimeout(left)
-            part = self._socket.recv(length)
+            part = self._socket.recv(_CHUNK)
             if not part:
                 raise ConnectionResetError
-            parts.append(part)
-            length -= len(part)
-        return b"".join(parts)
+            self._received += part
 
     def _drop(self) -> None:
         if self._socket is not None:
@@ -312,8 +332,15 @@ class Connection:
         )
 
 
-_pool: dict[tuple[str, str], Connection] = {}
-_pool_lock = threading.Lock()
+@define(eq=False)
+class _Endpoint:
+    """One VPP that this process speaks to, and the lock of whoever connects to it."""
+
+    lock: threading.Lock = field(factory=threading.Lock)
+    connection: Connection | None = None
+
+
+_endpoints: dict[tuple[str, str], _Endpoint] = {}
 
 
 def connect(path: str, timeout: float, api_dir: str) -> Connection:
@@ -323,20 +350,30 @@ def connect(path: str, timeout: float, api_dir: str) -> Connection:
         DataplaneUnavailable: when nobody answers.
 
     """
-    key = (path, api_dir)
-    with _pool_lock:
-        found = _pool.get(key)
-        if found is None or not found.usable:
-            _pool.pop(key, None)
-            found = _pool[key] = Connection(path, timeout, api_dir)
-        return found
+    # One operation of a dict, and so of one thread.
+    endpoint = _endpoints.setdefault((path, api_dir), _Endpoint())
+    # Of many that a VPP keeps waiting, none waits for all before it.
+    if not endpoint.lock.acquire(timeout=timeout):
+        raise DataplaneUnavailable(
+            f"VPP at {path} has not answered within {timeout:g} s",
+            "others wait for it to accept a connection: see vppctl show runtime",
+        )
+    try:
+        if endpoint.connection is None or not endpoint.connection.usable:
+            endpoint.connection = None
+            endpoint.connection = Connection(path, timeout, api_dir)
+        return endpoint.connection
+    finally:
+        endpoint.lock.release()
 
 
 def disconnect() -> None:
     """Close all connections of this process; the next request opens a new one."""
-    with _pool_lock:
-        while _pool:
-            _pool.popitem()[1].close()
+    for endpoint in list(_endpoints.values()):
+        with endpoint.lock:
+            if endpoint.connection is not None:
+                endpoint.connection.close()
+            endpoint.connection = None
 
 
 atexit.register(disconnect)

@@ -16,12 +16,15 @@ from userspace_cni_vpp.sections import BridgeSection, MemifSection
 from userspace_cni_vpp.switch import Switch, mac_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from userspace_cni.engine import (
         Attachment,
         EngineConf,
         HostPort,
         IPAddress,
         IPInterface,
+        IPNetwork,
         Memif,
         Route,
     )
@@ -74,12 +77,11 @@ class VppContainerEngine(ContainerEngine):
     def add(self, handoff: Handoff) -> None:
         """See :meth:`.ContainerEngine.add`. An earlier interface of that name is replaced."""
         memif, switch = _memif(handoff), _switch()
+        _remove(switch, handoff)
         tag = tags.in_container(handoff.interface)
-        for old in switch.ports(containing=[tag.encode()]):
-            if old.tag == tag:
-                switch.remove(old)
         index = switch.create_memif(
             vpp_socket(memif.socket),
+            number=tags.number(tag),
             server=memif.role == "server",
             mode=memif.mode,
             id=memif.id,
@@ -101,7 +103,8 @@ class VppContainerEngine(ContainerEngine):
                 switch.add_address(index, _address(handoff, ip.address))
         switch.up(index)
         if handoff.net_type == "interface":
-            _add_routes(switch, index, handoff)
+            for dst, gateway in _routes(handoff):
+                switch.add_route(dst, index, 0, gateway)
 
     def check(self, handoff: Handoff) -> None:
         """See :meth:`.ContainerEngine.check`."""
@@ -126,11 +129,15 @@ class VppContainerEngine(ContainerEngine):
                 raise CheckFailed(
                     f"{port.name} in the container has lost {', '.join(map(str, lost))}"
                 )
-            for route in handoff.routes:
-                if switch.route_to(route.dst, 0) != port.index:
+            for dst, _ in _routes(handoff):
+                if switch.route_to(dst, 0) != port.index:
                     raise CheckFailed(
-                        f"the container's VPP has lost the route {route.dst} by {port.name}"
+                        f"the container's VPP has lost the route {dst} by {port.name}"
                     )
+
+    def delete(self, handoff: Handoff) -> None:
+        """Remove the interface that *handoff* made, and its routes; nothing of it need be there."""
+        _remove(_switch(), handoff)
 
 
 def _switch() -> Switch:
@@ -162,16 +169,31 @@ def _address(handoff: Handoff, address: IPInterface) -> IPInterface:
     return type(address)(address.ip)
 
 
-def _add_routes(switch: Switch, index: int, handoff: Handoff) -> None:
-    """Add the routes: first those to gateways that are in no network of the interface."""
+def _remove(switch: Switch, handoff: Handoff) -> None:
+    """Remove the interface of *handoff*, also one that was made and not tagged; and its routes."""
+    tag = tags.in_container(handoff.interface)
+    number = tags.number(tag)
+    unfinished = f"memif{number}/"
+    for port in switch.ports(containing=[tag.encode(), unfinished.encode()]):
+        if port.tag == tag or (not port.tag and port.name.startswith(unfinished)):
+            # VPP would keep them, and give them to the next interface of this index.
+            for dst, _ in _routes(handoff):
+                if switch.route_to(dst, 0) == port.index:
+                    switch.remove_route(dst, port.index, 0)
+            switch.remove(port)
+    switch.remove_memif_socket(number)
+
+
+def _routes(handoff: Handoff) -> Iterator[tuple[IPNetwork, IPAddress | None]]:
+    """Yield the routes: first those to gateways that are in no network of the interface."""
     if handoff.point_to_point:
         for gateway in {ip.gateway for ip in handoff.ips if ip.gateway is not None}:
-            switch.add_route(ip_network(gateway), index, 0)
+            yield ip_network(gateway), None
         for ip in handoff.ips:
             if ip.gateway is not None and ip.address.network.num_addresses > 1:
-                switch.add_route(ip.address.network, index, 0, ip.gateway)
+                yield ip.address.network, ip.gateway
     for route in handoff.routes:
-        switch.add_route(route.dst, index, 0, route.gw or _gateway(handoff, route))
+        yield route.dst, route.gw or _gateway(handoff, route)
 
 
 def _gateway(handoff: Handoff, route: Route) -> IPAddress | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable, InvalidConfig
 from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface
 from userspace_cni_vpp import bridge, kernel, ports, routed, tags
-from userspace_cni_vpp.connection import connect
+from userspace_cni_vpp.connection import Refused, connect, disconnect
 from userspace_cni_vpp.sections import (
     BridgeSection,
     InterfaceSection,
@@ -66,31 +67,11 @@ class VppHostEngine(HostEngine):
         _validate(conf)
         if conf.net_type == "interface":
             routed.require_gateways(attachment, conf.section(InterfaceSection))
-        gateways = bridge.gateways(attachment) if conf.section(BridgeSection).gateway else []
+        if conf.section(BridgeSection).gateway:
+            bridge.gateways(attachment)
         switch = self._switch(conf)
         switch.api.require(*ports.REQUESTS[conf.iftype])
-        # By tag, and so of whatever has been made by then.
-        undo.callback(self._remove, attachment.id, conf, ports.memif_socket(attachment, conf))
-        index = ports.create(attachment, conf, switch, undo)
-        mtu = attachment.mtu or ports.MTU
-        switch.set_mtu(index, mtu)
-        if conf.net_type == "bridge":
-            section, domain = bridge.section_of(conf)
-            with self.node.lock(bridge.lock_name(domain)):
-                bridge.join(switch, index, section, domain)
-                if gateways:
-                    bridge.provide_gateways(switch, section, domain, gateways)
-        elif conf.net_type == "interface":
-            with self.node.lock(routed.LOCK):
-                routed.configure(
-                    switch,
-                    index,
-                    attachment,
-                    conf.section(InterfaceSection),
-                    has_mac=ports.has_mac(conf),
-                )
-        switch.up(index)
-        return self._port(attachment, conf, switch.port(index).name, mtu)
+        return self._make(attachment, conf, switch, undo)
 
     def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:  # noqa: ARG002
         """See :meth:`.HostEngine.delete`."""
@@ -101,8 +82,8 @@ class VppHostEngine(HostEngine):
     def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
         """See :meth:`.HostEngine.check`. A peer that has not connected yet is fine."""
         switch = self._switch(conf)
-        found = switch.tagged(tags.of(attachment))
-        if found is None:
+        found = switch.named(port.name)
+        if found is None or found.tag != tags.of(attachment):
             raise CheckFailed(
                 f"the interface {port.name} is gone from VPP, or has lost its tag",
                 f"expected the tag {tags.of(attachment)!r}; DEL and ADD make it again",
@@ -117,7 +98,7 @@ class VppHostEngine(HostEngine):
             raise CheckFailed(
                 f"the interface {found.name} has another MTU", f"expected {mtu}, found {found.mtu}"
             )
-        ports.check(attachment, conf, switch, found)
+        ports.check(attachment, conf, port)
         if conf.net_type == "bridge":
             bridge.check(switch, found, attachment, *bridge.section_of(conf))
         elif conf.net_type == "interface":
@@ -130,21 +111,87 @@ class VppHostEngine(HostEngine):
         parsed = [tags.parse(port.tag) for port in found]
         return [tag.id for tag in parsed if tag is not None and tag.network == network_id]
 
+    def generation(self, conf: EngineConf) -> str:
+        """See :meth:`.HostEngine.generation`: VPP's restart breaks the connection to it."""
+        api = self._switch(conf).api
+        api.call("control_ping")
+        return api.id
+
+    def restore(
+        self, attachment: Attachment, conf: EngineConf, port: HostPort, undo: ExitStack
+    ) -> HostPort:
+        """See :meth:`.HostEngine.restore`. Names follow from the id, and so stay."""
+        switch = self._switch(conf)
+        found = switch.named(port.name)
+        if found is not None and found.tag == tags.of(attachment):
+            # What the peer is connected to is kept if that is enough.
+            with suppress(CheckFailed, Refused):
+                self._configure(attachment, conf, switch, found.index)
+                self.check(attachment, conf, port)
+                return port
+        self._remove(attachment.id, conf)
+        return self._make(attachment, conf, switch, undo, again=True)
+
+    def close(self) -> None:
+        """See :meth:`.HostEngine.close`."""
+        disconnect()
+
     # -- steps
 
-    def _remove(self, attachment_id: str, conf: EngineConf, socket: str = "") -> None:
+    def _make(
+        self,
+        attachment: Attachment,
+        conf: EngineConf,
+        switch: Switch,
+        undo: ExitStack,
+        *,
+        again: bool = False,
+    ) -> HostPort:
+        # By tag, and so of whatever has been made by then.
+        undo.callback(self._remove, attachment.id, conf)
+        index = ports.create(attachment, conf, switch, undo, again=again)
+        self._configure(attachment, conf, switch, index)
+        mtu = attachment.mtu or ports.MTU
+        return self._port(attachment, conf, switch.port(index).name, mtu)
+
+    def _configure(
+        self, attachment: Attachment, conf: EngineConf, switch: Switch, index: int
+    ) -> None:
+        """Connect the interface *index* as *conf* says, and set it up."""
+        switch.set_mtu(index, attachment.mtu or ports.MTU)
+        if conf.net_type == "bridge":
+            section, domain = bridge.section_of(conf)
+            with self.node.lock(bridge.lock_name(domain)):
+                bridge.join(switch, index, section, domain)
+                if section.gateway:
+                    gateways = bridge.gateways(attachment)
+                    bridge.provide_gateways(switch, section, domain, gateways)
+        elif conf.net_type == "interface":
+            with self.node.lock(routed.LOCK):
+                routed.configure(
+                    switch,
+                    index,
+                    attachment,
+                    conf.section(InterfaceSection),
+                    has_mac=ports.has_mac(conf),
+                )
+        switch.up(index)
+
+    def _remove(self, attachment_id: str, conf: EngineConf) -> None:
         """Remove the attachment's interface, and shared things of ours that are left unused."""
         switch = self._switch(conf)
-        found = ports.find(switch, attachment_id, conf, socket)
+        found = ports.find(switch, attachment_id, conf)
         if conf.net_type == "interface":
             with self.node.lock(routed.LOCK):
                 for port in found:
                     routed.clean_up(switch, port)
                     switch.remove(port)
-                routed.remove_unused_gateways(switch)
-            return
-        for port in found:
+                routed.remove_unused(switch, conf.section(InterfaceSection).vrf)
+        for port in found if conf.net_type != "interface" else ():
             switch.remove(port)
+        if conf.iftype == "memif" and not found:
+            # Of an ADD that was killed before it made the interface.
+            switch.remove_memif_socket(tags.number(attachment_id))
         if conf.net_type == "bridge":
             section, domain = bridge.section_of(conf)
             with self.node.lock(bridge.lock_name(domain)):

@@ -80,6 +80,16 @@ def create_veth(attachment: Attachment, name: str, mtu: int, undo: ExitStack) ->
     netns.call(attachment.netns, _finish_inside, attachment.interface, alias)
 
 
+def revive_veth(attachment_id: str, name: str) -> bool:
+    """Set the host's end *name* up if it is there and the attachment's; tell whether it is."""
+    with _links(f"cannot set the interface {name} up") as links:
+        found = _find(links, name)
+        if found is None or found.get_attr("IFLA_IFALIAS") != _alias(attachment_id):
+            return False
+        links.link("set", index=found["index"], state="up")
+        return True
+
+
 def remove_veth(attachment_id: str, name: str) -> None:
     """Remove the pair whose end on the host is *name*, unless another's tag is on it."""
     with _links(f"cannot remove the interface {name}") as links:

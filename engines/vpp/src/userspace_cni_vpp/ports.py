@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
@@ -12,9 +14,10 @@ from userspace_cni_vpp.sections import MemifSection, VhostSection
 from userspace_cni_vpp.switch import NONE, mac_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import ExitStack
 
-    from userspace_cni.engine import Attachment, EngineConf, SharedDirectory
+    from userspace_cni.engine import Attachment, EngineConf, HostPort, SharedDirectory
     from userspace_cni_vpp.switch import Port, Switch
 
 MTU = 1500
@@ -31,6 +34,7 @@ _ABSTRACT = "@"
 _AF_PACKET_ETHERNET = 1  # AF_PACKET_API_MODE_ETHERNET
 _TAP_NAMESPACE_MAX = 63
 _SOCKET_NAME_MAX = 107
+_GRANTED = 0o660  # the mode that SharedDirectory.grant gives
 
 
 def host_name(attachment_id: str) -> str:
@@ -86,8 +90,13 @@ def vpp_socket(socket: str, netns: str = "") -> str:
     return f"{name},netns_name={netns}" if netns else name
 
 
-def create(attachment: Attachment, conf: EngineConf, switch: Switch, undo: ExitStack) -> int:
-    """Make the interface of *attachment*, tagged, and return its index."""
+def create(
+    attachment: Attachment, conf: EngineConf, switch: Switch, undo: ExitStack, *, again: bool
+) -> int:
+    """Make the interface of *attachment*, tagged, and return its index.
+
+    *again*: it was made before, and what is left of it in the kernel stays.
+    """
     match conf.iftype:
         case "memif":
             return _create_memif(attachment, conf, switch)
@@ -96,21 +105,28 @@ def create(attachment: Attachment, conf: EngineConf, switch: Switch, undo: ExitS
         case "tap":
             return _create_tap(attachment, switch)
         case _:
-            return _create_veth(attachment, switch, undo)
+            name = host_name(attachment.id)
+            if not (again and kernel.revive_veth(attachment.id, name)):
+                kernel.create_veth(attachment, name, attachment.mtu or MTU, undo)
+            return _create_af_packet(attachment, switch, name)
 
 
-def find(switch: Switch, attachment_id: str, conf: EngineConf, socket: str = "") -> list[Port]:
+def find(switch: Switch, attachment_id: str, conf: EngineConf) -> list[Port]:
     """Return the interfaces of an attachment: tagged so, or made and not yet tagged.
 
-    What has no tag yet is known by its MAC address or name; a memif without a MAC address by its
-    *socket*, as VPP writes it. Without that, only an abstract one is, whose name has the id.
+    What has no tag yet is known by its name or its MAC address, which follow from the id.
     """
-    mac, veth = tags.host_mac(attachment_id), f"host-{host_name(attachment_id)}"
-    found = switch.ports(containing=[attachment_id.encode(), mac, veth.encode()])
-    ours = [port for port in found if _is_ours(port, attachment_id, mac.hex(":"), veth)]
-    if not has_mac(conf):
-        ours += [p for p in switch.memifs_on(socket or attachment_id) if not p.tag]
-    return ours
+    name, mac = _name(attachment_id, conf), tags.host_mac(attachment_id)
+
+    def is_ours(port: Port) -> bool:
+        if port.tag:
+            tag = tags.parse(port.tag)
+            return tag is not None and tag.id == attachment_id
+        return port.name == name or port.mac == mac.hex(":")
+
+    # By name first: a list of all takes VPP milliseconds where there are a thousand.
+    named = filter(is_ours, switch.ports(name=name) if name else ())
+    return [*named] or [*filter(is_ours, switch.ports(containing=[attachment_id.encode(), mac]))]
 
 
 def has_mac(conf: EngineConf) -> bool:
@@ -118,39 +134,40 @@ def has_mac(conf: EngineConf) -> bool:
     return conf.iftype != "memif" or conf.section(MemifSection).mode == "ethernet"
 
 
-def memif_socket(attachment: Attachment, conf: EngineConf) -> str:
-    """Return the socket of a memif as the host's VPP writes it; empty for another port."""
-    if conf.iftype != "memif":
-        return ""
-    socket = memif_of(attachment, conf).socket
-    return vpp_socket(_host_path(attachment, conf, socket), attachment.netns)
+def check(attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
+    """Raise CheckFailed unless *port* is what *conf* says, with its socket or its veth pair.
 
-
-def check(attachment: Attachment, conf: EngineConf, switch: Switch, port: Port) -> None:
-    """Raise CheckFailed unless *port* is of the kind that *conf* says, on the right socket."""
-    if conf.iftype == "memif":
-        wanted = memif_of(attachment, conf)
-        found = switch.memif(port.index)
-        if found is None:
-            raise CheckFailed(f"{port.name} is no memif")
-        for what, want, have in (
-            ("role", wanted.role == "client", found.server),
-            ("mode", wanted.mode, found.mode),
-            ("id", wanted.id, found.id),
-            (
-                "socket",
-                memif_socket(attachment, conf),
-                switch.memif_socket(found.socket_id),
-            ),
-        ):
-            if want != have:
-                raise CheckFailed(
-                    f"the memif {port.name} has another {what}", f"expected {want}, found {have}"
-                )
-    elif conf.iftype == "vhostuser":
-        _check_vhost_user(attachment, conf, switch, port)
-    elif conf.iftype == "veth":
+    VPP is not asked: nobody can change these of an interface, only remove it.
+    """
+    if conf.iftype == "veth":
         kernel.check(attachment.id, host_name(attachment.id))
+    elif port.memif is not None:
+        _compare(port, memif_of(attachment, conf), port.memif, ("role", "mode", "id", "socket"))
+        if port.memif.role == "client" and not port.memif.socket.startswith(_ABSTRACT):
+            _check_socket(port)
+    elif port.vhost_user is not None:
+        _compare(port, vhost_user_of(attachment, conf), port.vhost_user, ("mode", "socket"))
+        if port.vhost_user.mode == "client":
+            _check_socket(port)
+
+
+def _compare(port: HostPort, wanted: object, found: object, what: Iterable[str]) -> None:
+    for name in what:
+        want, have = getattr(wanted, name), getattr(found, name)
+        if want != have:
+            raise CheckFailed(
+                f"the container's end of {port.name} has another {name}",
+                f"expected {want}, found {have}",
+            )
+
+
+def _check_socket(port: HostPort) -> None:
+    """Raise CheckFailed unless the socket that VPP made is there, for the application to use."""
+    with suppress(OSError):
+        mode = os.lstat(port.socket).st_mode
+        if stat.S_ISSOCK(mode) and stat.S_IMODE(mode) == _GRANTED:
+            return
+    raise CheckFailed(f"the socket of {port.name} is gone, or lost its owner: {port.socket}")
 
 
 # -- making
@@ -164,21 +181,21 @@ def _create_memif(attachment: Attachment, conf: EngineConf, switch: Switch) -> i
     directory.provide(user=section.user, group=section.group)
     is_file = not memif.socket.startswith(_ABSTRACT)
     name = socket_name(attachment, conf)
-    socket = memif_socket(attachment, conf)
-    if not is_file and len(socket) > _SOCKET_NAME_MAX:
-        raise InvalidConfig(
-            "host.memif.socket",
-            f"the path of the network namespace is too long for VPP: {attachment.netns}",
-            'use "path", or a shorter path',
-        )
+    if is_file:
+        socket = directory.socket(name)
+    else:
+        socket = vpp_socket(memif.socket, attachment.netns)
+        if len(socket) > _SOCKET_NAME_MAX:
+            raise InvalidConfig(
+                "host.memif.socket",
+                f"the path of the network namespace is too long for VPP: {attachment.netns}",
+                'use "path", or a shorter path',
+            )
     if is_file and server:
-        if os.path.lexists(socket):
-            for left in switch.memifs_on(socket):
-                if not left.tag:  # of an ADD that was killed
-                    switch.remove(left)
         _make_way(directory, name)
     index = switch.create_memif(
         socket,
+        number=tags.number(attachment.id),
         server=server,
         mode=memif.mode,
         id=memif.id,
@@ -208,6 +225,8 @@ def _create_vhost_user(attachment: Attachment, conf: EngineConf, switch: Switch)
         subject=f"the vhost-user port on {directory.path}/{name}",
         is_server=server,
         sock_filename=directory.socket(name),
+        renumber=True,
+        custom_dev_instance=tags.number(attachment.id),
         use_custom_mac=True,
         mac_address=tags.host_mac(attachment.id),
         tag=tags.of(attachment),
@@ -249,9 +268,7 @@ def _create_tap(attachment: Attachment, switch: Switch) -> int:
     return int(reply.sw_if_index)
 
 
-def _create_veth(attachment: Attachment, switch: Switch, undo: ExitStack) -> int:
-    name = host_name(attachment.id)
-    kernel.create_veth(attachment, name, attachment.mtu or MTU, undo)
+def _create_af_packet(attachment: Attachment, switch: Switch, name: str) -> int:
     reply = switch.api.call(
         "af_packet_create_v3",
         subject=f"the port on {name}",
@@ -267,29 +284,18 @@ def _create_veth(attachment: Attachment, switch: Switch, undo: ExitStack) -> int
     return index
 
 
-def _is_ours(port: Port, attachment_id: str, mac: str, veth: str) -> bool:
-    tag = tags.parse(port.tag)
-    if tag is not None:
-        return tag.id == attachment_id
-    return not port.tag and (port.mac == mac or port.name == veth)
-
-
-def _check_vhost_user(attachment: Attachment, conf: EngineConf, switch: Switch, port: Port) -> None:
-    section = conf.section(VhostSection)
-    path = _directory(attachment).socket(socket_name(attachment, conf))
-    found = switch.api.dump("sw_interface_vhost_user_dump", sw_if_index=port.index)
-    ours = next((details for details in found if details.sw_if_index == port.index), None)
-    if ours is None:
-        raise CheckFailed(f"{port.name} is no vhost-user port")
-    for what, want, have in (
-        ("mode", section.mode, "server" if ours.is_server else "client"),
-        ("socket", path, ours.sock_filename),
-    ):
-        if want != have:
-            raise CheckFailed(
-                f"the vhost-user port {port.name} has another {what}",
-                f"expected {want}, found {have}",
-            )
+def _name(attachment_id: str, conf: EngineConf) -> str:
+    """Return what VPP calls the interface of an attachment, empty where that is not known."""
+    number = tags.number(attachment_id)
+    match conf.iftype:
+        case "memif":
+            return f"memif{number}/{conf.section(MemifSection).id}"
+        case "vhostuser":
+            return f"VirtualEthernet0/0/{number}"
+        case "veth":
+            return f"host-{host_name(attachment_id)}"
+        case _:
+            return ""
 
 
 def _make_way(directory: SharedDirectory, name: str) -> None:
@@ -302,13 +308,6 @@ def _make_way(directory: SharedDirectory, name: str) -> None:
             f"{directory.path}/{name} exists, and is no socket that was left behind",
             "remove it, or choose another socketfile",
         )
-
-
-def _host_path(attachment: Attachment, conf: EngineConf, socket: str) -> str:
-    """Return the path that VPP uses for the container's *socket*: short enough for it."""
-    if socket.startswith(_ABSTRACT):
-        return socket
-    return _directory(attachment).socket(socket_name(attachment, conf))
 
 
 def _directory(attachment: Attachment) -> SharedDirectory:

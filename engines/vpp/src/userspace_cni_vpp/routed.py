@@ -52,7 +52,7 @@ def configure(
     for ip in attachment.ips:
         dst = ip_network(ip.address.ip)
         there = switch.route_to(dst, section.vrf)
-        if there is not None and there != port:
+        if there is not None and there != port and _is_used(switch, there):
             raise DataplaneError(
                 f"VPP routes {dst}, the container's address, elsewhere already",
                 "another container may have this address: see "
@@ -71,19 +71,27 @@ def clean_up(switch: Switch, port: Port) -> None:
         switch.remove_routes(port.index, switch.table_of(port.index, version), version)
 
 
-def remove_unused_gateways(switch: Switch) -> None:
-    """Remove the loopbacks of ours whose addresses nobody borrows, under the lock."""
-    prefix = tags.GATEWAY
+def remove_unused(switch: Switch, vrf: int) -> None:
+    """Remove our loopbacks whose addresses nobody borrows, and table *vrf* if ours and empty.
+
+    Call it under the lock. A loopback that was made and not tagged before the connection broke is
+    known by its MAC address.
+    """
+    tag, mac = tags.GATEWAY, tags.GATEWAY_MAC
     candidates = [
-        p
-        for p in switch.ports(containing=[prefix.encode()], name="loop")
-        if p.tag.startswith(prefix)
+        port
+        for port in switch.ports(containing=[tag.encode(), mac], name="loop")
+        if port.tag.startswith(tag) or (not port.tag and port.mac.startswith(mac.hex(":")))
     ]
-    if candidates:
-        lenders = set(switch.borrowers().values())
-        for port in candidates:
-            if port.index not in lenders:
-                switch.remove(port)
+    lenders = set(switch.borrowers().values()) if candidates else ()
+    for port in candidates:
+        if port.index not in lenders:
+            switch.remove(port)
+    if vrf:
+        for (number, version), name in switch.tables().items():
+            empty = name == tags.of_table() and not switch.is_routed(vrf, version)
+            if number == vrf and empty:
+                switch.remove_table(vrf, version)
 
 
 def check(switch: Switch, port: Port, attachment: Attachment, section: InterfaceSection) -> None:
@@ -127,6 +135,15 @@ def _gateway(switch: Switch, addresses: set[IPInterface], vrf: int) -> int:
     if found is None or not found.up:
         switch.up(index)
     return index
+
+
+def _is_used(switch: Switch, index: int) -> bool:
+    """Tell whether routes through interface *index* are meant.
+
+    VPP keeps those of an interface that was removed by hand, also when its number goes to another.
+    """
+    found = switch.find(index)
+    return found is not None and not found.tag.startswith(tags.GATEWAY)
 
 
 def _gateways(attachment: Attachment) -> set[IPInterface]:

@@ -24,6 +24,8 @@ _LINK_UP = 2
 _PUSH_1 = 1  # L2_VTR_PUSH_1: tag on the way in, untag on the way out
 _NORMAL_PORT = 0
 _BVI_PORT = 1
+_DROP = 2  # FIB_API_PATH_TYPE_DROP
+_LINK_LOCAL = "fe80::/10"
 _STATIC = 1  # IP_API_NEIGHBOR_FLAG_STATIC
 #: How VPP says that there is no interface to delete; of af_packet the last.
 _GONE = (Retval.INVALID_SW_IF_INDEX, Retval.INVALID_INTERFACE, Retval.SYSCALL_ERROR_1)
@@ -60,7 +62,6 @@ class MemifPort:
     id: int
     server: bool
     mode: str
-    socket_id: int
 
 
 @frozen(kw_only=True)
@@ -100,8 +101,18 @@ class Switch:
 
     def port(self, index: int) -> Port:
         """Return the interface *index*, which must exist."""
+        found = self.find(index)
+        assert found is not None, index  # noqa: S101  it has just been made
+        return found
+
+    def find(self, index: int) -> Port | None:
+        """Return the interface *index*, None if there is none."""
         found = self.api.dump("sw_interface_dump", sw_if_index=index)
-        return next(_port(details) for details in found if details.sw_if_index == index)
+        return next((_port(details) for details in found if details.sw_if_index == index), None)
+
+    def named(self, name: str) -> Port | None:
+        """Return the interface *name*, None if there is none. Costs the same among many."""
+        return next((port for port in self.ports(name=name) if port.name == name), None)
 
     def tagged(self, tag: str) -> Port | None:
         """Return the interface that has exactly this *tag*."""
@@ -130,16 +141,14 @@ class Switch:
         # The others of the four (IP4, IP6, MPLS) are 0: as the first.
         self.api.call("sw_interface_set_mtu", sw_if_index=index, mtu=[mtu, 0, 0, 0])
 
-    def set_mac(self, index: int, mac: bytes) -> None:
-        """Set the MAC address."""
-        self.api.call("sw_interface_set_mac_address", sw_if_index=index, mac_address=mac)
-
     def remove(self, port: Port) -> None:
         """Remove an interface, of whichever kind; what is gone already is no error."""
         name, index = port.name, port.index
         try:
             if name.startswith("memif"):
-                self._remove_memif(index)
+                self.api.call("memif_delete", subject=name, sw_if_index=index)
+                # It is called memif<socket>/<id>.
+                self.remove_memif_socket(int(name.removeprefix("memif").partition("/")[0]))
             elif name.startswith("VirtualEthernet"):
                 self.api.call("delete_vhost_user_if", subject=name, sw_if_index=index)
             elif name.startswith("tap"):
@@ -159,6 +168,7 @@ class Switch:
         self,
         socket: str,
         *,
+        number: int,
         server: bool,
         mode: str,
         id: int,  # noqa: A002  VPP's word
@@ -172,15 +182,14 @@ class Switch:
     ) -> int:
         """Make a memif on *socket*, as VPP writes it, and return its index.
 
-        VPP chooses the number of the socket, so that nobody else can choose the same.
+        The socket has that *number* in VPP, or one of VPP's choice where another socket has it.
         """
-        socket_id = self.api.call(
-            "memif_socket_filename_add_del_v2",
-            subject=socket,
-            is_add=True,
-            socket_id=NONE,
-            socket_filename=socket,
-        ).socket_id
+        try:
+            socket_id = self._add_memif_socket(socket, number)
+        except Refused as error:
+            if error.retval != Retval.ENTRY_ALREADY_EXISTS:
+                raise
+            socket_id = self._add_memif_socket(socket, NONE)
         try:
             reply = self.api.call(
                 "memif_create_v2",
@@ -212,40 +221,21 @@ class Switch:
                     id=found.id,
                     server=not found.role,
                     mode=MODES[found.mode] if found.mode < len(MODES) else str(found.mode),
-                    socket_id=found.socket_id,
                 )
         return None
 
-    def memif_socket(self, socket_id: int) -> str:
-        """Return the name of a memif socket, empty if there is none."""
-        number = struct.pack(">I", socket_id)
-        for found in self.api.dump("memif_socket_filename_dump", containing=[number]):
-            if found.socket_id == socket_id:
-                return str(found.socket_filename)
-        return ""
+    def _add_memif_socket(self, socket: str, number: int) -> int:
+        reply = self.api.call(
+            "memif_socket_filename_add_del_v2",
+            subject=socket,
+            is_add=True,
+            socket_id=number,
+            socket_filename=socket,
+        )
+        return int(reply.socket_id)
 
-    def memifs_on(self, part: str) -> list[Port]:
-        """Return the interfaces on memif sockets whose name contains *part*."""
-        sockets = self.api.dump("memif_socket_filename_dump", containing=[part.encode()])
-        return [
-            port
-            for socket in sockets
-            for port in self.ports(name=f"memif{socket.socket_id}/")
-            if port.name.startswith("memif")
-        ]
-
-    def _remove_memif(self, index: int) -> None:
-        memif = self.memif(index)
-        name = self.memif_socket(memif.socket_id) if memif is not None else ""
-        self.api.call("memif_delete", sw_if_index=index)
-        if not name:
-            return
-        # All of that name: an ADD or DEL that was broken off may have left one.
-        for found in self.api.dump("memif_socket_filename_dump", containing=[name.encode()]):
-            if found.socket_filename == name and found.socket_id:
-                self._remove_socket(found.socket_id)
-
-    def _remove_socket(self, socket_id: int) -> None:
+    def remove_memif_socket(self, socket_id: int) -> None:
+        """Remove a memif socket that no interface is on; what is gone already is no error."""
         try:
             self.api.call(
                 "memif_socket_filename_add_del_v2",
@@ -264,7 +254,7 @@ class Switch:
         for found in self.api.dump("memif_dump", containing=[number]):
             if found.socket_id == socket_id:
                 self.api.call("memif_delete", sw_if_index=found.sw_if_index)
-        self._remove_socket(socket_id)
+        self.remove_memif_socket(socket_id)
 
     # -- bridge domains
 
@@ -403,6 +393,19 @@ class Switch:
             table={"table_id": vrf, "is_ip6": version == 6, "name": name},
         )
 
+    def tables(self) -> dict[tuple[int, int], str]:
+        """Return the names of all routing tables, by number and version of IP."""
+        return {
+            (found.table.table_id, 6 if found.table.is_ip6 else 4): found.table.name
+            for found in self.api.dump("ip_table_dump")
+        }
+
+    def remove_table(self, vrf: int, version: int) -> None:
+        """Give a routing table up; VPP keeps it for as long as an interface is part of it."""
+        self.api.call(
+            "ip_table_add_del", is_add=False, table={"table_id": vrf, "is_ip6": version == 6}
+        )
+
     def set_table(self, index: int, vrf: int, version: int) -> None:
         """Make an interface part of a routing table."""
         self.api.call(
@@ -411,6 +414,16 @@ class Switch:
             sw_if_index=index,
             is_ipv6=version == 6,
             vrf_id=vrf,
+        )
+
+    def is_routed(self, vrf: int, version: int) -> bool:
+        """Tell whether a table has more than what VPP puts into each: drops, and fe80::/10."""
+        found = self.api.dump("ip_route_dump", table={"table_id": vrf, "is_ip6": version == 6})
+        return any(
+            path.type != _DROP
+            for details in found
+            if _parse_prefix(details.route.prefix) != _LINK_LOCAL
+            for path in details.route.paths
         )
 
     def table_of(self, index: int, version: int) -> int:
@@ -428,6 +441,10 @@ class Switch:
         """Route *dst* through an interface, by *gateway* if given; replaces what was there."""
         self._route(dst, index, vrf, gateway, is_add=True)
 
+    def remove_route(self, dst: IPNetwork, index: int, vrf: int) -> None:
+        """Remove the route to *dst* through an interface."""
+        self._route(dst, index, vrf, None, is_add=False)
+
     def remove_routes(self, index: int, vrf: int, version: int) -> None:
         """Remove the routes to single addresses that lead through an interface."""
         bits = 32 if version == 4 else 128
@@ -440,7 +457,7 @@ class Switch:
             route = details.route
             if route.prefix.len == bits and any(p.sw_if_index == index for p in route.paths):
                 dst = ip_network(_parse_prefix(route.prefix))
-                self._route(dst, index, vrf, None, is_add=False)
+                self.remove_route(dst, index, vrf)
 
     def route_to(self, dst: IPNetwork, vrf: int) -> int | None:
         """Return the interface that exactly *dst* is routed through, None without such a route."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _PREFIX = "userspace-cni/1"
 #: Begins the tag of every loopback that lends its addresses.
 GATEWAY = f"{_PREFIX} gateway "
+#: Begins its MAC address: locally administered, unicast (IEEE 802c), and nobody else's of ours.
+GATEWAY_MAC = b"\x06uc"
 _TAG = re.compile(rf"{_PREFIX} (?P<id>[0-9a-f]{{16}}) (?P<network>[0-9a-f]{{16}})")
 
 
@@ -76,6 +78,19 @@ def host_mac(attachment_id: str) -> bytes:
     return bytes((0x02, *sha256(f"{attachment_id}/vpp".encode()).digest()[:5]))
 
 
+def number(subject: str) -> int:
+    """Return the number by which VPP's name of an interface tells whose it is.
+
+    *subject* is the attachment's id, or what :func:`in_container` returns. A memif has it as the
+    number of its socket, a vhost-user port as its own: neither needs a tag to be found.
+    """
+    return int.from_bytes(sha256(f"{subject}/number".encode()).digest()[:4], "big") >> 1 or 1
+
+
 def shared_mac(tag: str) -> bytes:
-    """Return the MAC address of a gateway with *tag*: the same on every node, and for ever."""
-    return bytes((0x02, *sha256(tag.encode()).digest()[:5]))
+    """Return the MAC address of a gateway with *tag*: the same on every node, and for ever.
+
+    That of a loopback that lends its addresses says so itself, should it lack its tag.
+    """
+    digest = sha256(tag.encode()).digest()
+    return GATEWAY_MAC + digest[:3] if tag.startswith(GATEWAY) else b"\x02" + digest[:5]

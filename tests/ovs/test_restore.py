@@ -1,0 +1,224 @@
+"""What an Open vSwitch has lost is put back; and the connections that a daemon keeps to it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lab.node import poll
+from lab.ovs_lab import Container, OvsLab, kernel, memif, start, vhost
+from userspace_cni import config
+from userspace_cni.cni.errors import DataplaneUnavailable
+from userspace_cni.engine import Node, attachment_id
+from userspace_cni_ovs.host import OvsHostEngine
+from userspace_cni_ovs.switch import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import ExitStack
+
+    from userspace_cni.engine import EngineConf
+
+_RESTORE = """
+import sys
+from contextlib import closing
+from userspace_cni import settings
+from userspace_cni.runtime import Runtime
+with closing(Runtime(settings.load(), {})) as runtime:
+    print(runtime.restore(sys.argv[1]))
+"""
+SERVER = {"vhost": {"mode": "server", "group": "12345"}}
+
+
+def _restore(container: Container) -> bool:
+    """Do on the node what its daemon does."""
+    id_ = attachment_id("net", container.name, container.ifname)
+    lab = container.lab
+    done = lab.node.run([sys.executable, "-c", _RESTORE, id_], env={**os.environ, **lab.plugin.env})
+    return {"True": True, "False": False}[done.stdout.strip()]
+
+
+def _restored(container: Container) -> None:
+    assert container.check().status
+    assert _restore(container)
+    container.check().succeeded()
+    assert not _restore(container)
+
+
+@pytest.mark.parametrize(
+    ("network", "end"),
+    [
+        (vhost(host=SERVER), "stop_switch"),
+        (memif(host={"memif": {"group": "12345"}}), "stop_switch"),
+        (memif(host={"memif": {"group": "12345"}}), "kill_switch"),
+    ],
+    ids=["vhost-server", "memif", "memif-killed"],
+)
+def test_sockets_of_a_restarted_switch(
+    own_lab: OvsLab, stack: ExitStack, network: dict[str, Any], end: str
+) -> None:
+    lab = own_lab
+    one, two = lab.attach(network), lab.attach(network)
+    getattr(lab.ovs, end)()
+    lab.ovs.start_switch()
+    assert one.check().status
+    assert two.check().status
+    # One restore may mend all that failed.
+    assert _restore(one) | _restore(two)
+    for each in (one, two):
+        each.check().succeeded()
+        assert not _restore(each)
+        found = Path(each.interface["socketPath"]).stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, 12345)
+    sender, receiver = start(one, two, stack), start(two, one, stack)
+    poll(lambda: sender.link == receiver.link == "up", "the applications' links")
+    poll(lambda: lab.passes(sender, receiver), "packets pass again", 60)
+    stack.close()
+    for each in (one, two):
+        each.delete()
+    assert lab.leftovers() == []
+
+
+def test_a_vhost_user_server_that_was_killed_needs_another_restart(own_lab: OvsLab) -> None:
+    """DPDK 22.11 does not make a socket that it once failed to make; what is in the way goes."""
+    lab = own_lab
+    container = lab.attach(vhost(host=SERVER))
+    lab.ovs.kill_switch()
+    lab.ovs.start_switch()
+    with pytest.raises(RuntimeError, match="cannot make the port"):
+        _restore(container)
+    lab.ovs.stop_switch()
+    lab.ovs.start_switch()
+    _restored(container)
+    container.delete()
+    assert lab.leftovers() == []
+
+
+def test_kernel_containers_keep_their_veth(own_lab: OvsLab, tmp_path: Path) -> None:
+    lab = own_lab
+    network = kernel("veth", "10.40.0.0/24", tmp_path, "our0", bridge={"create": True})
+    one, two = lab.attach(network), lab.attach(network)
+    inside = [lab.node.links(each.netns) for each in (one, two)]
+    lab.ovs.vsctl("del-br", "our0")
+    for each in (one, two):
+        _restored(each)
+    assert [lab.node.links(each.netns).keys() for each in (one, two)] == [i.keys() for i in inside]
+    address = two.result["ips"][0]["address"].split("/")[0]
+    lab.node.ping(one.netns, address)
+    lab.node.run(["ip", "link", "set", one.port, "down"])
+    _restored(one)
+    lab.ovs.vsctl("del-port", one.port)
+    _restored(one)
+    lab.node.ping(one.netns, address)
+    # The whole pair.
+    lab.node.run(["ip", "link", "delete", one.port])
+    _restored(one)
+    lab.node.ping(one.netns, address)
+    for each in (one, two):
+        each.delete()
+    assert lab.leftovers() == []
+    assert lab.ovs.bridges() == ["br0"]
+
+
+def test_a_tap_comes_back_into_its_container(own_lab: OvsLab, tmp_path: Path) -> None:
+    lab = own_lab
+    network = kernel("tap", "10.41.0.0/24", tmp_path)
+    one, two = lab.attach(network), lab.attach(network)
+    lab.ovs.vsctl("del-port", one.port)
+    _restored(one)
+    lab.node.ping(one.netns, two.result["ips"][0]["address"].split("/")[0])
+    for each in (one, two):
+        each.delete()
+    assert lab.leftovers() == []
+
+
+def test_limits_do_not_outlive_a_port_that_was_deleted_by_hand(lab: OvsLab) -> None:
+    limits: Any = {"bandwidth": {"ingressRate": 8_000_000, "ingressBurst": 800_000}}
+    one, two = lab.attach(vhost(**limits)), lab.attach(vhost(**limits))
+    for each in (one, two):
+        lab.ovs.vsctl("del-port", each.port)
+    _restored(one)
+    assert len((lab.ovs.vsctl("--bare", "--columns=_uuid", "list", "QoS") or "").split()) == 2
+    for each in (one, two):
+        each.delete()
+    assert lab.ovs.vsctl("--bare", "--columns=_uuid", "list", "QoS") == ""
+
+
+@pytest.fixture
+def engine(own_lab: OvsLab) -> Iterator[OvsHostEngine]:
+    """An engine as the daemon keeps it."""
+    node = Node(settings={"db": own_lab.ovs.db, "timeout": 2}, lock=NotImplemented)
+    with closing(OvsHostEngine(node)) as engine:
+        yield engine
+
+
+@pytest.fixture
+def conf(engine: OvsHostEngine) -> EngineConf:
+    raw = {"iftype": "vhostuser", "bridge": {"bridgeName": "br0"}}
+    return config.engine_conf(raw, "host", engine.info, {})
+
+
+def test_generation(own_lab: OvsLab, engine: OvsHostEngine, conf: EngineConf) -> None:
+    lab = own_lab
+    first = engine.generation(conf)
+    assert first
+    lab.attach(vhost()).delete()
+    assert engine.generation(conf) == first
+    lab.ovs.kill_switch()
+    lab.ovs.start_switch()
+    assert engine.generation(conf) not in (first, "")
+    lab.ovs.stop_server()
+    with pytest.raises(DataplaneUnavailable):
+        engine.generation(conf)
+    lab.ovs.start_server()
+    assert engine.generation(conf)
+
+
+def test_few_connections_are_kept(own_lab: OvsLab, engine: OvsHostEngine, conf: EngineConf) -> None:
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda _: engine.generation(conf), range(200)))
+    assert 1 <= _connections() <= 4
+    engine.close()
+    assert _connections() == 0
+    del own_lab
+
+
+def test_one_that_waits_keeps_nobody_waiting(
+    own_lab: OvsLab, engine: OvsHostEngine, conf: EngineConf
+) -> None:
+    own_lab.ovs.kill_switch()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(engine.status, conf)
+        poll(lambda: _connections() == 1, "the first one to wait")
+        engine.generation(conf)
+        assert not waiting.done()
+        assert isinstance(waiting.exception(), DataplaneUnavailable)
+
+
+def test_a_connection_is_as_good_after_an_error(engine: OvsHostEngine, conf: EngineConf) -> None:
+    for _ in range(3):
+        with pytest.raises(DataplaneUnavailable, match="nosuch"):
+            engine.status(_of_bridge(engine, "nosuch"))
+        with engine._database(conf) as db:
+            assert settings(db)["dpdk_initialized"]
+
+
+def _of_bridge(engine: OvsHostEngine, name: str) -> EngineConf:
+    raw = {"iftype": "vhostuser", "bridge": {"bridgeName": name}}
+    return config.engine_conf(raw, "host", engine.info, {})
+
+
+def _connections() -> int:
+    """Return how many sockets this process has open."""
+    return sum(
+        "socket:" in os.readlink(f"/proc/self/fd/{number}")
+        for number in os.listdir("/proc/self/fd")
+        if os.path.islink(f"/proc/self/fd/{number}")
+    )

@@ -1,0 +1,301 @@
+"""What a VPP has lost is put back: under its name, its MAC address and its socket."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lab.node import poll
+from lab.vpp import api_dir
+from lab.vpp_lab import Attached, Guest, VppLab, conf, route
+from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable
+from userspace_cni.cni.request import Request
+from userspace_cni.engine import attachment_id
+from userspace_cni.runtime import Runtime
+from userspace_cni.settings import Settings
+from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection, VhostSection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from lab.netns import Namespace
+
+BRIDGE = {"bridgeName": "blue", "gateway": True, "vlanId": 9}
+NETWORKS: list[dict[str, Any]] = [
+    {"iftype": "memif", "netType": "bridge", "bridge": BRIDGE},
+    {"iftype": "memif", "netType": "bridge", "bridge": BRIDGE, "memif": {"socket": "abstract"}},
+    {"iftype": "memif", "netType": "interface", "memif": {"mode": "ip"}, "interface": {"vrf": 7}},
+    {"iftype": "vhostuser", "netType": "interface", "interface": {"vrf": 8}},
+    {"iftype": "veth", "netType": "bridge", "bridge": {"bridgeName": "blue"}},
+]
+
+
+class Node:
+    """The runtime at work, as the node's daemon runs it."""
+
+    def __init__(self, lab: VppLab) -> None:
+        self.lab = lab
+        engine = {"api_socket": str(lab.vpp.path), "api_dir": api_dir(), "timeout": 5}
+        self.settings = Settings(
+            state_dir=lab.dir / "state", run_dir=lab.dir / "run", engines={"vpp": engine}
+        )
+        self.runtime = Runtime(self.settings, {})
+
+    def close(self) -> None:
+        self.runtime.close()
+
+    def request(
+        self, command: str, host: Mapping[str, Any], name: str, container: Namespace, ifname: str
+    ) -> Request:
+        ipam = {
+            "type": "host-local",
+            "dataDir": str(self.lab.dir / "leases"),
+            "ranges": [[{"subnet": "10.1.0.0/24"}]],
+        }
+        network = f"net-{host['iftype']}-{host['netType']}"
+        config = {
+            "cniVersion": "1.0.0",
+            "name": network,
+            "type": "userspace",
+            "sharedDir": str(self.lab.dir / "s"),
+            "host": {"engine": "vpp", **host},
+            "ipam": ipam,
+        }
+        return Request(
+            command=command,
+            container_id=name,
+            netns=container.path,
+            ifname=ifname,
+            path=("/usr/lib/cni",),
+            cni_version="1.0.0",
+            network=network,
+            config=config,
+        )
+
+    def serve(self, request: Request) -> Any:
+        """Serve *request* as the plugin of that one request does: IPAM gets its environment."""
+        environ = {
+            "PATH": "/usr/bin:/bin",
+            "CNI_COMMAND": request.command,
+            "CNI_CONTAINERID": request.container_id,
+            "CNI_NETNS": request.netns,
+            "CNI_IFNAME": request.ifname,
+            "CNI_PATH": request.path[0],
+        }
+        with closing(Runtime(self.settings, environ)) as runtime:
+            return self.lab.call(runtime.serve, request)
+
+    def restore(self, request: Request) -> bool:
+        id_ = attachment_id(request.network, request.container_id, request.ifname)
+        return bool(self.lab.call(self.runtime.restore, id_))
+
+
+@pytest.fixture
+def node(lab: VppLab) -> Iterator[Node]:
+    with closing(Node(lab)) as node:
+        yield node
+
+
+def test_fifty_attachments_outlive_a_restart(lab: VppLab, node: Node) -> None:
+    containers = [lab.container() for _ in range(10)]
+    requests = [
+        node.request("ADD", host, f"c{number}", containers[number % 10], f"eth{number}")
+        for number, host in zip(range(50), itertools.cycle(NETWORKS), strict=False)
+    ]
+    for request in requests:
+        node.serve(request)
+    before = {port.name: (port.tag, port.mac, port.vlan, port.mtu) for port in lab.switch.ports()}
+    inside = [container.run("ip", "-o", "link") for container in containers]
+    sockets = sorted(path.name for path in (lab.dir / "s").glob("*/*.sock"))
+    assert not any(node.restore(request) for request in requests)
+    lab.vpp.kill()
+    with pytest.raises(DataplaneUnavailable):
+        node.restore(requests[0])
+    lab.call(lab.vpp.start)
+    assert all(node.restore(request) for request in requests)
+    after = {port.name: (port.tag, port.mac, port.vlan, port.mtu) for port in lab.switch.ports()}
+    assert after == before
+    assert [container.run("ip", "-o", "link") for container in containers] == inside
+    assert sorted(path.name for path in (lab.dir / "s").glob("*/*.sock")) == sockets
+    assert {path.stat().st_mode & 0o777 for path in (lab.dir / "s").glob("*/*.sock")} == {0o660}
+    assert not any(node.restore(request) for request in requests)
+    for number, request in enumerate(requests):
+        host = NETWORKS[number % len(NETWORKS)]
+        node.serve(
+            node.request("DEL", host, request.container_id, containers[number % 10], request.ifname)
+        )
+    lab.assert_clean()
+
+
+def test_containers_with_a_kernel_speak_again(traffic_lab: VppLab) -> None:
+    lab = traffic_lab
+    host = {"iftype": "veth", "netType": "bridge", "bridge": {"bridgeName": "blue"}}
+    one, two = lab.container(), lab.container()
+    with closing(Node(lab)) as node:
+        requests = [
+            node.request("ADD", host, f"c{number}", c, "eth0")
+            for number, c in enumerate((one, two))
+        ]
+        _, (peer,) = (
+            [ip["address"].partition("/")[0] for ip in node.serve(request)["ips"]]
+            for request in requests
+        )
+        assert one.ping(peer)
+        lab.restart()
+        assert [node.restore(request) for request in requests] == [True, True]
+        assert one.ping(peer)
+
+
+@pytest.mark.parametrize(
+    "memif",
+    [MemifSection(), MemifSection(socket="abstract"), MemifSection(role="slave")],
+    ids=["path", "abstract", "client"],
+)
+def test_containers_with_a_vpp_speak_again(traffic_lab: VppLab, memif: MemifSection) -> None:
+    lab = traffic_lab
+    host = conf("memif", "bridge", bridge=BridgeSection(bridge_id=4), memif=memif)
+    a, b = lab.attach(host, "10.5.0.2/24"), lab.attach(host, "10.5.0.3/24")
+    one, _ = a.guest(), b.guest()
+    _until_linked(lab)
+    assert one.vpp.ping("10.5.0.3")
+    lab.restart()
+    for each in (a, b):
+        _restore(each)
+    _until_linked(lab)
+    assert one.vpp.ping("10.5.0.3")
+
+
+@pytest.mark.parametrize(
+    ("host", "same"),
+    [
+        (conf("memif", "bridge", bridge=BridgeSection(bridge_id=4, vlan_id=7)), True),
+        (conf("vhostuser", "bridge", bridge=BridgeSection(bridge_id=4)), True),
+        (conf("memif", "interface", interface=InterfaceSection(vrf=3)), False),
+    ],
+)
+def test_what_somebody_changed_by_hand(lab: VppLab, host: Any, same: bool) -> None:
+    a = lab.attach(host, "10.1.0.2/24>10.1.0.1")
+    index = _index(a)
+    changes: list[tuple[str, Any]] = [
+        ("sw_interface_set_flags", {"flags": 0}),
+        ("sw_interface_set_mtu", {"mtu": [1400] * 4}),
+    ]
+    if same:
+        changes.append(("sw_interface_set_l2_bridge", {"bd_id": 4}))
+    for request, fields in changes:
+        key = "rx_sw_if_index" if "bd_id" in fields else "sw_if_index"
+        lab.switch.api.call(request, **(fields | {key: _index(a)}))
+        with pytest.raises(CheckFailed):
+            a.check()
+        _restore(a)
+        # The mended interface keeps its number, and so its peer.
+        assert not same or _index(a) == index
+    lab.switch.remove(lab.switch.port(_index(a)))
+    _restore(a)
+    Path(a.port.socket).unlink()
+    with pytest.raises(CheckFailed, match="socket"):
+        a.check()
+    _restore(a)
+    assert Path(a.port.socket).is_socket()
+    a.delete()
+    lab.assert_clean()
+
+
+def test_the_applications_own_socket_is_not_missed(lab: VppLab) -> None:
+    """Where VPP is the client, the application may make its socket whenever it likes."""
+    host = conf("vhostuser", "none", vhost=VhostSection(mode="client"))
+    a = lab.attach(host)
+    lab.restart()
+    _restore(a)
+    assert not Path(a.port.socket).exists()
+
+
+def test_a_restore_that_breaks_off_is_done_again(sim: VppLab) -> None:
+    host = conf("memif", "interface", interface=InterfaceSection(vrf=3))
+    a = sim.attach(host, "10.1.0.2/24>10.1.0.1")
+    for message in itertools.count(1):
+        sim.restart()
+        sim.vpp.drop_at(message)
+        with ExitStack() as undo:
+            try:
+                sim.call(sim.engine.restore, a.attachment, a.conf, a.port, undo)
+            except DataplaneUnavailable:
+                pass
+            else:
+                undo.pop_all()
+                break
+        _restore(a)
+    sim.restart()  # drop_at() has not come to pass
+    assert message > 10
+
+
+def test_the_vpp_in_a_container_is_configured_anew(lab: VppLab) -> None:
+    host = conf("memif", "bridge", bridge=BridgeSection(bridge_id=4))
+    a = lab.attach(host, "10.4.0.2/24>10.4.0.1", routes=(route("0.0.0.0/0"),))
+    guest = a.guest()
+    guest.vpp.kill()
+    with pytest.raises(DataplaneUnavailable):
+        guest.call("check")
+    a.container.call(guest.vpp.start)
+    with pytest.raises(CheckFailed):
+        guest.call("check")
+    for _ in range(2):
+        guest.call("add")
+        guest.call("check")
+        assert len(_guest_ports(guest)) == 1
+
+
+def test_the_container_gives_its_interface_up(lab: VppLab) -> None:
+    host = conf("memif", "interface")
+    a = lab.attach(host, "10.4.0.2/24>10.4.0.1", routes=(route("0.0.0.0/0"),))
+    guest = a.guest()
+    switch = guest.switch
+    theirs = switch.create_loopback(bytes(6))
+    switch.tag(theirs, "theirs")
+    before = _routes(guest)
+    guest.call("check")
+    for _ in range(2):
+        guest.call("delete")
+        assert [port.tag for port in _guest_ports(guest)] == ["theirs"]
+        assert not [s for s in switch.api.dump("memif_socket_filename_dump") if s.socket_id]
+        assert _routes(guest) < before
+        assert not any(r.startswith(("10.4.", "0.0.0.0/0 via")) for r in _routes(guest))
+    with pytest.raises(CheckFailed):
+        guest.call("check")
+
+
+def _routes(guest: Guest) -> set[str]:
+    found = guest.switch.api.dump("ip_route_dump", table={"table_id": 0, "is_ip6": False})
+    return {
+        f"{'.'.join(map(str, d.route.prefix.address.un.ip4))}/{d.route.prefix.len} via {p.type}"
+        for d in found
+        for p in d.route.paths
+        if p.type != 2
+    }
+
+
+def _guest_ports(guest: Guest) -> list[Any]:
+    return [port for port in guest.switch.ports() if port.index]
+
+
+def _until_linked(lab: VppLab) -> None:
+    poll(lambda: all(port.link for port in lab.switch.ports(name="memif")), "the links")
+
+
+def _restore(a: Attached) -> None:
+    with ExitStack() as undo:
+        name = a.port.name
+        a.port = a.lab.call(a.lab.engine.restore, a.attachment, a.conf, a.port, undo)
+        undo.pop_all()
+    assert a.port.name == name
+    a.check()
+
+
+def _index(a: Attached) -> int:
+    found = a.lab.switch.named(a.port.name)
+    assert found is not None
+    return found.index
