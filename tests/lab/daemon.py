@@ -99,9 +99,11 @@ class Daemon:
     def kill(self) -> None:
         """End it as a crash does."""
         assert self._process is not None
-        for pid in (*_children(self._process.pid), self._process.pid):
+        children = _children(self._process.pid)
+        for pid in (*children, self._process.pid):
             os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        poll(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "it is gone")
 
     def said(self) -> str:
         return self.log.read_text()

@@ -94,7 +94,7 @@ def test_a_namespace_that_is_gone_takes_its_attachment_along_after_the_grace(
     poll(lambda: lab.states() == {"stays": "attached"}, "the attachment is removed")
     assert (len(lab.ports()), len(lab.leases())) == (1, 1)
     assert stranger.exists()
-    assert f"its network namespace {path} is gone" in daemon.said()
+    poll(lambda: f"its network namespace {path} is gone" in daemon.said(), "it is told")
     (freed,) = lab.spy.calls("DEL")
     assert freed.env["CNI_CONTAINERID"] == "goes"
     assert freed.env["CNI_ARGS"] == "MAC=02:00:00:00:00:07"

@@ -46,6 +46,7 @@ def test_nobody_listens(lab: OvsLab) -> None:
     assert "tcp:127.0.0.1:6639" in outcome.text
 
 
+@pytest.mark.one_process("the daemon reads its settings once")
 def test_by_tls(lab: OvsLab, certificate: tuple[Path, Path], tmp_path: Path) -> None:
     lab.ovs.listen("pssl:6641:127.0.0.1")
     container = lab.container(at("ssl:127.0.0.1:6641"))

@@ -20,6 +20,7 @@ from userspace_cni.cni import request
 from userspace_cni.runtime import Runtime
 
 
+@pytest.mark.one_process("the daemon retries by itself: tests/node/test_reconcile.py")
 def test_a_database_that_is_down(own_lab: OvsLab) -> None:
     lab = own_lab
     container, late = lab.attach(vhost()), lab.container(vhost())
