@@ -31,7 +31,7 @@ import sys
 from contextlib import closing
 from userspace_cni import settings
 from userspace_cni.runtime import Runtime
-with closing(Runtime(settings.load(), {})) as runtime:
+with closing(Runtime(settings.load())) as runtime:
     print(runtime.restore(sys.argv[1]))
 """
 SERVER = {"vhost": {"mode": "server", "group": "12345"}}

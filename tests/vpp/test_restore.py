@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from attrs import evolve
 
 from lab.node import poll
 from lab.vpp import api_dir
@@ -43,7 +44,7 @@ class Node:
         self.settings = Settings(
             state_dir=lab.dir / "state", run_dir=lab.dir / "run", engines={"vpp": engine}
         )
-        self.runtime = Runtime(self.settings, {})
+        self.runtime = Runtime(self.settings)
 
     def close(self) -> None:
         self.runtime.close()
@@ -86,8 +87,8 @@ class Node:
             "CNI_IFNAME": request.ifname,
             "CNI_PATH": request.path[0],
         }
-        with closing(Runtime(self.settings, environ)) as runtime:
-            return self.lab.call(runtime.serve, request)
+        with closing(Runtime(self.settings)) as runtime:
+            return self.lab.call(runtime.serve, evolve(request, environ=environ))
 
     def restore(self, request: Request) -> bool:
         id_ = attachment_id(request.network, request.container_id, request.ifname)
