@@ -249,8 +249,7 @@ class Runtime:
                 port = plan.host.restore(attachment, plan.host_conf, record.port, undo)
                 attachment = evolve(attachment, routes=(*attachment.routes, *port.routes))
                 handoff = self._handoff(plan, attachment, port)
-                if handoff.socket:
-                    directory.publish(record.ifname, handover.dump(attachment, handoff))
+                handover.publish(attachment, handoff, plan.conf, plan.container.info.name, undo)
                 if plan.container.where == "node":
                     netns.call(record.netns, _complete, plan.container, handoff)
                 self.store.commit(id_, port, record.result)
@@ -283,8 +282,7 @@ class Runtime:
         port = plan.host.add(attachment, plan.host_conf, undo)
         attachment = evolve(attachment, routes=(*attachment.routes, *port.routes))
         handoff = self._handoff(plan, attachment, port)
-        if handoff.socket:
-            directory.publish(attachment.ifname, handover.dump(attachment, handoff))
+        handover.publish(attachment, handoff, plan.conf, plan.container.info.name, undo)
         if plan.container.where == "node":
             netns.call(request.netns, plan.container.add, handoff)
         container = Interface(
@@ -292,7 +290,7 @@ class Runtime:
             mac=port.mac,
             mtu=port.mtu,
             sandbox=request.netns,
-            socket_path=handoff.socket,
+            socket_path=handover.container_socket(handoff, plan.conf),
         )
         return (
             Result(
@@ -482,8 +480,8 @@ class Runtime:
     def _withdraw(self, record: Record) -> None:
         """Take back what the container was handed over."""
         directory = self._directory(record.config.get("sharedDir"), record.container_id)
-        sockets = (record.port.socket.rpartition("/")[2],) if record.port else ()
-        directory.withdraw(record.ifname, record.id, *sockets)
+        socket = record.port.socket if record.port else ""
+        handover.withdraw(directory, record.ifname, record.id, socket, record.config)
 
     def _withdraw_all(self, conf: NetConf, valid: set[str], failures: list[CniError]) -> None:
         """Take back what was handed over to attachments of *conf* that are not *valid*."""

@@ -75,9 +75,7 @@ class VppContainerEngine(ContainerEngine):
         """See :meth:`.ContainerEngine.add`. An earlier interface of that name is replaced."""
         memif, switch = _memif(handoff), _switch()
         tag = tags.in_container(handoff.interface)
-        for old in switch.ports(containing=[tag.encode()]):
-            if old.tag == tag:
-                switch.remove(old)
+        _remove(switch, tag)
         index = switch.create_memif(
             vpp_socket(memif.socket),
             server=memif.role == "server",
@@ -102,6 +100,10 @@ class VppContainerEngine(ContainerEngine):
         switch.up(index)
         if handoff.net_type == "interface":
             _add_routes(switch, index, handoff)
+
+    def delete(self, handoff: Handoff) -> None:
+        """See :meth:`.ContainerEngine.delete`."""
+        _remove(_switch(), tags.in_container(handoff.interface))
 
     def check(self, handoff: Handoff) -> None:
         """See :meth:`.ContainerEngine.check`."""
@@ -141,6 +143,12 @@ def _switch() -> Switch:
             os.environ.get(API_DIR_VARIABLE, API_DIR),
         )
     )
+
+
+def _remove(switch: Switch, tag: str) -> None:
+    for old in switch.ports(containing=[tag.encode()]):
+        if old.tag == tag:
+            switch.remove(old)
 
 
 def _memif(handoff: Handoff) -> Memif:
