@@ -66,7 +66,8 @@ graphroot = {text(str(root / "storage"))}
 runroot = "/run/lab-podman"
 """
         )
-        self._env = {
+        #: For whoever executes podman.
+        self.env = {
             **env,
             "CONTAINERS_CONF": str(root / "containers.conf"),
             "CONTAINERS_STORAGE_CONF": str(root / "storage.conf"),
@@ -74,7 +75,7 @@ runroot = "/run/lab-podman"
 
     def __call__(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run podman."""
-        return self._node.run(["podman", *argv], env=self._env, check=check)
+        return self._node.run(["podman", *argv], env=self.env, check=check)
 
     def load(self, images: Images) -> None:
         """Load the busybox image."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +16,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (CniError, OSError) as error:
         sys.stderr.write(f"userspace-cni: {error}\n")
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,6 +40,29 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="show what is attached to what")
     show.add_argument("--json", action="store_true", help="print a JSON list")
     show.set_defaults(run=_show)
+
+    run = commands.add_parser("run", help="run a command attached to networks, then detach it")
+    run.add_argument(
+        "--network", action="append", required=True, metavar="NAME", help="may be repeated"
+    )
+    run.add_argument(
+        "--cni-conf-dir",
+        type=Path,
+        default=Path("/etc/cni/net.d"),
+        metavar="DIR",
+        help="%(default)s",
+    )
+    run.add_argument(
+        "--cni-bin-dir",
+        action="append",
+        metavar="DIR",
+        help="may be repeated (default: $CNI_PATH, else /opt/cni/bin)",
+    )
+    run.add_argument(
+        "--name", default="", metavar="ID", help="the container id (default: a new one)"
+    )
+    run.add_argument("command", nargs="+", metavar="COMMAND", help="after --, with its arguments")
+    run.set_defaults(run=_run)
     return parser
 
 
@@ -78,3 +101,16 @@ def _show(options: argparse.Namespace) -> None:
         print(json.dumps([show.summary(record) for record in records], indent=2))
     else:
         print(show.picture(records))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from userspace_cni.cli.run import run
+
+    path = os.environ.get("CNI_PATH") or "/opt/cni/bin"
+    return run(
+        options.command,
+        options.network,
+        conf_dir=options.cni_conf_dir,
+        bin_dirs=options.cni_bin_dir or path.split(os.pathsep),
+        container_id=options.name,
+    )
