@@ -33,7 +33,7 @@ class Podman:
         tool("podman", "podman")
         tool("conmon", "conmon")
         tool("runc", "runc")
-        self._node = node
+        self.node = node
         root = node.dir / "podman"
         root.mkdir()
         text = json.dumps  # JSON strings are TOML strings
@@ -75,7 +75,7 @@ runroot = "/run/lab-podman"
 
     def __call__(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run podman."""
-        return self._node.run(["podman", *argv], env=self.env, check=check)
+        return self.node.run(["podman", *argv], env=self.env, check=check)
 
     def load(self, images: Images) -> None:
         """Load the busybox image."""
@@ -83,7 +83,7 @@ runroot = "/run/lab-podman"
 
     def run(self, name: str, *options: str) -> None:
         """Start a container that waits."""
-        self("run", "-d", "--pull=never", f"--cgroup-parent={self._node.cgroup}",
+        self("run", "-d", "--pull=never", f"--cgroup-parent={self.node.cgroup}",
              "--name", name, *options, BUSYBOX, *WAIT)  # fmt: skip
 
     def execute(self, name: str, *command: str) -> str:
