@@ -19,7 +19,7 @@ from agent.conftest import Container, document
 from lab import vpp_lab
 from lab.node import poll
 from lab.vpp import api_dir
-from lab.vpp_lab import KINDS, Attached, VppLab, conf
+from lab.vpp_lab import KINDS, TRAFFIC_KINDS, Attached, VppLab, conf
 from userspace_cni.agent import command
 from userspace_cni.agent.sources import DIRECTORY_VARIABLE
 from userspace_cni.handover import dump
@@ -37,7 +37,12 @@ SECRET = conf(
 )
 
 
-@pytest.fixture(params=KINDS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "inside" in metafunc.fixturenames:
+        metafunc.parametrize("lab", KINDS, indirect=True)
+
+
+@pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[VppLab]:
     """A host with a VPP of its own."""
     yield from vpp_lab.make(request.param)
@@ -50,9 +55,9 @@ class Inside:
         self.lab = lab
         self.netns: Namespace = lab.container()
         self.vpp: Any = lab.vpp_in(self.netns)
-        self.log = lab.dir / "agent.log"
-        self.ready = lab.dir / "ready"
-        self._id = f"c{id(self)}"
+        self.log = self.vpp.path.with_name("agent.log")
+        self.ready = self.vpp.path.with_name("ready")
+        self._id = self.netns.path.replace("/", "c")[1:]
 
     def attach(self, ifname: str, address: str, host: Any = BRIDGED) -> Attached:
         """ADD on the host, and hand over."""
@@ -204,6 +209,21 @@ def test_waiting_for_interfaces_that_come_late(inside: Inside) -> None:
         assert process.wait(20) == 0
     assert len(inside.interfaces) == 2
     assert inside.ready.exists()
+
+
+@pytest.mark.parametrize("lab", TRAFFIC_KINDS, indirect=True)
+def test_packets_pass_between_vpps_that_agents_configured(lab: VppLab) -> None:
+    one, two = Inside(lab), Inside(lab)
+    one.attach("net1", "10.9.0.2/24", SECRET)
+    two.attach("net1", "10.9.0.3/24", SECRET)
+    for inside in (one, two):
+        assert inside.agent("--wait", "--interface", "net1") == 0
+    assert one.vpp.ping("10.9.0.3")
+    with two.watching():
+        two.vpp.kill()
+        two.netns.call(two.vpp.start)
+        _until(two, 1)
+        poll(lambda: one.vpp.ping("10.9.0.3"), "an answer of the restarted VPP")
 
 
 def test_waiting_in_vain(container: Container, capsys: pytest.CaptureFixture[str]) -> None:

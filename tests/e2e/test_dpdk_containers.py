@@ -72,6 +72,6 @@ def test_two_containers_exchange_packets(lab: Lab, config: dict[str, Any], queue
     ):
         for port in lab.ovs.ovs.ports("br0"):
             lab.ovs.ovs.until_link(port)
-        lab.ovs.traffic(one, two)  # type: ignore[arg-type]
-        lab.ovs.traffic(two, one, bursts=4)  # type: ignore[arg-type]
+        lab.ovs.traffic(one, two)
+        lab.ovs.traffic(two, one, bursts=4)
     assert lab.ovs.leftovers() == []
