@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lab import container, ovs_lab
 from lab.container import MOUNT, application
+from lab.containerd import ADDRESS, Containerd
+from lab.images import BUSYBOX
 from lab.podman import Podman
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from lab.images import Images
     from lab.ovs_lab import OvsLab
@@ -74,4 +79,31 @@ def test_two_containers_exchange_packets(lab: Lab, config: dict[str, Any], queue
             lab.ovs.ovs.until_link(port)
         lab.ovs.traffic(one, two)
         lab.ovs.traffic(two, one, bursts=4)
+    assert lab.ovs.leftovers() == []
+
+
+def test_the_walkthrough_works_as_written(lab: Lab, images: Images) -> None:
+    page = (Path(__file__).parents[2] / "docs/run.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    plugin = lab.ovs.plugin
+    for entry in plugin.bin_dir.iterdir():
+        (lab.node.path("/opt/cni/bin") / entry.name).symlink_to(entry.resolve())
+    # The lab asks for a cgroup of its own, which the page cannot know.
+    wrapper = lab.node.dir / "bin/podman"
+    wrapper.parent.mkdir()
+    wrapper.write_text(
+        "#!/bin/sh\nshift\n"
+        f'exec /usr/bin/podman run --pull=never --cgroup-parent={lab.node.cgroup} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    path = f"{wrapper.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with Containerd(lab.node, plugin.bin_dir, lab.conf_dir, plugin.env) as containerd:
+        containerd.load(images)
+        env = {
+            **lab.podman.env, "PATH": path, "IMAGE": BUSYBOX, "CONTAINERD_ADDRESS": ADDRESS
+        }  # fmt: skip
+        outputs = [lab.node.run(["sh", "-euc", block], env=env).stdout for block in blocks]
+    assert outputs[0].startswith("eth0  fast  vhostuser server /")
+    assert "--vdev=net_virtio_user0,mac=" in outputs[0]
+    assert [output.split() for output in outputs[1:]] == [["eth0.json"]] * 2
     assert lab.ovs.leftovers() == []

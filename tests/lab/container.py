@@ -32,17 +32,14 @@ def mounts() -> list[tuple[str, str]]:
     return [(str(Path(path).resolve()), path) for path in sorted(below)]
 
 
-def application(queues: int, *options: str, prefix: str, peer: str = "") -> str:
-    """Return what a shell in the container runs: testpmd, with what the agent says."""
+def application(queues: int, *options: str, prefix: str, peer: str) -> str:
+    """Return what a shell in the container runs: testpmd, by the entry point of our image."""
     program, env = binary()
-    before, after = shlex.join(
-        command_line(["AGENT"], queues, *options, prefix=prefix, peer=peer)
-    ).split("AGENT")
-    variables = shlex.join(["env", "RUNTIME_DIRECTORY=/tmp", *(f"{k}={v}" for k, v in env.items())])
-    return (
-        f"set -e; arguments=$({AGENT} --wait eal-args); "
-        f"exec {variables} {program} {before}$arguments{after}"
-    )
+    line = command_line([], queues, *options, prefix=prefix, peer=peer)
+    variables = {**env, "PATH": f"{Path(AGENT).parent}:/bin", "RUNTIME_DIRECTORY": "/tmp"}
+    settings = [f"{name}={value}" for name, value in variables.items()]
+    entry_point = str(ROOT / "deploy/dpdk-app/entrypoint.sh")
+    return "exec " + shlex.join(["env", *settings, "sh", entry_point, program, *line])
 
 
 def podman_line(node: Node, *options: str, script: str) -> str:
