@@ -108,7 +108,7 @@ def show(node: Node, ovs: Ovs, plugin: Plugin, iftype: str) -> None:
 
     say(f"{iftype}: what the sender finds beside its socket, {documents['sender'].name}")
     print(documents["sender"].read_text())
-    print(f"its DPDK device: {device(documents['sender'])[0]}")
+    print(f"its EAL arguments: {' '.join(device(documents['sender'])[0])}")
 
     with ExitStack() as stack:
         sender, receiver = (

@@ -221,6 +221,7 @@ def _killed_in_ipam(lab: ExampleLab) -> Iterator[dict[str, Any]]:
     yield conf
 
 
+@pytest.mark.one_process("the daemon goes on when its client is killed")
 def test_a_del_waits_for_the_ipam_plugin_that_outlives_its_add(lab: ExampleLab) -> None:
     log = lab.directory / "log"
     conf = lab.conf(
@@ -582,6 +583,7 @@ def test_a_full_disk_does_not_keep_del_from_removing(lab: ExampleLab) -> None:
         lab.assert_clean()
 
 
+@pytest.mark.one_process("the daemon has the store open")
 def test_a_read_only_store_fails_add_and_status_but_not_del(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.spy_ipam())
     lab.add(conf)
@@ -623,6 +625,7 @@ def test_a_store_of_a_newer_version_is_not_touched(lab: ExampleLab) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.one_process("the daemon has the store open")
 def test_a_damaged_store_is_reported_and_del_works_without_it(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.spy_ipam())
     lab.add(conf)

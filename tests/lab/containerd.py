@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lab.images import Images
     from lab.node import Node
 
-_SOCKET = "/run/lab-containerd.sock"
+ADDRESS = "/run/lab-containerd.sock"
 
 
 class Containerd:
@@ -44,9 +44,9 @@ version = 2
 root = {text(str(self._root / "root"))}
 state = {text(str(self._root / "state"))}
 [grpc]
-address = {text(_SOCKET)}
+address = {text(ADDRESS)}
 [ttrpc]
-address = {text(_SOCKET + ".ttrpc")}
+address = {text(ADDRESS + ".ttrpc")}
 [plugins."io.containerd.internal.v1.opt"]
 path = {text(str(self._root / "opt"))}
 [{cri}]
@@ -82,7 +82,7 @@ conf_dir = {text(str(self._conf_dir))}
         if self._process is None or self._process.poll() is not None:
             message = f"containerd ended:\n{self.log.read_text()}"
             raise RuntimeError(message)
-        return self._node.run(["ctr", "-a", _SOCKET, "version"], check=False).returncode == 0
+        return self._node.run(["ctr", "-a", ADDRESS, "version"], check=False).returncode == 0
 
     def __exit__(
         self,
@@ -103,7 +103,7 @@ conf_dir = {text(str(self._conf_dir))}
 
     def cri(self, service: ServiceDescriptor) -> Cri:
         """Return a CRI client."""
-        return Cri(self._node.path(_SOCKET), service, self._node.cgroup)
+        return Cri(self._node.path(ADDRESS), service, self._node.cgroup)
 
     def ctr(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ctr. It executes plugins itself, from fixed directories: here they lead to ours."""
@@ -113,7 +113,7 @@ conf_dir = {text(str(self._conf_dir))}
         )
         return self._node.run(
             ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script, "sh",
-             "ctr", "-a", _SOCKET, *argv],
+             "ctr", "-a", ADDRESS, *argv],
             env=self._env,
             check=check,
         )  # fmt: skip

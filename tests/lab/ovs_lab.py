@@ -16,7 +16,7 @@ from lab import plugin as lab_plugin
 from lab.node import Node, poll
 from lab.ovs import Ovs
 from lab.plugin import Mode, Outcome, Plugin
-from lab.testpmd import Testpmd
+from lab.testpmd import Console, Testpmd
 
 _numbers = itertools.count(1)
 
@@ -118,7 +118,7 @@ class OvsLab:
         return files + ports + links + qos
 
     def traffic(
-        self, sender: Testpmd, receiver: Testpmd, bursts: int = 1, expected: int | None = None
+        self, sender: Console, receiver: Console, bursts: int = 1, expected: int | None = None
     ) -> None:
         """Send from one application to another; every packet must arrive, or *expected*."""
         for application in (sender, receiver):

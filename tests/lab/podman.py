@@ -33,7 +33,7 @@ class Podman:
         tool("podman", "podman")
         tool("conmon", "conmon")
         tool("runc", "runc")
-        self._node = node
+        self.node = node
         root = node.dir / "podman"
         root.mkdir()
         text = json.dumps  # JSON strings are TOML strings
@@ -66,7 +66,8 @@ graphroot = {text(str(root / "storage"))}
 runroot = "/run/lab-podman"
 """
         )
-        self._env = {
+        #: For whoever executes podman.
+        self.env = {
             **env,
             "CONTAINERS_CONF": str(root / "containers.conf"),
             "CONTAINERS_STORAGE_CONF": str(root / "storage.conf"),
@@ -74,7 +75,7 @@ runroot = "/run/lab-podman"
 
     def __call__(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run podman."""
-        return self._node.run(["podman", *argv], env=self._env, check=check)
+        return self.node.run(["podman", *argv], env=self.env, check=check)
 
     def load(self, images: Images) -> None:
         """Load the busybox image."""
@@ -82,7 +83,7 @@ runroot = "/run/lab-podman"
 
     def run(self, name: str, *options: str) -> None:
         """Start a container that waits."""
-        self("run", "-d", "--pull=never", f"--cgroup-parent={self._node.cgroup}",
+        self("run", "-d", "--pull=never", f"--cgroup-parent={self.node.cgroup}",
              "--name", name, *options, BUSYBOX, *WAIT)  # fmt: skip
 
     def execute(self, name: str, *command: str) -> str:

@@ -18,12 +18,14 @@ import tempfile
 import time
 import tty
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from lab.debian import unpack
+from userspace_cni.agent import eal
+from userspace_cni.handover import load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lab.node import Node
 
@@ -81,73 +83,50 @@ def binary() -> tuple[str, dict[str, str]]:
     return str(program), {"LD_LIBRARY_PATH": str(library)}
 
 
-def device(document: Path) -> tuple[str, int]:
-    """Return the DPDK device (``--vdev``) and the queues that a hand-over file asks for."""
-    handoff: dict[str, Any] = json.loads(document.read_text())
-    mac = handoff["mac"]
-    if "vhostUser" in handoff:
-        port = handoff["vhostUser"]
-        server = ",server=1" if port["mode"] == "server" else ""
-        socket = document.parent / port["socket"]
-        return f"net_virtio_user0,mac={mac},path={socket},queues={port['queues']}{server}", port[
-            "queues"
-        ]
-    port = handoff["memif"]
-    arguments = {
-        "role": port["role"],
-        "socket": document.parent / port["socket"],
-        "socket-abstract": "no",
-        "id": port["id"],
-        "mac": mac,
-        "rsize": port["ringSize"].bit_length() - 1,
-        "bsize": port["bufferSize"],
-    }
-    if "secret" in port:
-        arguments["secret"] = port["secret"]
-    listed = ",".join(f"{key}={value}" for key, value in arguments.items())
-    return f"net_memif0,{listed}", max(port["rxQueues"], port["txQueues"])
+def device(document: Path) -> tuple[list[str], int]:
+    """Return the EAL's arguments and the queues that a hand-over file asks for."""
+    handed_over = load(json.loads(document.read_text()), str(document.parent))
+    handoff = handed_over.handoff
+    if (memif := handoff.memif) is not None:
+        queues = max(memif.rx_queues, memif.tx_queues)
+    else:
+        assert handoff.vhost_user is not None
+        queues = handoff.vhost_user.queues
+    return eal.arguments([handed_over]), queues
 
 
-class Testpmd:
-    """A running testpmd with one port, in a network namespace of a lab node."""
+def command_line(
+    eal_arguments: Sequence[str], queues: int, *options: str, prefix: str, peer: str = ""
+) -> list[str]:
+    """Return the arguments of a testpmd that is small, and waits for commands."""
+    return [
+        # Threads that float: the lab shares its processors.
+        "--lcores",
+        "(0,1)@(0-1)",
+        "--no-huge",
+        f"--file-prefix={prefix}",
+        "-m",
+        "64",
+        "--no-pci",
+        "--no-telemetry",
+        *eal_arguments,
+        "--",
+        "-i",
+        "--total-num-mbufs=4096",
+        *([f"--eth-peer=0,{peer}"] if peer else []),
+        f"--rxq={queues}",
+        f"--txq={queues}",
+        *options,
+    ]
 
-    __test__ = False
+
+class Console:
+    """A program that ends in a testpmd waiting for commands, however it got there."""
 
     def __init__(
-        self,
-        node: Node,
-        netns: str,
-        document: Path,
-        *,
-        peer: str,
-        mode: str = "rxonly",
-        options: Sequence[str] = (),
+        self, node: Node, command: Sequence[str], queues: int, env: Mapping[str, str] | None = None
     ) -> None:
-        """Start with what the hand-over file *document* says; send to the MAC address *peer*."""
-        vdev, queues = device(document)
-        program, env = binary()
-        prefix = f"{document.stem}-{document.parent.name}-{os.getpid()}"
-        argv = [
-            program,
-            # Threads that float: the lab shares its processors.
-            "--lcores",
-            "(0,1)@(0-1)",
-            "--no-huge",
-            f"--file-prefix={prefix}",
-            "-m",
-            "64",
-            "--no-pci",
-            "--no-telemetry",
-            f"--vdev={vdev}",
-            "--",
-            "-i",
-            "--total-num-mbufs=4096",
-            f"--forward-mode={mode}",
-            f"--eth-peer=0,{peer}",
-            f"--rxq={queues}",
-            f"--txq={queues}",
-            *options,
-        ]
+        """Start *command* on *node* and wait for the prompt."""
         self.queues = queues
         self._said = b""
         # On a pipe its output would come in blocks, after the prompt.
@@ -156,9 +135,9 @@ class Testpmd:
         tty.setraw(theirs)
         try:
             self._process = subprocess.Popen(
-                node.command(["nsenter", f"--net={netns}", "--", *argv]),
+                node.command(command),
                 # What DPDK keeps of a program outlives it, wherever that is (systemd.exec(5)).
-                env={**os.environ, **env, "RUNTIME_DIRECTORY": self._runtime.name},
+                env={**os.environ, **(env or {}), "RUNTIME_DIRECTORY": self._runtime.name},
                 stdin=theirs,
                 stdout=theirs,
                 stderr=subprocess.STDOUT,
@@ -239,3 +218,28 @@ class Testpmd:
                 shown, self._said = self._said.decode(errors="replace"), b""
                 return shown
         raise TimeoutError(f"testpmd has no prompt\n{self._said.decode(errors='replace')}")
+
+
+class Testpmd(Console):
+    """A running testpmd with one port, in a network namespace of a lab node."""
+
+    __test__ = False
+
+    def __init__(
+        self,
+        node: Node,
+        netns: str,
+        document: Path,
+        *,
+        peer: str,
+        mode: str = "rxonly",
+        options: Sequence[str] = (),
+    ) -> None:
+        """Start with what the hand-over file *document* says; send to the MAC address *peer*."""
+        arguments, queues = device(document)
+        program, env = binary()
+        prefix = f"{document.stem}-{document.parent.name}-{os.getpid()}"
+        line = command_line(
+            arguments, queues, f"--forward-mode={mode}", *options, prefix=prefix, peer=peer
+        )
+        super().__init__(node, ["nsenter", f"--net={netns}", "--", program, *line], queues, env)

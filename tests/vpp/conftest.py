@@ -23,14 +23,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(fixture, kinds, indirect=True)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop what was parametrised with nothing, which pytest would call skipped."""
-    empty = [item for item in items if "NOTSET" in item.name]
-    if empty:
-        config.hook.pytest_deselected(items=empty)
-        items[:] = [item for item in items if item not in empty]
-
-
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[VppLab]:
     """A host with a VPP of its own."""

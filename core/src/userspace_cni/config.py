@@ -98,6 +98,10 @@ class NetConf:
     bandwidth: _Bandwidth | None = None
     #: The directory below which each container gets one for its sockets, in place of the node's.
     shared_dir: str | None = field(default=None, validator=_absolute)
+    #: Where the container has mounted its own directory; by default where the node has it.
+    container_dir: str | None = field(default=None, validator=_absolute)
+    #: Write the file that the first plugin wrote, too.
+    legacy_file: bool = False
     ipam: Mapping[str, Any] = field(factory=dict)
     dns: _Dns = field(factory=_Dns)
     args: Mapping[str, Any] = field(factory=dict)
@@ -217,7 +221,7 @@ def load(request: Request) -> NetConf:
 
 
 #: What the runtime may pass: used here, or by the IPAM plugin that gets the whole configuration.
-_HONOURED = ("bandwidth", "dns", "mac")
+_HONOURED = ("bandwidth", "cnideviceinfofile", "dns", "mac")
 _HONOURED_BY_IPAM = ("ips", "ipranges")
 
 

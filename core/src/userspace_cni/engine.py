@@ -480,3 +480,9 @@ class ContainerEngine(ABC):
 
         *handoff* has the addresses, routes and MAC that the runtime's ``prevResult`` tells now.
         """
+
+    def delete(self, handoff: Handoff) -> None:  # noqa: B027  most interfaces go with their port
+        """Take away what :meth:`add` made in the container, when its port is withdrawn.
+
+        Called by the agent in a container that goes on running; gone already is no error.
+        """

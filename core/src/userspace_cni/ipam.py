@@ -192,6 +192,11 @@ class Allocation:
         self._process = process
         self._outcome: Result | CniError | None = None
 
+    @property
+    def known(self) -> bool:
+        """Whether :meth:`result` does not wait."""
+        return self._outcome is not None
+
     def result(self) -> Result:
         """Wait for the addresses and return them.
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import socket
+import struct
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -26,6 +28,8 @@ _T = TypeVar("_T")
 
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
 _OWN = "/proc/thread-self/ns/net"
 
 
@@ -118,6 +122,49 @@ def _identity(namespace: int) -> str:
 
 
 @contextmanager
+def created() -> Iterator[str]:
+    """Make a network namespace with its loopback up, and yield its path.
+
+    It lives as long as the context, and as what runs in it. Nothing is mounted for it.
+
+    Raises:
+        CniError: code 5 when the kernel refuses.
+
+    """
+    made: list[int] = []
+    failure: list[OSError] = []
+
+    def unshare() -> None:
+        try:
+            _checked("unshare", _CLONE_NEWNET)
+            made.append(os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC))
+            _loopback_up()
+        except OSError as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=unshare, name="new netns")
+    thread.start()
+    thread.join()
+    try:
+        if failure:
+            raise CniError(
+                Code.IO_FAILURE,
+                "cannot make a network namespace",
+                f"{failure[0].strerror}; it takes root",
+            )
+        yield f"/proc/{os.getpid()}/fd/{made[0]}"
+    finally:
+        for descriptor in made:
+            os.close(descriptor)
+
+
+def _loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        request = struct.pack("16sH22x", b"lo", _IFF_UP)  # struct ifreq, netdevice(7)
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request)
+
+
+@contextmanager
 def _opened(path: str) -> Iterator[int]:
     try:
         namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -139,7 +186,11 @@ def _opened(path: str) -> Iterator[int]:
 
 def _setns(namespace: int) -> None:
     # os.setns() exists since Python 3.12.
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(namespace, _CLONE_NEWNET):
+    _checked("setns", namespace, _CLONE_NEWNET)
+
+
+def _checked(function: str, *arguments: int) -> None:
+    """Call a *function* of the C library that returns 0, or else sets errno."""
+    if getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments):
         error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), "setns")
+        raise OSError(error, os.strerror(error), function)

@@ -280,8 +280,7 @@ class Runtime:
                 port = plan.host.restore(attachment, plan.host_conf, record.port, undo)
                 attachment = evolve(attachment, routes=(*attachment.routes, *port.routes))
                 handoff = self._handoff(plan, attachment, port)
-                if handoff.socket:
-                    directory.publish(record.ifname, handover.dump(attachment, handoff))
+                handover.publish(attachment, handoff, plan.conf, plan.container.info.name, undo)
                 if plan.container.where == "node":
                     netns.call(record.netns, _complete, plan.container, handoff)
                 self.store.commit(id_, port, record.result)
@@ -337,6 +336,8 @@ class Runtime:
             undo.callback(allocation.undo)
 
             def allocated() -> Result:
+                if allocation.known:
+                    return allocation.result()
                 with self._phase("ipam"):
                     return allocation.result()
 
@@ -362,9 +363,8 @@ class Runtime:
             dns=attachment.dns,
         )
         handoff = self._handoff(plan, attachment, port)
-        if handoff.socket:
-            with self._phase("handover"):
-                directory.publish(attachment.ifname, handover.dump(attachment, handoff))
+        with self._phase("handover"):
+            handover.publish(attachment, handoff, plan.conf, plan.container.info.name, undo)
         if plan.container.where == "node":
             with self._phase("container"):
                 netns.call(request.netns, plan.container.add, handoff)
@@ -373,7 +373,7 @@ class Runtime:
             mac=port.mac,
             mtu=port.mtu,
             sandbox=request.netns,
-            socket_path=handoff.socket,
+            socket_path=handover.container_socket(handoff, plan.conf),
         )
         return (
             Result(
@@ -569,8 +569,8 @@ class Runtime:
     def _withdraw(self, record: Record) -> None:
         """Take back what the container was handed over."""
         directory = self._directory(record.config.get("sharedDir"), record.container_id)
-        sockets = (record.port.socket.rpartition("/")[2],) if record.port else ()
-        directory.withdraw(record.ifname, record.id, *sockets)
+        socket = record.port.socket if record.port else ""
+        handover.withdraw(directory, record.ifname, record.id, socket, record.config)
 
     def _withdraw_all(self, conf: NetConf, valid: set[str], failures: list[CniError]) -> None:
         """Take back what was handed over to attachments of *conf* that are not *valid*."""

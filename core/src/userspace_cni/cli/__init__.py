@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +16,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        status: int | None = options.run(options)
+        return options.run(options) or 0
     except (CniError, OSError) as error:
         sys.stderr.write(f"userspace-cni: {error}\n")
         return 1
-    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,6 +60,28 @@ def _parser() -> argparse.ArgumentParser:
 
     node = commands.add_parser("node", help="serve the node's requests until SIGTERM: the daemon")
     node.set_defaults(run=_node)
+    run = commands.add_parser("run", help="run a command attached to networks, then detach it")
+    run.add_argument(
+        "--network", action="append", required=True, metavar="NAME", help="may be repeated"
+    )
+    run.add_argument(
+        "--cni-conf-dir",
+        type=Path,
+        default=Path("/etc/cni/net.d"),
+        metavar="DIR",
+        help="%(default)s",
+    )
+    run.add_argument(
+        "--cni-bin-dir",
+        action="append",
+        metavar="DIR",
+        help="may be repeated (default: $CNI_PATH, else /opt/cni/bin)",
+    )
+    run.add_argument(
+        "--name", default="", metavar="ID", help="the container id (default: a new one)"
+    )
+    run.add_argument("command", nargs="+", metavar="COMMAND", help="after --, with its arguments")
+    run.set_defaults(run=_run)
     return parser
 
 
@@ -127,3 +149,16 @@ def _node(_: argparse.Namespace) -> None:
     from userspace_cni.node import daemon
 
     daemon.run(settings.load())
+
+
+def _run(options: argparse.Namespace) -> int:
+    from userspace_cni.cli.run import run
+
+    path = os.environ.get("CNI_PATH") or "/opt/cni/bin"
+    return run(
+        options.command,
+        options.network,
+        conf_dir=options.cni_conf_dir,
+        bin_dirs=options.cni_bin_dir or path.split(os.pathsep),
+        container_id=options.name,
+    )

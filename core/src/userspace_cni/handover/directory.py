@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
 import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -21,11 +20,13 @@ from typing import Any
 from userspace_cni.cni.errors import CheckFailed, CniError, Code
 from userspace_cni.cni.request import is_ifname, is_name
 from userspace_cni.engine import SharedDirectory, attachment_id
+from userspace_cni.handover import legacy
+from userspace_cni.handover.reading import read_object
+from userspace_cni.handover.writing import replace
 
 _SUFFIX = ".json"
 #: sockaddr_un.sun_path is 108 bytes, the final NUL included (unix(7)).
 _SOCKET_PATH_MAX = 107
-_DOCUMENT_MAX = 1 << 20  # bytes; what is longer is none of ours
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -135,7 +136,6 @@ class ContainerDirectory(SharedDirectory):
 
         """
         name = ifname + _SUFFIX
-        draft = f".{name}.{secrets.token_hex(8)}"
         with self._reported(f"write {name} into"), self._opened() as directory:
             there = _read(directory, name)
             if there is not None and there.get("id") != document["id"]:
@@ -145,18 +145,18 @@ class ContainerDirectory(SharedDirectory):
                     f"{there.get('network')!r}",
                     "give the attachments of one container different interface names",
                 )
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = os.open(draft, flags, 0o640, dir_fd=directory)
-            try:
-                with os.fdopen(file, "w", encoding="utf-8") as stream:
-                    os.fchown(file, -1, os.fstat(directory).st_gid)
-                    os.fchmod(file, 0o640)
-                    json.dump(document, stream, indent=1)
-                os.rename(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(draft, dir_fd=directory)
-                raise
+            _write(directory, name, document)
+
+    def publish_legacy(self, ifname: str, document: Mapping[str, Any]) -> None:
+        """Write *document* as the file of *ifname* that the first plugin had, see :mod:`.legacy`.
+
+        Raises:
+            CniError: 5 when it cannot be written.
+
+        """
+        name = legacy.file_name(self._name, ifname)
+        with self._reported(f"write {name} into"), self._opened() as directory:
+            _write(directory, name, document)
 
     def holds(self, ifname: str, id_: str) -> bool:
         """Tell whether the hand-over file of *ifname* is there, and attachment *id_*'s."""
@@ -176,7 +176,7 @@ class ContainerDirectory(SharedDirectory):
             )
 
     def withdraw(self, ifname: str, id_: str, *more: str) -> None:
-        """Remove the file and the socket of *ifname*, sockets *more*, and the directory if empty.
+        """Remove the files and the socket of *ifname*, sockets *more*, and the directory if empty.
 
         What belongs to another attachment than *id_* stays, and so does what the container made.
 
@@ -191,8 +191,9 @@ class ContainerDirectory(SharedDirectory):
                 there = _read(directory, name)
                 if there is not None and there.get("id") != id_:
                     return
-                with suppress(FileNotFoundError, IsADirectoryError):
-                    os.unlink(name, dir_fd=directory)
+                for own in (name, legacy.file_name(self._name, ifname)):
+                    with suppress(FileNotFoundError, IsADirectoryError):
+                        os.unlink(own, dir_fd=directory)
                 for other in {f"{ifname}.sock", *more} - {""}:
                     _remove_socket(directory, other)
             with self._opened_base() as base:
@@ -281,21 +282,14 @@ def _documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _read(directory: int, name: str) -> dict[str, Any] | None:
     """Return the JSON object in the file *name*, None if there is no such thing."""
     try:
-        # Not blocking: the container may have put a FIFO there.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        file = os.open(name, flags, dir_fd=directory)
-    except OSError:
+        return read_object(name, directory)
+    except (OSError, ValueError):
         return None
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            return None
-        with open(file, "rb", closefd=False) as stream:
-            document = json.loads(stream.read(_DOCUMENT_MAX))
-    except (OSError, ValueError, RecursionError):
-        return None
-    finally:
-        os.close(file)
-    return document if isinstance(document, dict) else None
+
+
+def _write(directory: int, name: str, document: Mapping[str, Any]) -> None:
+    content = json.dumps(document, indent=1).encode()
+    replace(directory, name, content, 0o640, os.fstat(directory).st_gid)
 
 
 def _is_socket(directory: int, name: str) -> bool:

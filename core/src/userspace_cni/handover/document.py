@@ -1,47 +1,91 @@
 """The hand-over file: a :class:`~userspace_cni.engine.Handoff` as JSON, for the container to read.
 
 A socket is told as a file name: it lies beside the file, wherever the container has mounted the
-directory that they share.
+directory that they share. docs/handoff.schema.json describes the format.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import attrs
+from attrs import field, frozen
 
 from userspace_cni.cni import result as cni_result
+from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.cni.request import is_ifname
 from userspace_cni.cni.result import Result
 from userspace_cni.cni.versions import SUPPORTED
-from userspace_cni.engine import Attachment, Handoff
+from userspace_cni.engine import Attachment, Handoff, Memif, Pod, VhostUser
+from userspace_cni.structure import key_of, structure
 
 #: Of the file's format. A reader refuses a greater number; new keys do not change it.
 VERSION = 1
 
+#: Begins the name of an abstract socket, in the network namespace of the container.
+ABSTRACT = "@"
 
-def dump(attachment: Attachment, handoff: Handoff) -> dict[str, Any]:
-    """Return the content of the file, which carries the attachment's id as its tag."""
-    lists = cni_result.dump(
-        Result(ips=handoff.ips, routes=handoff.routes, dns=handoff.dns), SUPPORTED[-1]
+_MAC = re.compile(r"([0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5})?")
+_NEWEST = SUPPORTED[-1]
+_U16, _U32 = 2**16 - 1, 2**32 - 1
+
+
+@frozen(kw_only=True)
+class Document:
+    """What one hand-over says: a hand-off, and whose it is."""
+
+    handoff: Handoff
+    #: The attachment's id, empty where the hand-over has none.
+    id: str = ""
+    #: The network's name.
+    network: str = ""
+    #: The container engine that the interface was prepared for, empty where nobody says.
+    engine: str = ""
+    pod: Pod | None = None
+
+
+def dump(attachment: Attachment, handoff: Handoff, engine: str = "") -> dict[str, Any]:
+    """Return the content of the file, which carries the attachment's id as its tag.
+
+    *engine* is the name of the container engine, where it is known.
+    """
+    document = Document(
+        handoff=handoff,
+        id=attachment.id,
+        network=attachment.network,
+        engine=engine,
+        pod=attachment.pod,
     )
-    lists.pop("cniVersion")
+    return describe(document, socket_name)
+
+
+def describe(document: Document, place: Callable[[str], str]) -> dict[str, Any]:
+    """Return *document* as JSON; *place* makes of a socket's path what is told of it."""
+    handoff = document.handoff
     body: dict[str, Any] = {
         "version": VERSION,
-        "id": attachment.id,
-        "network": attachment.network,
+        "id": document.id,
+        "network": document.network,
+        "engine": document.engine,
         "interface": handoff.interface,
         "iftype": handoff.iftype,
         "netType": handoff.net_type,
         "mac": handoff.mac,
         "mtu": handoff.mtu,
         "pointToPoint": handoff.point_to_point,
-        **lists,
+        **addresses(handoff, _NEWEST),
     }
+    if document.pod is not None:
+        body["pod"] = attrs.asdict(document.pod)
     if handoff.bridge:
         body["bridge"] = handoff.bridge
     if (memif := handoff.memif) is not None:
         body["memif"] = {
             "role": memif.role,
-            "socket": os.path.basename(memif.socket),
+            "socket": place(memif.socket),
             "mode": memif.mode,
             "id": memif.id,
             "rxQueues": memif.rx_queues,
@@ -53,7 +97,173 @@ def dump(attachment: Attachment, handoff: Handoff) -> dict[str, Any]:
     if (vhost_user := handoff.vhost_user) is not None:
         body["vhostUser"] = {
             "mode": vhost_user.mode,
-            "socket": os.path.basename(vhost_user.socket),
+            "socket": place(vhost_user.socket),
             "queues": vhost_user.queues,
         }
     return body
+
+
+def addresses(handoff: Handoff, version: str) -> dict[str, Any]:
+    """Return ``ips``, ``routes`` and ``dns`` as a CNI result of *version* has them."""
+    lists = cni_result.dump(
+        Result(ips=handoff.ips, routes=handoff.routes, dns=handoff.dns), version
+    )
+    lists.pop("cniVersion")
+    return lists
+
+
+def socket_name(socket: str) -> str:
+    """Return the file name of a *socket*, or the whole name of an abstract one."""
+    return socket if socket.startswith(ABSTRACT) else os.path.basename(socket)
+
+
+def load(raw: Mapping[str, Any], directory: str) -> Document:
+    """Read the content of a file that lies in *directory*, whose sockets get their path.
+
+    Nothing of it is believed: whoever wrote it may have been anybody.
+
+    Raises:
+        CniError: a key is missing, or has a value that cannot be used; its path is named.
+
+    """
+    version = raw.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise CniError(
+            Code.DECODING_FAILURE,
+            f"version: expected {VERSION}, got {version}",
+            "a newer userspace-cni wrote it: upgrade this one",
+        )
+    memif = raw.get("memif")
+    if isinstance(memif, dict) and not isinstance(memif.get("secret", ""), str):
+        # Said here, because elsewhere the value would be repeated.
+        raise CniError(Code.DECODING_FAILURE, "memif.secret: expected a string (it is not shown)")
+    told = structure(_known(raw, _Document), _Document, "")
+    lists = cni_result.load(
+        {key: raw[key] for key in ("ips", "routes", "dns") if key in raw}, _NEWEST
+    )
+    return Document(
+        id=told.id,
+        network=told.network,
+        engine=told.engine,
+        pod=Pod(**attrs.asdict(told.pod)) if told.pod else None,
+        handoff=Handoff(
+            interface=told.interface,
+            iftype=told.iftype,
+            net_type=told.net_type,
+            mac=told.mac,
+            mtu=told.mtu,
+            point_to_point=told.point_to_point,
+            bridge=told.bridge,
+            ips=lists.ips,
+            routes=lists.routes,
+            dns=lists.dns,
+            memif=Memif(**_placed(told.memif, directory)) if told.memif else None,
+            vhost_user=VhostUser(**_placed(told.vhost_user, directory))
+            if told.vhost_user
+            else None,
+        ),
+    )
+
+
+def _placed(port: _Memif | _VhostUser, directory: str) -> dict[str, Any]:
+    values = attrs.asdict(port)
+    if not port.socket.startswith(ABSTRACT):
+        values["socket"] = os.path.join(directory, port.socket)
+    return values
+
+
+def _known(raw: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Return *raw* without the keys that a later edition of the format may have."""
+    known: dict[str, Any] = {}
+    for attribute in attrs.fields(kind):
+        key = key_of(attribute)
+        if key not in raw:
+            continue
+        below = _PARTS.get(key)
+        value = raw[key]
+        known[key] = _known(value, below) if below and isinstance(value, dict) else value
+    return known
+
+
+# -- how it is written
+
+
+def _interface(_: object, __: object, value: str) -> None:
+    if not is_ifname(value):
+        raise ValueError(f"expected an interface name of 1 to 15 characters, got {value!r}")
+
+
+def _bare_name(_: object, __: object, value: str) -> None:
+    plain = value.removeprefix(ABSTRACT)
+    if plain in ("", ".", "..") or "/" in plain or not plain.isprintable():
+        raise ValueError(
+            f"expected the bare name of a file, or {ABSTRACT} and an abstract name, got {value!r}"
+        )
+
+
+def _mac(_: object, __: object, value: str) -> None:
+    if not _MAC.fullmatch(value):
+        raise ValueError(f"expected a MAC address, got {value!r}")
+
+
+def _printable(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    if not value.isprintable():
+        shown = "" if attribute.name == "secret" else f", got {value!r}"
+        raise ValueError(f"expected printable characters{shown}")
+
+
+def _up_to(high: int) -> Any:
+    def validate(_: object, __: object, value: int) -> None:
+        if not 0 <= value <= high:
+            raise ValueError(f"expected 0 to {high}, got {value}")
+
+    return validate
+
+
+@frozen(kw_only=True)
+class _Pod:
+    namespace: str = field(validator=_printable)
+    name: str = field(validator=_printable)
+    uid: str = field(default="", validator=_printable)
+
+
+@frozen(kw_only=True)
+class _Memif:
+    role: Literal["server", "client"]
+    socket: str = field(validator=_bare_name)
+    mode: Literal["ethernet", "ip", "inject-punt"] = "ethernet"
+    id: int = field(default=0, validator=_up_to(_U32))
+    secret: str = field(default="", repr=False, validator=_printable)
+    rx_queues: int = field(default=1, validator=_up_to(_U16))
+    tx_queues: int = field(default=1, validator=_up_to(_U16))
+    ring_size: int = field(default=1024, validator=_up_to(_U16))
+    buffer_size: int = field(default=2048, validator=_up_to(_U32))
+    zero_copy: bool = False
+
+
+@frozen(kw_only=True)
+class _VhostUser:
+    mode: Literal["server", "client"]
+    socket: str = field(validator=_bare_name)
+    queues: int = field(default=1, validator=_up_to(_U16))
+
+
+@frozen(kw_only=True)
+class _Document:
+    version: Literal[1]
+    id: str = field(validator=_printable)
+    network: str = field(validator=_printable)
+    engine: str = field(default="", validator=_printable)
+    pod: _Pod | None = None
+    interface: str = field(validator=_interface)
+    iftype: str = field(validator=_printable)
+    net_type: str = field(validator=_printable)
+    mac: str = field(default="", validator=_mac)
+    mtu: int = field(default=0, validator=_up_to(_U32))
+    point_to_point: bool = False
+    bridge: str = field(default="", validator=_printable)
+    memif: _Memif | None = None
+    vhost_user: _VhostUser | None = None
+
+
+_PARTS: dict[str, type] = {"pod": _Pod, "memif": _Memif, "vhostUser": _VhostUser}

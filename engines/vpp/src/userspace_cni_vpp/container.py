@@ -136,7 +136,7 @@ class VppContainerEngine(ContainerEngine):
                     )
 
     def delete(self, handoff: Handoff) -> None:
-        """Remove the interface that *handoff* made, and its routes; nothing of it need be there."""
+        """See :meth:`.ContainerEngine.delete`."""
         _remove(_switch(), handoff)
 
 

@@ -1,0 +1,268 @@
+"""``userspace-cni-agent``: the program in the container.
+
+Exit status: 0 done, 1 something was handed over that cannot be used or configured, 2 the command
+line is wrong, 3 an interface that was asked or waited for is not there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from userspace_cni import log
+from userspace_cni.agent import configure, sources
+from userspace_cni.agent.sources import Found
+from userspace_cni.cni.errors import CniError
+from userspace_cni.handover import Document
+from userspace_cni.log import logger
+from userspace_cni.settings import LOG_LEVELS
+
+DONE, FAILED, MISSING = 0, 1, 3
+_PAUSE = 0.1  # seconds between two looks while waiting
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    options = _parser().parse_args(arguments)
+    with log.process(options.log_level, None):
+        try:
+            return int(options.run(options))
+        except (CniError, OSError) as error:
+            logger.error("%s", error)
+            return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="userspace-cni-agent",
+        description="Configure what this container was handed over, or tell programs of it.",
+        epilog="Exit status: 0 done, 1 something cannot be used or configured, 2 wrong usage, "
+        "3 an interface is not there.",
+    )
+    parser.add_argument(
+        "--directory",
+        default="",
+        metavar="DIR",
+        help=f"shared with the node; several with ':' between them "
+        f"(${sources.DIRECTORY_VARIABLE}, {sources.DIRECTORY})",
+    )
+    parser.add_argument(
+        "--annotations",
+        default="",
+        metavar="FILE",
+        help=f"the pod's annotations (${sources.ANNOTATIONS_VARIABLE}, {sources.ANNOTATIONS})",
+    )
+    parser.add_argument(
+        "--interface",
+        action="append",
+        default=[],
+        metavar="IFNAME",
+        help="this one alone; may be repeated (default: all)",
+    )
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="first wait until every --interface, or at least one, is there and configured",
+    )
+    parser.add_argument(
+        "--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="of --wait (%(default)g)"
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--once", action="store_true", help="configure, then end (the default)")
+    mode.add_argument(
+        "--watch", action="store_true", help="configure, then follow every change until SIGTERM"
+    )
+    parser.add_argument(
+        "--interval", type=_seconds, default=1.0, metavar="SECONDS", help="of --watch (%(default)g)"
+    )
+    parser.add_argument(
+        "--ready-file",
+        default="",
+        metavar="FILE",
+        help="exists while everything is there and configured, for a probe",
+    )
+    parser.add_argument(
+        "--engine",
+        default=configure.APPLICATION,
+        metavar="NAME",
+        help="for hand-overs that name none (%(default)s: the application configures itself)",
+    )
+    parser.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="%(default)s")
+    parser.set_defaults(run=_configure, names=[], json=False)
+
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for name, run, text in (
+        ("eal-args", _eal_arguments, "print the arguments of a DPDK application, one a line"),
+        ("env", _environment, "print variables for a shell to evaluate"),
+        ("show", _show, "print what was handed over"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("names", nargs="*", metavar="IFNAME", help="default: all")
+        if run is _show:
+            command.add_argument("--json", action="store_true", help="print a JSON list")
+        command.set_defaults(run=run)
+    return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text}")
+    return value
+
+
+# -- for programs
+
+
+def _eal_arguments(options: argparse.Namespace) -> int:
+    from userspace_cni.agent import eal
+
+    status, documents = _select(options)
+    if status == DONE:
+        for argument in eal.arguments(documents):
+            sys.stdout.write(f"{argument}\n")
+    return status
+
+
+def _environment(options: argparse.Namespace) -> int:
+    from userspace_cni.agent import environment
+
+    status, documents = _select(options)
+    if status == DONE:
+        sys.stdout.write(environment.shell(environment.variables(documents)))
+    return status
+
+
+def _show(options: argparse.Namespace) -> int:
+    from userspace_cni.handover.document import describe
+
+    status, documents = _select(options)
+    if status != DONE:
+        return status
+    if options.json:
+        listed = [describe(document, lambda socket: socket) for document in documents]
+        sys.stdout.write(json.dumps(listed, indent=1) + "\n")
+    else:
+        for document in documents:
+            words = (document.handoff.interface, document.network, configure.summary(document))
+            sys.stdout.write("  ".join(filter(None, words)) + "\n")
+    return status
+
+
+def _select(options: argparse.Namespace) -> tuple[int, list[Document]]:
+    """Return the interfaces that are asked for, waiting for them if that is asked for, too."""
+    names = [*options.interface, *options.names]
+    deadline = time.monotonic() + options.timeout
+    while True:
+        found = _look(options)
+        missing = _missing(found, names)
+        if not missing or not options.wait or time.monotonic() > deadline:
+            break
+        time.sleep(_PAUSE)
+    if missing:
+        _tell_missing(found, missing)
+        return MISSING, []
+    if not names and found.problems:
+        _tell(found.problems)
+        return FAILED, []
+    chosen = [document for name in dict.fromkeys(names) if (document := found.named(name))]
+    return DONE, chosen or list(found.documents)
+
+
+# -- configuring
+
+
+def _configure(options: argparse.Namespace) -> int:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    agent = _Agent(options)
+    status = agent.until_ready(stop) if options.wait else agent.step(quiet=options.watch)
+    if not options.watch or (options.wait and status != DONE):
+        return status
+    while not stop.wait(options.interval):
+        agent.step(quiet=True)
+    return DONE
+
+
+class _Agent:
+    """Configures what its options say, and tells the probe."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._configurator = configure.Configurator(options.engine)
+        self._problems: tuple[str, ...] = ()
+        self._ready(False)
+
+    def step(self, *, quiet: bool = False) -> int:
+        """Look once, configure what is there; return the exit status so far."""
+        names = self._options.interface
+        found = _look(self._options)
+        if found.problems != self._problems:
+            _tell(found.problems)
+            self._problems = found.problems
+        wanted = [d for d in found.documents if not names or d.handoff.interface in names]
+        # What cannot be read now is no reason to take away what works.
+        failed = self._configurator.apply(wanted, withdraw=not found.problems)
+        missing = _missing(found, names)
+        if missing and not quiet:
+            _tell_missing(found, missing)
+        unusable = failed or (found.problems and not names)
+        status = MISSING if missing else FAILED if unusable else DONE
+        self._ready(status == DONE)
+        return status
+
+    def until_ready(self, stop: threading.Event) -> int:
+        """Look until all that is waited for is there and configured, or the time is up."""
+        deadline = time.monotonic() + self._options.timeout
+        while (status := self.step(quiet=True)) != DONE:
+            if time.monotonic() > deadline:
+                logger.error("not ready after %g s", self._options.timeout)
+                found = _look(self._options)
+                _tell_missing(found, _missing(found, self._options.interface))
+                break
+            if stop.wait(_PAUSE):
+                break
+        return status
+
+    def _ready(self, ready: bool) -> None:
+        path = self._options.ready_file
+        if not path:
+            return
+        if not ready:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        elif not os.path.lexists(path):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(path, flags, 0o644))
+
+
+def _look(options: argparse.Namespace) -> Found:
+    return sources.read(sources.locate(options.directory, options.annotations))
+
+
+def _missing(found: Found, names: Sequence[str]) -> list[str]:
+    """Return what of *names* is not there; without names, "any" if there is nothing at all."""
+    if names:
+        return [name for name in names if found.named(name) is None]
+    return [] if found.documents else ["any"]
+
+
+def _tell(problems: Sequence[str]) -> None:
+    for problem in problems:
+        logger.error("%s", problem)
+
+
+def _tell_missing(found: Found, missing: Sequence[str]) -> None:
+    _tell(found.problems)
+    there = ", ".join(document.handoff.interface for document in found.documents) or "none"
+    for name in missing:
+        what = "no interface was" if name == "any" else f"interface {name} was not"
+        logger.error("%s handed over to this container (handed over: %s)", what, there)

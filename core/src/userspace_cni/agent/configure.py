@@ -1,0 +1,103 @@
+"""Configures the container's side of what was handed over: once, or for as long as it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from userspace_cni import registry
+from userspace_cni.cni.errors import CheckFailed, CniError
+from userspace_cni.engine import ContainerEngine, Memif
+from userspace_cni.handover import Document
+from userspace_cni.log import logger
+
+#: Stands for an application that configures itself: nothing is to be done for it.
+APPLICATION = "dpdk"
+
+
+class Configurator:
+    """Brings the container's engines to what is handed over, as often as it is asked to."""
+
+    def __init__(self, default_engine: str) -> None:
+        """Use *default_engine* for hand-overs that name no engine."""
+        self._default = default_engine
+        #: What is in place, by interface.
+        self._done: dict[str, Document] = {}
+        #: What was said last of each interface that is not.
+        self._said: dict[str, str] = {}
+
+    def apply(self, documents: Iterable[Document], *, withdraw: bool = True) -> list[str]:
+        """Put *documents* in place; what is so already stays untouched.
+
+        With *withdraw*, take away what this object put there and is none of them any more. Return
+        the names of the interfaces that are not in place; the log says why.
+        """
+        wanted = {document.handoff.interface: document for document in documents}
+        for interface in self._done.keys() - wanted.keys() if withdraw else ():
+            self._remove(self._done.pop(interface))
+        return [name for name, document in wanted.items() if not self._put(name, document)]
+
+    def _put(self, name: str, document: Document) -> bool:
+        known = self._done.get(name)
+        try:
+            if known is not None and known != document:
+                self._done.pop(name)
+                self._remove(known)
+            if self._ensure(name, document, new=known != document):
+                self._done[name] = document
+                self._said.pop(name, None)
+                return True
+        except CniError as error:
+            # The switch in the container may take its time: one line is enough.
+            if self._said.get(name) != str(error):
+                logger.error("%s: %s", name, error)
+            self._said[name] = str(error)
+        return False
+
+    def _ensure(self, name: str, document: Document, *, new: bool) -> bool:
+        engine = self._engine(document)
+        if engine is None:
+            if new:
+                logger.info("%s: %s; the application configures itself", name, summary(document))
+            return True
+        try:
+            engine.check(document.handoff)
+        except CheckFailed as difference:
+            logger.info("%s: %s", name, difference)
+            try:
+                engine.add(document.handoff)
+            except CniError:
+                # Half of an interface would pass for a whole one.
+                with suppress(CniError):
+                    engine.delete(document.handoff)
+                raise
+            logger.info("%s: configured, %s", name, summary(document))
+        return True
+
+    def _remove(self, document: Document) -> None:
+        name = document.handoff.interface
+        try:
+            engine = self._engine(document)
+            if engine is not None:
+                engine.delete(document.handoff)
+        except CniError as error:
+            logger.error("%s is withdrawn and cannot be taken away: %s", name, error)
+        else:
+            logger.info("%s: withdrawn", name)
+
+    def _engine(self, document: Document) -> ContainerEngine | None:
+        name = document.engine or self._default
+        if name == APPLICATION:
+            return None
+        engine = registry.container_engine(name)()
+        # What is finished on the node needs nobody here.
+        return engine if engine.where == "container" else None
+
+
+def summary(document: Document) -> str:
+    """Say in few words what *document* is; its secret is none of them."""
+    handoff = document.handoff
+    port = handoff.memif or handoff.vhost_user
+    role = port.role if isinstance(port, Memif) else port.mode if port else ""
+    words = [handoff.iftype, role, handoff.socket, handoff.mac]
+    return " ".join([*filter(None, words), *(str(ip.address) for ip in handoff.ips)])

@@ -1,0 +1,103 @@
+"""The arguments by which a DPDK application gets its ports.
+
+Sources: DPDK 22.11, "Memif Poll Mode Driver" and "Virtio_user for Container Networking".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import count
+
+from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.engine import Handoff, Memif, VhostUser
+from userspace_cni.handover import Document
+from userspace_cni.handover.document import ABSTRACT
+
+#: sockaddr_un.sun_path is 108 bytes, the final NUL included (unix(7)).
+_SOCKET_PATH_MAX = 107
+#: What DPDK takes for the end of a value, and a shell for the end of an argument.
+_SEPARATORS = frozenset(", \t\n\"'\\$`[]*?")
+
+
+def arguments(documents: Iterable[Document]) -> list[str]:
+    """Return the arguments of DPDK's environment abstraction layer (EAL) for *documents*.
+
+    The application's ports are numbered in their order.
+
+    Raises:
+        CniError: DPDK has no way to take one of them.
+
+    """
+    memifs, virtio_users = count(), count()
+    devices, single_file = [], False
+    for document in documents:
+        handoff = document.handoff
+        if (memif := handoff.memif) is not None:
+            devices.append(f"net_memif{next(memifs)},{_joined(_memif(handoff, memif))}")
+            # The client is the one who maps its own packets' memory into the other.
+            single_file |= memif.zero_copy and memif.role == "client"
+        elif (vhost_user := handoff.vhost_user) is not None:
+            number = next(virtio_users)
+            devices.append(f"net_virtio_user{number},{_joined(_virtio_user(handoff, vhost_user))}")
+            # A vhost-user message has room for eight files; each huge page would be one.
+            single_file = True
+        else:
+            raise CniError(
+                Code.INVALID_NETWORK_CONFIG,
+                f"{handoff.interface} is of iftype {handoff.iftype}: DPDK has no argument for it",
+            )
+    vdevs = [f"--vdev={device}" for device in devices]
+    return [*vdevs, "--single-file-segments"] if single_file else vdevs
+
+
+def _memif(handoff: Handoff, memif: Memif) -> Iterator[tuple[str, object]]:
+    if memif.mode != "ethernet":
+        raise CniError(
+            Code.INVALID_NETWORK_CONFIG,
+            f"{handoff.interface} is a memif of mode {memif.mode}, DPDK has ethernet alone",
+        )
+    abstract = memif.socket.startswith(ABSTRACT)
+    yield "role", memif.role
+    yield "id", memif.id
+    yield "socket", _path(handoff, memif.socket.removeprefix(ABSTRACT))
+    yield "socket-abstract", "yes" if abstract else "no"
+    if handoff.mac:
+        yield "mac", handoff.mac
+    yield "rsize", memif.ring_size.bit_length() - 1
+    yield "bsize", memif.buffer_size
+    if memif.zero_copy and memif.role == "client":
+        yield "zero-copy", "yes"
+    if memif.secret:
+        yield "secret", memif.secret
+
+
+def _virtio_user(handoff: Handoff, vhost_user: VhostUser) -> Iterator[tuple[str, object]]:
+    if handoff.mac:
+        yield "mac", handoff.mac
+    yield "path", _path(handoff, vhost_user.socket)
+    yield "queues", vhost_user.queues
+    if vhost_user.mode == "server":
+        yield "server", 1
+
+
+def _path(handoff: Handoff, path: str) -> str:
+    if len(path.encode(errors="surrogateescape")) > _SOCKET_PATH_MAX:
+        raise CniError(
+            Code.INVALID_NETWORK_CONFIG,
+            f"the path of {handoff.interface}'s socket is longer than {_SOCKET_PATH_MAX} bytes: "
+            f"{path}",
+            "mount the directory at a shorter path",
+        )
+    return path
+
+
+def _joined(values: Iterator[tuple[str, object]]) -> str:
+    pairs = []
+    for key, value in values:
+        if _SEPARATORS & {*str(value)}:
+            shown = "its value" if key == "secret" else repr(value)
+            raise CniError(
+                Code.INVALID_NETWORK_CONFIG, f"DPDK's {key} cannot have {shown}: it would be cut"
+            )
+        pairs.append(f"{key}={value}")
+    return ",".join(pairs)

@@ -1,0 +1,138 @@
+"""The device-info file of the Network Plumbing Working Group, for the meta-plugin to read.
+
+Multus names the file by ``runtimeConfig.CNIDeviceInfoFile`` and copies it into the pod's annotation
+``k8s.v1.cni.cncf.io/network-status``. Source: "Device Information Specification", version 1.1.0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from userspace_cni.cni.errors import CniError, Code, InvalidConfig
+from userspace_cni.engine import Handoff
+from userspace_cni.handover.reading import read_object
+from userspace_cni.handover.writing import replace
+
+VERSION = "1.1.0"
+#: The key in ``runtimeConfig``, in lower case.
+KEY = "cnideviceinfofile"
+#: What the specification calls the ends of a memif; they are the container's.
+ROLES = {"server": "master", "client": "slave"}
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def describe(handoff: Handoff, socket: str) -> dict[str, Any] | None:
+    """Return the device-info of a port with that *socket* in the container; None for a kernel's."""
+    if (memif := handoff.memif) is not None:
+        port = {"role": ROLES[memif.role], "path": socket, "mode": memif.mode}
+        return {"type": "memif", "version": VERSION, "memif": port}
+    if (vhost_user := handoff.vhost_user) is not None:
+        port = {"mode": vhost_user.mode, "path": socket}
+        return {"type": "vhost-user", "version": VERSION, "vhost-user": port}
+    return None
+
+
+def path_of(runtime_config: Mapping[str, Any]) -> str:
+    """Return the path that the runtime gives for the file, empty where it gives none.
+
+    Raises:
+        InvalidConfig: it is no path that a file can be written to.
+
+    """
+    for key, value in runtime_config.items():
+        if key.lower() == KEY and value:
+            if (
+                not isinstance(value, str)
+                or not value.startswith("/")
+                or value.endswith("/")
+                or not value.isprintable()
+                or {".", ".."} & {*value.split("/")}
+            ):
+                raise InvalidConfig(
+                    f"runtimeConfig.{key}", f"expected the absolute path of a file, got {value!r}"
+                )
+            return value
+    return ""
+
+
+def write(path: str, info: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Write *info* to the file *path*, into what a device plugin may have left there.
+
+    Return what was there, for :func:`restore`.
+
+    Raises:
+        CniError: 5 when it cannot be written.
+
+    """
+    with _reported(path):
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        with _opened(path) as (directory, name):
+            before = _read(directory, name)
+            _write(directory, name, _merged(before or {}, info))
+    return before
+
+
+def restore(path: str, before: Mapping[str, Any] | None) -> None:
+    """Put back what :func:`write` found; raises as it does."""
+    if before is None:
+        remove(path)
+        return
+    with _reported(path), _opened(path) as (directory, name):
+        _write(directory, name, before)
+
+
+def remove(path: str) -> None:
+    """Remove the file, if it has a port of a user-space switch; raises as :func:`write` does."""
+    with suppress(FileNotFoundError, NotADirectoryError), _opened(path) as (directory, name):
+        there = _read(directory, name)
+        if there is not None and there.get("type") in ("memif", "vhost-user"):
+            with _reported(path):
+                os.unlink(name, dir_fd=directory)
+
+
+def _merged(before: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *info*, and what *before* says beside it; a device of another type is replaced."""
+    other = before.get("type")
+    kept = {key: value for key, value in before.items() if key != other or key == info["type"]}
+    section = info["type"]
+    old = kept.get(section)
+    ours = {**old, **info[section]} if isinstance(old, dict) else info[section]
+    return {**kept, **info, section: ours}
+
+
+def _write(directory: int, name: str, content: Mapping[str, Any]) -> None:
+    replace(directory, name, json.dumps(content).encode(), 0o644)
+
+
+def _read(directory: int, name: str) -> dict[str, Any] | None:
+    try:
+        return read_object(name, directory)
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[int, str]]:
+    parent, name = os.path.split(path)
+    directory = os.open(parent, _DIRECTORY)
+    try:
+        yield directory, name
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def _reported(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CniError(
+            Code.IO_FAILURE,
+            f"the device-info file {path} cannot be written: {error.strerror}",
+            "the runtime chose it (runtimeConfig.CNIDeviceInfoFile); check its directory",
+        ) from error

@@ -1,0 +1,58 @@
+"""What the first userspace CNI plugin told a container, for programs that read it still.
+
+A file ``configData-<container id>-<ifname>.json`` beside the sockets, or the pod's annotations
+``userspace/configuration-data`` and ``userspace/mapped-dir``. Source: pkg/types and pkg/configdata
+of github.com/intel/userspace-cni-network-plugin; the results in it are of CNI 0.4.0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from userspace_cni.engine import Attachment, Handoff
+from userspace_cni.handover.device_info import ROLES
+from userspace_cni.handover.document import addresses, socket_name
+
+CONFIGURATION_DATA = "userspace/configuration-data"
+MAPPED_DIR = "userspace/mapped-dir"
+
+_CNI_VERSION = "0.4.0"
+#: What it called the container's engines.
+_ENGINES = {"dpdk": "ovs-dpdk", "ovs": "ovs-dpdk"}
+
+
+def file_name(container_id: str, ifname: str) -> str:
+    """Return the file's name. It begins with twelve characters of the id: the format has it so.
+
+    The file lies in the directory of one container, so that it is the only one of that name.
+    """
+    return f"configData-{container_id[:12]}-{ifname}.json"
+
+
+def describe(attachment: Attachment, handoff: Handoff, engine: str) -> dict[str, Any]:
+    """Return the configuration data of one interface."""
+    config: dict[str, Any] = {
+        "engine": _ENGINES.get(engine, engine),
+        "iftype": handoff.iftype,
+        "netType": handoff.net_type,
+    }
+    if (memif := handoff.memif) is not None:
+        config["memif"] = {
+            "role": ROLES[memif.role],
+            "mode": memif.mode,
+            "socketfile": socket_name(memif.socket),
+        }
+    if (vhost_user := handoff.vhost_user) is not None:
+        config["vhost"] = {
+            "mode": vhost_user.mode,
+            "socketfile": socket_name(vhost_user.socket),
+        }
+    if handoff.bridge:
+        config["bridge"] = {"bridgeName": handoff.bridge}
+    return {
+        "containerId": attachment.container_id,
+        "ifName": attachment.ifname,
+        "name": attachment.network,
+        "config": config,
+        "ipResult": {"cniVersion": _CNI_VERSION, **addresses(handoff, _CNI_VERSION)},
+    }

@@ -1,0 +1,81 @@
+"""Publishes a hand-off in every form that is asked for, and takes all of them back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from userspace_cni.cni.errors import CniError
+from userspace_cni.config import NetConf
+from userspace_cni.engine import Attachment, Handoff
+from userspace_cni.handover import device_info, legacy
+from userspace_cni.handover.directory import ContainerDirectory
+from userspace_cni.handover.document import ABSTRACT, dump
+from userspace_cni.log import logger
+
+
+def publish(
+    attachment: Attachment, handoff: Handoff, conf: NetConf, engine: str, undo: ExitStack
+) -> None:
+    """Tell the container of *handoff*, which container engine *engine* has prepared.
+
+    The interface of a kernel is told by nothing: it is there. What is not undone by the directory's
+    own ``withdraw`` is pushed on *undo*.
+
+    Raises:
+        CniError: 103 or 5, see :meth:`.ContainerDirectory.publish`.
+
+    """
+    if not handoff.socket:
+        return
+    directory = attachment.directory
+    assert isinstance(directory, ContainerDirectory)  # noqa: S101  the runtime's
+    directory.publish(attachment.ifname, dump(attachment, handoff, engine))
+    if conf.legacy_file:
+        described = legacy.describe(attachment, handoff, engine)
+        directory.publish_legacy(attachment.ifname, described)
+    info = device_info.describe(handoff, container_socket(handoff, conf))
+    path = device_info.path_of(conf.runtime_config)
+    if path and info is not None:
+        undo.callback(device_info.restore, path, device_info.write(path, info))
+
+
+def withdraw(
+    directory: ContainerDirectory,
+    ifname: str,
+    id_: str,
+    socket: str,
+    config: Mapping[str, Any],
+) -> None:
+    """Take back what :func:`publish` told of attachment *id_* when its network had *config*.
+
+    *socket* is the port's path on the node, empty where it is not known.
+
+    Raises:
+        CniError: 5 when something that must go cannot be removed.
+
+    """
+    directory.withdraw(ifname, id_, os.path.basename(socket))
+    runtime_config = config.get("runtimeConfig")
+    if not isinstance(runtime_config, Mapping):
+        return
+    try:
+        path = device_info.path_of(runtime_config)
+    except CniError as error:
+        logger.warning("no ADD can have written it: %s", error)
+        return
+    if path:
+        device_info.remove(path)
+
+
+def container_socket(handoff: Handoff, conf: NetConf) -> str:
+    """Return the path of the port's socket in the container, empty for a port that has none.
+
+    Without ``containerDir`` the container has the directory where the node has it.
+    """
+    socket = handoff.socket
+    if not socket or socket.startswith(ABSTRACT) or conf.container_dir is None:
+        return socket
+    return os.path.join(conf.container_dir, os.path.basename(socket))

@@ -1,0 +1,31 @@
+"""Writing a file where others can write too: whole or not at all, and through no link."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+
+
+def replace(directory: int, name: str, content: bytes, mode: int, group: int = -1) -> None:
+    """Write *content* as *name* below the descriptor *directory*, in place of what has the name.
+
+    Readers see the old file or the new one. Where *name* is a link, the link is replaced.
+
+    Raises:
+        OSError: it cannot be written; what was there is there still.
+
+    """
+    draft = f".{name}.{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(draft, flags, mode, dir_fd=directory)
+    try:
+        with os.fdopen(file, "wb") as stream:
+            os.fchown(file, -1, group)
+            os.fchmod(file, mode)
+            stream.write(content)
+        os.rename(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(draft, dir_fd=directory)
+        raise

@@ -1,0 +1,73 @@
+"""Fixtures: a container's view of what it was handed over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve, frozen
+
+from userspace_cni.engine import Attachment, Handoff, Memif, VhostUser
+from userspace_cni.handover import dump
+
+MEMIF = Memif(role="client", socket="/node/net1.sock", id=7, rx_queues=2, tx_queues=2)
+VHOST = VhostUser(mode="server", socket="/node/net1.sock", queues=2)
+
+
+def document(
+    interface: str = "net1", port: Memif | VhostUser = MEMIF, engine: str = "dpdk", **more: Any
+) -> dict[str, Any]:
+    """Return the content of a hand-over file, as the node writes it."""
+    attachment = Attachment(
+        network="fast", container_id="c1", ifname=interface, netns="/n", interface=interface
+    )
+    port = evolve(port, socket=f"/node/{interface}.sock")
+    handoff = Handoff(
+        interface=interface,
+        iftype="memif" if isinstance(port, Memif) else "vhostuser",
+        net_type="none",
+        mac="02:00:00:00:00:01",
+        mtu=1500,
+        memif=port if isinstance(port, Memif) else None,
+        vhost_user=port if isinstance(port, VhostUser) else None,
+    )
+    return dump(attachment, handoff, engine) | more
+
+
+@frozen
+class Container:
+    """The two places where an agent looks."""
+
+    directory: Path
+    annotations: Path
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["--directory", str(self.directory), "--annotations", str(self.annotations)]
+
+    def hand_over(self, content: dict[str, Any], name: str = "") -> Path:
+        """Write a hand-over file as the node does: at once."""
+        file = self.directory / (name or f"{content['interface']}.json")
+        draft = file.with_name(f".{file.name}.draft")
+        draft.write_text(json.dumps(content))
+        return draft.replace(file)
+
+    def annotate(self, **values: Any) -> None:
+        """Write the annotations as kubelet does: in a directory that a link points to."""
+        data = self.annotations.with_name("..data")
+        data.mkdir(exist_ok=True)
+        lines = (f"{key}={json.dumps(value)}\n" for key, value in values["of_pod"].items())
+        (data / "annotations").write_text("".join(lines))
+        if not self.annotations.is_symlink():
+            self.annotations.symlink_to("..data/annotations")
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Container:
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    podinfo = tmp_path / "podinfo"
+    podinfo.mkdir()
+    return Container(directory, podinfo / "annotations")

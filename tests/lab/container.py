@@ -1,0 +1,66 @@
+"""Applications in real containers: podman, and an image that holds nothing.
+
+What a real image would hold is mounted from the machine, read-only: its libraries, this project's
+virtualenv, and dpdk-testpmd.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.images import BUSYBOX
+from lab.testpmd import Console, binary, command_line
+
+if TYPE_CHECKING:
+    from lab.node import Node
+    from lab.podman import Podman
+
+ROOT = Path(__file__).parents[2]
+AGENT = str(Path(sys.executable).with_name("userspace-cni-agent"))
+CLI = str(Path(sys.executable).with_name("userspace-cni"))
+#: Where the container finds its directory.
+MOUNT = "/var/run/userspace-cni"
+
+
+def mounts() -> list[tuple[str, str]]:
+    """Return what is mounted read-only: where from, where to."""
+    same = {"/usr", sys.base_prefix, str(ROOT), *map(str, Path("/").glob("lib*"))}
+    below = {path for path in same if not any(path.startswith(f"{o}/") for o in same)}
+    return [(str(Path(path).resolve()), path) for path in sorted(below)]
+
+
+def application(queues: int, *options: str, prefix: str, peer: str) -> str:
+    """Return what a shell in the container runs: testpmd, by the entry point of our image."""
+    program, env = binary()
+    line = command_line([], queues, *options, prefix=prefix, peer=peer)
+    variables = {**env, "PATH": f"{Path(AGENT).parent}:/bin", "RUNTIME_DIRECTORY": "/tmp"}
+    settings = [f"{name}={value}" for name, value in variables.items()]
+    entry_point = str(ROOT / "deploy/dpdk-app/entrypoint.sh")
+    return "exec " + shlex.join(["env", *settings, "sh", entry_point, program, *line])
+
+
+def podman_line(node: Node, *options: str, script: str) -> str:
+    """Return a shell command that runs *script* in a container of podman, with a terminal."""
+    volumes = [f"--volume={source}:{target}:ro" for source, target in mounts()]
+    fixed = [
+        "podman", "run", "--rm", "-i", "-t", "--pull=never", f"--cgroup-parent={node.cgroup}",
+        *volumes, *options,
+    ]  # fmt: skip
+    return (
+        f"exec {shlex.join(fixed)} --network=ns:$USERSPACE_CNI_NETNS "
+        f"--volume=$USERSPACE_CNI_DIRECTORY:{MOUNT} {shlex.join([BUSYBOX, 'sh', '-c', script])}"
+    )
+
+
+def start(
+    podman: Podman, conf_dir: Path, bin_dir: Path, network: str, script: str, *, queues: int
+) -> Console:
+    """Run *script* in a container that is attached to *network*, up to testpmd's prompt."""
+    line = [
+        CLI, "run", "--cni-conf-dir", str(conf_dir), "--cni-bin-dir", str(bin_dir),
+        "--network", network, "--", "sh", "-c", podman_line(podman.node, script=script),
+    ]  # fmt: skip
+    return Console(podman.node, line, queues, podman.env)
