@@ -42,8 +42,16 @@ def test_what_the_function_raises_is_raised_outside_and_no_thread_is_left(netns:
 
 
 def test_calls_can_be_nested_and_concurrent(netns: str) -> None:
-    own = f"/proc/{os.getpid()}/ns/net"
-    assert namespaces.call(netns, namespaces.call, own, _current) == _current()
+    with open(OWN) as own:
+        there = f"/proc/self/fd/{own.fileno()}"
+        assert namespaces.call(netns, namespaces.call, there, _current) == _current()
+
+
+def test_the_caller_is_back_whatever_happens(netns: str) -> None:
+    before = _current()
+    with pytest.raises(ZeroDivisionError):
+        namespaces.call(netns, divmod, 1, 0)
+    assert _current() == before
 
 
 def test_our_own_namespace_is_refused_by_any_name(netns: str) -> None:

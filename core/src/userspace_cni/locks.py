@@ -11,12 +11,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
 from userspace_cni.cni.errors import CniError, Code
 
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _PAUSE = 0.005  # seconds; flock(2) has no timeout of its own
 
 
@@ -80,15 +81,18 @@ class Locks:
                 if users > 1:
                     self._turns[name] = lock, users - 1
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str) -> str:
         # Any text may be a name; a file's name may not.
-        return self._directory / sha256(name.encode()).hexdigest()[:32]
+        return f"{self._directory}/{sha256(name.encode()).hexdigest()[:32]}"
 
     def _try(self, name: str) -> int | None:
         path = self._path(name)
         try:
-            self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            try:
+                descriptor = os.open(path, _FLAGS, 0o640)
+            except FileNotFoundError:
+                self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+                descriptor = os.open(path, _FLAGS, 0o640)
         except OSError as error:
             raise CniError(
                 Code.IO_FAILURE, f"the lock file {path} cannot be made: {error.strerror}"
@@ -108,5 +112,6 @@ class Locks:
         try:
             yield
         finally:
-            self._path(name).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._path(name))
             os.close(descriptor)

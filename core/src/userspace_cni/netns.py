@@ -1,8 +1,8 @@
 """Work inside a network namespace.
 
-A network namespace belongs to a thread (setns(2)), so the work runs in a thread of its own, which
-ends with it: no thread is ever left in a foreign namespace. A socket stays in the namespace that it
-was opened in, so one can be opened here and used by the caller.
+A network namespace belongs to a thread (setns(2)): the caller's thread goes there and comes back.
+One of its own would cost more than the work. A socket stays in the namespace that it was opened in,
+so one can be opened here and used by the caller.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
-from contextvars import copy_context
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from userspace_cni.cni.errors import CniError, Code
@@ -94,26 +93,16 @@ def call(path: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
         Exception: whatever *function* raises.
 
     """
-    outcome: list[_T] = []
-    failure: list[BaseException] = []
-
-    def inside(namespace: int) -> None:
+    with _opened(path) as namespace, _opened(_OWN) as own:
+        _setns(namespace)
         try:
-            _setns(namespace)
-            outcome.append(function(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
-            failure.append(error)
-
-    with _opened(path) as namespace:
-        # With the caller's context: what is logged inside belongs to the same request.
-        thread = threading.Thread(
-            target=copy_context().run, args=(inside, namespace), name=f"netns {path}"
-        )
-        thread.start()
-        thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]
+            return function(*args, **kwargs)
+        finally:
+            try:
+                _setns(own)
+            except OSError:  # pragma: no cover  it is open, and we are root
+                # What this thread does next would befall the container.
+                os.abort()
 
 
 def _identity(namespace: int) -> str:
