@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -87,9 +87,9 @@ def _die_after(requests: int) -> None:
     left = itertools.count(requests, -1)
     original = Netlink.request
 
-    def counted(self: Netlink, type_: int, message: Any, flags: int = 0) -> list[Any]:
+    def counted(self: Netlink, type_: int, body: bytes, flags: int = 0) -> list[bytes]:
         if next(left) == 0:
             os._exit(_KILLED)
-        return original(self, type_, message, flags)
+        return original(self, type_, body, flags)
 
     Netlink.request = counted  # type: ignore[method-assign]

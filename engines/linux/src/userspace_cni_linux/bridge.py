@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
 from userspace_cni_linux import sysctl, tags
-from userspace_cni_linux.links import Links, Refused
+from userspace_cni_linux.links import Links, Refused, bridge_data, vlan_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,13 +174,8 @@ def configure_port(links: Links, name: str, section: BridgeSection) -> None:
         for trunk in section.trunk:
             for vlans in _without(trunk.vlans, section.vlan_id):
                 links.add_vlans(port, vlans)
-    options = {}
-    if section.hairpin:
-        options["mode"] = 1
-    if section.isolated:
-        options["isolated"] = 1
-    if options:
-        links.set_port(port, **options)
+    if section.hairpin or section.isolated:
+        links.set_port(port, hairpin=section.hairpin, isolated=section.isolated)
 
 
 def check_port(links: Links, port: Link, section: BridgeSection) -> None:
@@ -258,7 +253,7 @@ def _create(links: Links, section: BridgeSection) -> None:
     try:
         # With a MAC address of its own it keeps it; else it would take its lowest port's, and
         # change it as ports come and go. By chance, because two nodes may share a segment.
-        links.create(draft, "bridge", {"IFLA_BR_STP_STATE": 0}, address=_random_mac())
+        links.create(draft, "bridge", bridge_data(), address=_random_mac())
         link = links.require(draft)
         sysctl.ignore_router_advertisements(draft)
         sysctl.trust_own_addresses(draft)
@@ -335,7 +330,7 @@ def _sub_interface(links: Links, bridge: Link, vlan: int) -> Link:
     link = links.find(name)
     if link is None:
         links.add_vlans(bridge, range(vlan, vlan + 1), itself=True)
-        links.create(name, "vlan", {"IFLA_VLAN_ID": vlan}, link=bridge.index)
+        links.create(name, "vlan", vlan_data(vlan), link=bridge.index)
         link = links.require(name)
     if _unfinished(link, bridge):
         sysctl.ignore_router_advertisements(name)

@@ -17,6 +17,8 @@ from userspace_cni_linux import sysctl
 from userspace_cni_linux.announce import announce
 from userspace_cni_linux.links import (
     MAIN_TABLE,
+    RTAX_ADVMSS,
+    RTAX_MTU,
     SCOPE_LINK,
     SCOPE_UNIVERSE,
     KernelRoute,
@@ -154,7 +156,7 @@ class _Wanted:
             "priority": self.priority,
             "metrics": {
                 name: value
-                for name, value in (("RTAX_MTU", self.mtu), ("RTAX_ADVMSS", self.advmss))
+                for name, value in ((RTAX_MTU, self.mtu), (RTAX_ADVMSS, self.advmss))
                 if value is not None
             },
         }

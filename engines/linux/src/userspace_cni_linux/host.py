@@ -127,7 +127,7 @@ class LinuxHostEngine(HostEngine):
             if link is None:
                 return super().restore(attachment, conf, port, undo)
             # Out of its bridge, and down: VLANs and routes of before go.
-            links.change(link, master=0, state="down")
+            links.change(link, master=0, up=False)
             if conf.net_type == "bridge":
                 self._join_again(links, link, attachment, _bridge_section(conf), undo)
             veth.activate(links, attachment, link.name)

@@ -1,4 +1,4 @@
-"""The kernel's interfaces, addresses and routes over rtnetlink: a thin layer on its messages.
+"""The kernel's interfaces, addresses and routes: rtnetlink(7), <linux/if_link.h>.
 
 :class:`Links` is one netlink socket. It works in the network namespace of the thread that made it.
 Each method is one request, unless it says otherwise, and an error names the interface.
@@ -11,13 +11,24 @@ import os
 import struct
 import sys
 from contextlib import contextmanager
+from ipaddress import ip_address
 from socket import AF_INET, AF_INET6
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from attrs import frozen
 
 from userspace_cni.cni.errors import CniError, Code, DataplaneError, DataplaneUnavailable
-from userspace_cni_linux.netlink import CREATE, DUMP, EXCLUSIVE, Netlink, attributes
+from userspace_cni_linux.netlink import (
+    CREATE,
+    DUMP,
+    EXCLUSIVE,
+    Netlink,
+    attribute,
+    attributes,
+    listed,
+    number,
+    text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -52,9 +63,11 @@ _RTM_NEWADDR = 20
 _RTM_GETADDR = 22
 _RTM_NEWROUTE = 24
 _RTM_GETROUTE = 26
-# struct nlmsghdr, and of struct ifinfomsg the index and the flags
-_LINK_HEADER = struct.Struct("=16x4xiI4x")
-_LINK_ATTRIBUTES = _LINK_HEADER.size
+_LINK = struct.Struct("=BxxxiII")  # struct ifinfomsg: family, index, flags, change
+_ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, length, flags, scope, index
+#: struct rtmsg: family, lengths of destination and source, TOS, table, protocol, scope, type, flags
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_VLAN_INFO = struct.Struct("=HH")  # struct bridge_vlan_info: flags, VLAN
 _IF_OPER_UP = 6
 _IFLA_ADDRESS = 1
 _IFLA_IFNAME = 3
@@ -71,7 +84,39 @@ _IFLA_INFO_SLAVE_DATA = 5
 _IFLA_BR_VLAN_FILTERING = 7
 _IFLA_BRPORT_MODE = 4
 _IFLA_BRPORT_ISOLATED = 33
+_IFLA_BR_STP_STATE = 5
 _IFLA_VLAN_ID = 1
+_IFLA_MACVLAN_MODE = 1
+_VETH_INFO_PEER = 1
+_IFLA_PROTINFO = 12
+_IFLA_AF_SPEC = 26
+_IFLA_EXT_MASK = 29
+_IFLA_BRIDGE_FLAGS = 0
+_IFLA_BRIDGE_VLAN_INFO = 2
+_IFA_ADDRESS = 1
+_IFA_LOCAL = 2
+_IFA_FLAGS = 8
+_RTA_DST = 1
+_RTA_OIF = 4
+_RTA_GATEWAY = 5
+_RTA_PRIORITY = 6
+_RTA_PREFSRC = 7
+_RTA_METRICS = 8
+_RTA_TABLE = 15
+RTAX_MTU = 2
+RTAX_ADVMSS = 8
+MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
+#: The options of an interface; its MAC address is no number and no text.
+_OPTIONS = {
+    "ext_mask": _IFLA_EXT_MASK,
+    "ifalias": _IFLA_IFALIAS,
+    "ifname": _IFLA_IFNAME,
+    "link": _IFLA_LINK,
+    "master": _IFLA_MASTER,
+    "mtu": _IFLA_MTU,
+    "net_ns_fd": 28,
+    "target_netnsid": 46,
+}
 
 
 class Refused(DataplaneError):
@@ -183,60 +228,56 @@ class Links:
     def all(self) -> list[Link]:
         """Return every interface of the namespace; slow where there are many."""
         with _refusals("list the interfaces"):
-            message = _link_message(0, ext_mask=_RTEXT_FILTER_SKIP_STATS)
-            return [_link(found) for found in self._netlink.request(_RTM_GETLINK, message, DUMP)]
+            body = _link_body(0, {"ext_mask": _RTEXT_FILTER_SKIP_STATS})
+            return [_link(found) for found in self._netlink.request(_RTM_GETLINK, body, DUMP)]
 
-    def create(
-        self, name: str, kind: str, data: Mapping[str, object] | None = None, **options: Any
-    ) -> None:
+    def create(self, name: str, kind: str, data: bytes = b"", **options: str | int) -> None:
         """Make the interface *name*; EEXIST when a name is taken.
 
         Args:
             name: in the host, or with the option ``net_ns_fd`` in that namespace.
             kind: as in :attr:`Link.kind`.
-            data: the kind's own attributes, such as ``IFLA_VLAN_ID``.
+            data: the kind's own attributes: see :func:`bridge_data` and its neighbours.
             options: see the class.
 
         """
         with _refusals(f"create the {kind} interface {name}"):
-            message = _link_message(0, ifname=name, **options, linkinfo=_info(kind, data or {}))
-            self._netlink.request(_RTM_NEWLINK, message, CREATE | EXCLUSIVE)
+            body = _link_body(0, {"ifname": name, **options}) + _info(kind, data)
+            self._netlink.request(_RTM_NEWLINK, body, CREATE | EXCLUSIVE)
 
-    def change(self, link: Link, *, up: bool = False, **options: Any) -> None:
-        """Change *options* of *link*, and set it *up*."""
-        self._change(link.name, _link_message(link.index, up=up, **options), options)
+    def change(self, link: Link, *, up: bool | None = None, **options: str | int) -> None:
+        """Change *options* of *link*, and set it *up* or down."""
+        self._change(link.name, _link_body(link.index, options, up=up), options)
 
-    def change_named(self, name: str, *, up: bool = False, **options: Any) -> None:
+    def change_named(self, name: str, *, up: bool | None = None, **options: str | int) -> None:
         """Do as :meth:`change`, for the interface *name* that nobody has looked up."""
-        self._change(name, _link_message(0, up=up, ifname=name, **options), options)
+        self._change(name, _link_body(0, {"ifname": name, **options}, up=up), options)
 
     def filter_vlans(self, bridge: Link) -> None:
         """Let *bridge* tell VLANs apart."""
-        linkinfo = _info("bridge", {"IFLA_BR_VLAN_FILTERING": 1})
-        message = _link_message(bridge.index, linkinfo=linkinfo)
-        self._change(bridge.name, message, ("vlan_filtering",), _RTM_NEWLINK)
+        body = _link_body(bridge.index) + _info("bridge", bridge_data(vlan_filtering=True))
+        self._change(bridge.name, body, ("vlan_filtering",), _RTM_NEWLINK)
 
     def set_promiscuous(self, link: Link) -> None:
         """Let *link* receive what is meant for others."""
-        message = _link_message(link.index)
-        message["flags"] = message["change"] = _IFF_PROMISC
-        self._change(link.name, message, ("promiscuous mode",))
+        body = _LINK.pack(0, link.index, _IFF_PROMISC, _IFF_PROMISC)
+        self._change(link.name, body, ("promiscuous mode",))
 
     def remove(self, link: Link) -> None:
         """Remove *link*; that it is gone is fine."""
         with _refusals(f"remove the interface {link.name}", but=errno.ENODEV):
-            self._netlink.request(_RTM_DELLINK, _link_message(link.index))
+            self._netlink.request(_RTM_DELLINK, _link_body(link.index))
 
     # -- bridges -----------------------------------------------------------------------------------
 
-    def set_port(self, link: Link, **options: int) -> None:
-        """Change settings of the bridge port *link* (``mode`` is hairpin, ``isolated``)."""
-        attributes = [(f"IFLA_BRPORT_{name.upper()}", value) for name, value in options.items()]
-        message = _link_message(link.index)
-        message["family"] = _AF_BRIDGE
-        message["attrs"] = [("IFLA_PROTINFO", {"attrs": attributes}, _NLA_F_NESTED)]
-        with _refusals(f"change {_told(options)} of the bridge port {link.name}"):
-            self._netlink.request(_RTM_SETLINK, message)
+    def set_port(self, link: Link, *, hairpin: bool = False, isolated: bool = False) -> None:
+        """Let the bridge port *link* send frames back where they came from, or isolate it."""
+        asked = ((_IFLA_BRPORT_MODE, hairpin), (_IFLA_BRPORT_ISOLATED, isolated))
+        settings = b"".join(attribute(kind, b"\1") for kind, wanted in asked if wanted)
+        body = _LINK.pack(_AF_BRIDGE, link.index, 0, 0)
+        body += attribute(_IFLA_PROTINFO | _NLA_F_NESTED, settings)
+        with _refusals(f"set the bridge port {link.name} to hairpin or isolated"):
+            self._netlink.request(_RTM_SETLINK, body)
 
     def add_vlans(
         self, link: Link, vlans: range, *, own: bool = False, itself: bool = False
@@ -255,29 +296,33 @@ class Links:
         else:
             infos = [(vlans[0], _BRIDGE_VLAN_PVID | _BRIDGE_VLAN_UNTAGGED if own else 0)]
         with _refusals(f"put {link.name} into the VLANs {vlans[0]} to {vlans[-1]}"):
-            self._netlink.request(_RTM_SETLINK, _vlan_message(link, infos, itself=itself))
+            self._netlink.request(_RTM_SETLINK, _vlan_body(link, infos, itself=itself))
 
     def remove_vlan(self, link: Link, vlan: int) -> None:
         """End the membership of the bridge port *link* in *vlan*; that there is none is fine."""
         with _refusals(f"take {link.name} out of the VLAN {vlan}", but=errno.ENOENT):
-            self._netlink.request(_RTM_DELLINK, _vlan_message(link, [(vlan, 0)]))
+            self._netlink.request(_RTM_DELLINK, _vlan_body(link, [(vlan, 0)]))
 
     def vlans(self, link: Link) -> tuple[int, set[int]]:
         """Return the VLAN of untagged traffic of a port (0: none), and those it carries tagged."""
-        message = _link_message(0, ext_mask=_RTEXT_FILTER_BRVLAN)
-        message["family"] = _AF_BRIDGE
+        body = _LINK.pack(_AF_BRIDGE, 0, 0, 0)
+        body += attribute(_IFLA_EXT_MASK, _RTEXT_FILTER_BRVLAN)
         with _refusals(f"read the VLANs of {link.name}"):
-            answers = _decoded(message, self._netlink.request(_RTM_GETLINK, message, DUMP))
+            answers = self._netlink.request(_RTM_GETLINK, body, DUMP)
         own, tagged = 0, set()
         for answer in answers:
-            spec = answer.get_attr("IFLA_AF_SPEC")
-            if answer["index"] != link.index or spec is None:
+            _, index, _, _ = _LINK.unpack_from(answer)
+            spec = attributes(answer, _LINK.size).get(_IFLA_AF_SPEC)
+            if index != link.index or spec is None:
                 continue
-            for info in spec.get_attrs("IFLA_BRIDGE_VLAN_INFO"):
-                if info["flags"] & _BRIDGE_VLAN_PVID:
-                    own = info["vid"]
-                elif not info["flags"] & _BRIDGE_VLAN_UNTAGGED:
-                    tagged.add(info["vid"])
+            for kind, info in listed(spec):
+                if kind != _IFLA_BRIDGE_VLAN_INFO:
+                    continue
+                flags, vid = _VLAN_INFO.unpack(info)
+                if flags & _BRIDGE_VLAN_PVID:
+                    own = vid
+                elif not flags & _BRIDGE_VLAN_UNTAGGED:
+                    tagged.add(vid)
         return own, tagged
 
     # -- addresses ---------------------------------------------------------------------------------
@@ -288,22 +333,17 @@ class Links:
         Without *prefix_route* the kernel adds no route to the address's subnet. EEXIST when it has
         the address already.
         """
-        from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-
         flags = 0 if prefix_route else _IFA_F_NOPREFIXROUTE
         if address.version == _IP_V6:
             flags |= _IFA_F_NODAD
-        message = ifaddrmsg()
-        message["index"] = link.index
-        message["family"] = _family(address)
-        message["prefixlen"] = address.network.prefixlen
-        message["attrs"] = [
-            ("IFA_LOCAL", str(address.ip)),
-            ("IFA_ADDRESS", str(address.ip)),
-            ("IFA_FLAGS", flags),
-        ]
+        body = (
+            _ADDRESS.pack(_family(address), address.network.prefixlen, 0, 0, link.index)
+            + attribute(_IFA_LOCAL, address.packed)
+            + attribute(_IFA_ADDRESS, address.packed)
+            + attribute(_IFA_FLAGS, flags)
+        )
         with _refusals(f"give the interface {link.name} the address {address}"):
-            self._netlink.request(_RTM_NEWADDR, message, CREATE | EXCLUSIVE)
+            self._netlink.request(_RTM_NEWADDR, body, CREATE | EXCLUSIVE)
 
     def ensure_address(self, link: Link, address: IPInterface) -> bool:
         """Do as :meth:`add_address`; return False if *link* has the address already."""
@@ -317,17 +357,17 @@ class Links:
 
     def addresses(self, link: Link) -> set[str]:
         """Return the addresses of *link*, each with its prefix length."""
-        from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-
-        message = ifaddrmsg()
-        message["index"] = link.index
         with _refusals(f"read the addresses of {link.name}"):
-            return {
-                # IFA_ADDRESS is the other end's where there is one; IFA_LOCAL is ours.
-                f"{answer.get_attr('IFA_LOCAL') or answer.get_attr('IFA_ADDRESS')}"
-                f"/{answer['prefixlen']}"
-                for answer in _decoded(message, self._netlink.request(_RTM_GETADDR, message, DUMP))
-            }
+            body = _ADDRESS.pack(0, 0, 0, 0, link.index)
+            answers = self._netlink.request(_RTM_GETADDR, body, DUMP)
+        found = set()
+        for answer in answers:
+            _, length, _, _, _ = _ADDRESS.unpack_from(answer)
+            told = attributes(answer, _ADDRESS.size)
+            # IFA_ADDRESS is the other end's where there is one; IFA_LOCAL is ours.
+            address = _address(told.get(_IFA_LOCAL) or told.get(_IFA_ADDRESS))
+            found.add(f"{address}/{length}")
+        return found
 
     # -- routes ------------------------------------------------------------------------------------
 
@@ -341,93 +381,84 @@ class Links:
         table: int = MAIN_TABLE,
         src: IPAddress | None = None,
         priority: int | None = None,
-        metrics: Mapping[str, int] | None = None,
+        metrics: Mapping[int, int] | None = None,
     ) -> None:
         """Add a route to *dst* through *link*. EEXIST: there is one.
 
-        *metrics* are the kernel's, such as ``RTAX_MTU``.
+        *metrics* are the kernel's: :data:`RTAX_MTU`, :data:`RTAX_ADVMSS`.
         """
-        from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
-        message = rtmsg()
-        message["family"] = _family(dst)
-        message["dst_len"] = dst.prefixlen
-        message["scope"] = scope
-        message["type"] = _RTN_UNICAST
-        message["proto"] = _RTPROT_STATIC
-        attributes: list[tuple[str, Any]] = [("RTA_OIF", link.index), ("RTA_TABLE", table)]
+        body = _ROUTE.pack(
+            _family(dst), dst.prefixlen, 0, 0, 0, _RTPROT_STATIC, scope, _RTN_UNICAST, 0
+        )
+        body += attribute(_RTA_OIF, link.index) + attribute(_RTA_TABLE, table)
         if dst.prefixlen:
-            attributes.append(("RTA_DST", str(dst.network_address)))
-        for name, address in (("RTA_GATEWAY", gw), ("RTA_PREFSRC", src)):
+            body += attribute(_RTA_DST, dst.network_address.packed)
+        for kind, address in ((_RTA_GATEWAY, gw), (_RTA_PREFSRC, src)):
             if address is not None:
-                attributes.append((name, str(address)))
+                body += attribute(kind, address.packed)
         if priority is not None:
-            attributes.append(("RTA_PRIORITY", priority))
+            body += attribute(_RTA_PRIORITY, priority)
         if metrics:
-            attributes.append(("RTA_METRICS", {"attrs": list(metrics.items())}))
-        message["attrs"] = attributes
+            values = b"".join(attribute(kind, value) for kind, value in metrics.items())
+            body += attribute(_RTA_METRICS, values)
         through = f"{gw} on {link.name}" if gw else link.name
         with _refusals(f"add a route to {dst} through {through}"):
-            self._netlink.request(_RTM_NEWROUTE, message, CREATE | EXCLUSIVE)
+            self._netlink.request(_RTM_NEWROUTE, body, CREATE | EXCLUSIVE)
 
     def routes(self, link: Link | None = None) -> list[KernelRoute]:
         """Return the unicast routes through *link*, or all, of all tables. Two requests."""
-        found = []
-        for family, everything in ((AF_INET, "0.0.0.0/0"), (AF_INET6, "::/0")):
-            for message in self._routes(family, link):
-                # Each family has a route of its own for multicast.
-                if message["type"] != _RTN_UNICAST:
-                    continue
-                dst = message.get_attr("RTA_DST")
-                found.append(
-                    KernelRoute(
-                        dst=f"{dst}/{message['dst_len']}" if dst else everything,
-                        gw=message.get_attr("RTA_GATEWAY"),
-                        table=message.get_attr("RTA_TABLE") or message["table"],
-                        priority=message.get_attr("RTA_PRIORITY") or 0,
-                        src=message.get_attr("RTA_PREFSRC"),
-                        scope=message["scope"],
-                        oif=message.get_attr("RTA_OIF") or 0,
-                    )
-                )
-        return found
+        return [*self._routes(AF_INET, link), *self._routes(AF_INET6, link)]
 
     def default_interface(self) -> Link | None:
         """Return the interface of the default route, IPv4's first; None without. Slow."""
         for family in (AF_INET, AF_INET6):
             defaults = [
-                message
-                for message in self._routes(family)
-                if message["dst_len"] == 0
-                and message.get_attr("RTA_OIF")
-                and (message.get_attr("RTA_TABLE") or message["table"]) == MAIN_TABLE
+                route
+                for route in self._routes(family)
+                if route.dst.endswith("/0") and route.oif and route.table == MAIN_TABLE
             ]
             if defaults:
-                best = min(defaults, key=lambda message: message.get_attr("RTA_PRIORITY") or 0)
-                return self.at(best.get_attr("RTA_OIF"))
+                return self.at(min(defaults, key=lambda route: route.priority).oif)
         return None
 
-    def _routes(self, family: int, link: Link | None = None) -> list[Any]:
-        from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
-        message = rtmsg()
-        message["family"] = family
+    def _routes(self, family: int, link: Link | None = None) -> list[KernelRoute]:
+        body = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
         if link is not None:
-            message["attrs"] = [("RTA_OIF", link.index)]
+            body += attribute(_RTA_OIF, link.index)
         with _refusals(f"read the routes{f' of {link.name}' if link else ''}"):
-            return _decoded(message, self._netlink.request(_RTM_GETROUTE, message, DUMP))
+            answers = self._netlink.request(_RTM_GETROUTE, body, DUMP)
+        routes = []
+        for answer in answers:
+            _, length, _, _, table, _, scope, kind, _ = _ROUTE.unpack_from(answer)
+            # Each family has a route of its own for multicast.
+            if kind != _RTN_UNICAST:
+                continue
+            told = attributes(answer, _ROUTE.size)
+            everything = bytes(16 if family == AF_INET6 else 4)
+            routes.append(
+                KernelRoute(
+                    dst=f"{_address(told.get(_RTA_DST, everything))}/{length}",
+                    gw=_address(told.get(_RTA_GATEWAY)),
+                    table=number(told.get(_RTA_TABLE)) or table,
+                    priority=number(told.get(_RTA_PRIORITY)),
+                    src=_address(told.get(_RTA_PREFSRC)),
+                    scope=scope,
+                    oif=number(told.get(_RTA_OIF)),
+                )
+            )
+        return routes
 
     def _change(
-        self, name: str, message: Any, what: Iterable[str], type_: int = _RTM_SETLINK
+        self, name: str, body: bytes, what: Iterable[str], type_: int = _RTM_SETLINK
     ) -> None:
         with _refusals(f"change {_told(what) or 'the state'} of the interface {name}"):
-            self._netlink.request(type_, message)
+            self._netlink.request(type_, body)
 
-    def _get(self, action: str, index: int, **options: Any) -> Link | None:
-        message = _link_message(index, ext_mask=_RTEXT_FILTER_SKIP_STATS, **options)
+    def _get(self, action: str, index: int, **options: str | int) -> Link | None:
+        body = _link_body(index, {"ext_mask": _RTEXT_FILTER_SKIP_STATS, **options})
         try:
             with _refusals(action):
-                (answer,) = self._netlink.request(_RTM_GETLINK, message)
+                (answer,) = self._netlink.request(_RTM_GETLINK, body)
         except Refused as error:
             if error.errno == errno.ENODEV:
                 return None
@@ -475,93 +506,87 @@ def _family(address: IPInterface | IPAddress | IPNetwork) -> int:
     return AF_INET6 if address.version == _IP_V6 else AF_INET
 
 
-def _link_message(index: int, *, up: bool = False, **options: Any) -> Any:
-    # Slow to import, and many a request of the program never comes here.
-    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-
-    message = ifinfmsg()
-    message["index"] = index
-    if up:
-        message["flags"] = message["change"] = _IFF_UP
-    message["attrs"] = _named(options)
-    return message
+def bridge_data(*, vlan_filtering: bool = False) -> bytes:
+    """Return what makes a bridge tell VLANs apart; it never runs the spanning tree protocol."""
+    data = attribute(_IFLA_BR_STP_STATE, 0)
+    return data + attribute(_IFLA_BR_VLAN_FILTERING, b"\1") if vlan_filtering else data
 
 
-def _named(options: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(f"IFLA_{name.upper()}", value) for name, value in options.items()]
+def vlan_data(vlan: int) -> bytes:
+    """Return what makes an interface that of *vlan*."""
+    return attribute(_IFLA_VLAN_ID, vlan.to_bytes(2, sys.byteorder))
 
 
-def _info(kind: str, data: Mapping[str, object]) -> dict[str, Any]:
-    return {
-        "attrs": [
-            ("IFLA_INFO_KIND", kind),
-            ("IFLA_INFO_DATA", {"attrs": list(data.items())}),
-        ]
-    }
+def macvlan_data(mode: str) -> bytes:
+    """Return what gives a macvlan its *mode*, one of :data:`MACVLAN_MODES`."""
+    return attribute(_IFLA_MACVLAN_MODE, MACVLAN_MODES[mode])
 
 
-def veth_peer(**options: Any) -> dict[str, Any]:
-    """Return the data of a veth interface that tells its other end by its options."""
-    return {"VETH_INFO_PEER": {"attrs": _named(options)}}
+def veth_data(**options: str | int) -> bytes:
+    """Return what tells a veth's other end by its *options*, see :class:`Links`."""
+    return attribute(_VETH_INFO_PEER, _link_body(0, options))
 
 
-def _vlan_message(link: Link, infos: list[tuple[int, int]], *, itself: bool = False) -> Any:
-    attributes: list[tuple[str, Any]] = [
-        ("IFLA_BRIDGE_VLAN_INFO", {"vid": vid, "flags": flags}) for vid, flags in infos
-    ]
+def _link_body(
+    index: int, options: Mapping[str, str | int] | None = None, *, up: bool | None = None
+) -> bytes:
+    change = 0 if up is None else _IFF_UP
+    parts = [_LINK.pack(0, index, _IFF_UP if up else 0, change)]
+    for name, value in (options or {}).items():
+        if name == "address":
+            parts.append(attribute(_IFLA_ADDRESS, bytes.fromhex(str(value).replace(":", ""))))
+        else:
+            parts.append(attribute(_OPTIONS[name], value))
+    return b"".join(parts)
+
+
+def _info(kind: str, data: bytes) -> bytes:
+    info = attribute(_IFLA_INFO_KIND, kind)
+    if data:
+        info += attribute(_IFLA_INFO_DATA, data)
+    return attribute(_IFLA_LINKINFO, info)
+
+
+def _vlan_body(link: Link, infos: list[tuple[int, int]], *, itself: bool = False) -> bytes:
+    spec = b"".join(
+        attribute(_IFLA_BRIDGE_VLAN_INFO, _VLAN_INFO.pack(flags, vid)) for vid, flags in infos
+    )
     if itself:
-        attributes.insert(0, ("IFLA_BRIDGE_FLAGS", _BRIDGE_FLAGS_SELF))
-    message = _link_message(link.index, af_spec={"attrs": attributes})
-    message["family"] = _AF_BRIDGE
-    return message
+        spec = attribute(_IFLA_BRIDGE_FLAGS, _BRIDGE_FLAGS_SELF.to_bytes(2, sys.byteorder)) + spec
+    return _LINK.pack(_AF_BRIDGE, link.index, 0, 0) + attribute(_IFLA_AF_SPEC, spec)
 
 
-def _decoded(question: Any, answers: Iterable[bytes]) -> list[Any]:
-    """Return *answers* as pyroute2's messages, of the class of the *question*."""
-    messages = []
-    for answer in answers:
-        message = type(question)(answer)
-        message.decode()
-        messages.append(message)
-    return messages
+def _address(value: bytes | None) -> str | None:
+    return None if value is None else str(ip_address(value))
 
 
-def _link(message: bytes) -> Link:
-    # By hand: pyroute2 takes longer to decode one interface than the kernel to make it.
-    index, flags = _LINK_HEADER.unpack_from(message)
-    found = attributes(message, _LINK_ATTRIBUTES)
+def _link(answer: bytes) -> Link:
+    _, index, flags, _ = _LINK.unpack_from(answer)
+    found = attributes(answer, _LINK.size)
     info = attributes(found.get(_IFLA_LINKINFO, b""))
-    kind = _text(info.get(_IFLA_INFO_KIND))
+    kind = text(info.get(_IFLA_INFO_KIND))
     data = attributes(info.get(_IFLA_INFO_DATA, b""))
     port = attributes(info.get(_IFLA_INFO_SLAVE_DATA, b""))
-    parent = _number(found.get(_IFLA_LINK))
+    parent = number(found.get(_IFLA_LINK))
     elsewhere = _IFLA_LINK_NETNSID in found
     return Link(
         index=index,
-        name=_text(found.get(_IFLA_IFNAME)),
+        name=text(found.get(_IFLA_IFNAME)),
         kind=kind,
-        alias=_text(found.get(_IFLA_IFALIAS)),
+        alias=text(found.get(_IFLA_IFALIAS)),
         mac=found.get(_IFLA_ADDRESS, b"").hex(":"),
-        mtu=_number(found.get(_IFLA_MTU)),
+        mtu=number(found.get(_IFLA_MTU)),
         up=bool(flags & _IFF_UP),
-        operational=_number(found.get(_IFLA_OPERSTATE)) == _IF_OPER_UP,
+        operational=number(found.get(_IFLA_OPERSTATE)) == _IF_OPER_UP,
         promiscuous=bool(flags & _IFF_PROMISC),
-        master=_number(found.get(_IFLA_MASTER)),
+        master=number(found.get(_IFLA_MASTER)),
         # In another namespace the number means another interface.
         parent=0 if elsewhere else parent,
-        far_end=(parent, _number(found.get(_IFLA_LINK_NETNSID)))
+        far_end=(parent, number(found.get(_IFLA_LINK_NETNSID)))
         if kind == "veth" and elsewhere
         else None,
-        vlan_filtering=kind == "bridge" and bool(_number(data.get(_IFLA_BR_VLAN_FILTERING))),
-        vlan_id=_number(data.get(_IFLA_VLAN_ID)) if kind == "vlan" else 0,
-        hairpin=bool(_number(port.get(_IFLA_BRPORT_MODE))),
-        isolated=bool(_number(port.get(_IFLA_BRPORT_ISOLATED))),
+        vlan_filtering=kind == "bridge" and bool(number(data.get(_IFLA_BR_VLAN_FILTERING))),
+        vlan_id=number(data.get(_IFLA_VLAN_ID)) if kind == "vlan" else 0,
+        hairpin=bool(number(port.get(_IFLA_BRPORT_MODE))),
+        isolated=bool(number(port.get(_IFLA_BRPORT_ISOLATED))),
     )
-
-
-def _text(attribute: bytes | None) -> str:
-    return (attribute or b"").rstrip(b"\0").decode(errors="surrogateescape")
-
-
-def _number(attribute: bytes | None) -> int:
-    return int.from_bytes(attribute or b"", sys.byteorder)

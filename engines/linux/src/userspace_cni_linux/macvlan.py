@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from userspace_cni import netns
 from userspace_cni.cni.errors import CniError, Code, DataplaneError, InvalidConfig
 from userspace_cni_linux import inside, tags
-from userspace_cni_linux.links import Refused, namespace
+from userspace_cni_linux.links import Refused, macvlan_data, namespace
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -48,7 +48,7 @@ def create(
                 "macvlan",
                 link=master.index,
                 net_ns_fd=container,
-                data={"IFLA_MACVLAN_MODE": section.mode},
+                data=macvlan_data(section.mode),
                 **options,
             )
             link = netns.call(attachment.netns, inside.claim, attachment)

@@ -1,8 +1,7 @@
-"""One netlink socket: pyroute2's messages, carried synchronously.
+"""One netlink socket, and the attributes of its messages: netlink(7).
 
-pyroute2's own sockets start an event loop for each request, which takes several times as long as
-the kernel does to answer; an ADD makes a dozen requests. Messages and attributes: netlink(7),
-rtnetlink(7).
+By hand, because an ADD makes a dozen requests: a library's event loop and its decoding of all that
+the kernel tells took longer than the kernel, and its import longer than the rest of the program.
 """
 
 from __future__ import annotations
@@ -11,19 +10,21 @@ import errno
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, Self
+import sys
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-REQUEST = 0x1
-ACK = 0x4
 DUMP = 0x300
 CREATE = 0x400
 EXCLUSIVE = 0x200
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_REQUEST = 0x1
+_ACK = 0x4
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
+_NUMBER = struct.Struct("=I")
 _ATTRIBUTE_TYPE = 0x3FFF  # NLA_TYPE_MASK
 _ERROR = 2
 _DONE = 3
@@ -74,8 +75,8 @@ class Netlink:
         """Close the socket."""
         self._socket.close()
 
-    def request(self, type_: int, message: Any, flags: int = 0) -> list[bytes]:
-        """Send *message*, one of pyroute2's, and return the messages that the kernel answers.
+    def request(self, type_: int, body: bytes, flags: int = 0) -> list[bytes]:
+        """Send a message and return the bodies of those that the kernel answers.
 
         Raises:
             KernelRefusal: when the kernel refuses.
@@ -84,12 +85,9 @@ class Netlink:
         """
         for _ in range(_DUMP_TRIES):
             self._sequence += 1
-            message["header"].update(
-                type=type_, flags=REQUEST | ACK | flags, sequence_number=self._sequence, pid=0
-            )
-            message.reset()
-            message.encode()
-            self._socket.send(message.data)
+            length = _HEADER.size + len(body)
+            header = _HEADER.pack(length, type_, _REQUEST | _ACK | flags, self._sequence, 0)
+            self._socket.send(header + body)
             answers, whole = self._receive()
             if whole:
                 return answers
@@ -100,44 +98,66 @@ class Netlink:
         answers: list[bytes] = []
         whole = True
         while True:
-            for type_, flags, message in _split(self._socket.recv(_BUFFER), self._sequence):
+            for type_, flags, body in _split(self._socket.recv(_BUFFER), self._sequence):
                 whole = whole and not flags & _DUMP_INTERRUPTED
                 if type_ in (_ERROR, _DONE):
-                    _raise_refusal(flags, message)
+                    _raise_refusal(type_, flags, body)
                     return answers, whole
-                answers.append(message)
+                answers.append(body)
 
 
-def attributes(message: bytes, offset: int = 0) -> dict[int, bytes]:
-    """Return the attributes that fill *message* from *offset* on, by their type."""
-    found = {}
-    while offset + _ATTRIBUTE.size <= len(message):
-        length, kind = _ATTRIBUTE.unpack_from(message, offset)
-        found[kind & _ATTRIBUTE_TYPE] = message[offset + _ATTRIBUTE.size : offset + length]
+def attribute(kind: int, value: bytes | str | int) -> bytes:
+    """Return one attribute: bytes as they are, a text with a final NUL, a number of 32 bits."""
+    if isinstance(value, int):
+        value = _NUMBER.pack(value & 0xFFFFFFFF)
+    elif isinstance(value, str):
+        value = value.encode(errors="surrogateescape") + b"\0"
+    length = _ATTRIBUTE.size + len(value)
+    return _ATTRIBUTE.pack(length, kind) + value + bytes(-length % 4)
+
+
+def listed(body: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
+    """Return type and value of the attributes that fill *body* from *offset* on."""
+    found = []
+    while offset + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, offset)
+        found.append((kind & _ATTRIBUTE_TYPE, body[offset + _ATTRIBUTE.size : offset + length]))
         offset += max((length + 3) & ~3, _ATTRIBUTE.size)
     return found
 
 
+def attributes(body: bytes, offset: int = 0) -> dict[int, bytes]:
+    """Do as :func:`listed`, for attributes of which each comes once, by their type."""
+    return dict(listed(body, offset))
+
+
+def number(value: bytes | None) -> int:
+    """Return an attribute's number, of any size; 0 where there is none."""
+    return int.from_bytes(value or b"", sys.byteorder)
+
+
+def text(value: bytes | None) -> str:
+    """Return an attribute's text, empty where there is none."""
+    return (value or b"").rstrip(b"\0").decode(errors="surrogateescape")
+
+
 def _split(data: bytes, sequence: int) -> Iterator[tuple[int, int, bytes]]:
-    """Yield type, flags and bytes of each message in *data* that answers the request *sequence*."""
+    """Yield type, flags and body of each message in *data* that answers the request *sequence*."""
     offset = 0
     while offset + _HEADER.size <= len(data):
         length, type_, flags, answered, _ = _HEADER.unpack_from(data, offset)
         if answered == sequence:
-            yield type_, flags, data[offset : offset + length]
+            yield type_, flags, data[offset + _HEADER.size : offset + length]
         offset += (length + 3) & ~3
 
 
-def _raise_refusal(flags: int, message: bytes) -> None:
-    (status,) = struct.unpack_from("=i", message, _HEADER.size)
+def _raise_refusal(type_: int, flags: int, body: bytes) -> None:
+    (status,) = struct.unpack_from("=i", body)
     if status == 0:
         return
     words = os.strerror(-status)
     if flags & _ACK_ATTRIBUTES:
         # After the status, and in NLMSG_ERROR the header of the request.
-        _, type_, *_ = _HEADER.unpack_from(message)
-        offset = _HEADER.size + 4 + (_HEADER.size if type_ == _ERROR else 0)
-        text = attributes(message, offset).get(_ERROR_TEXT)
-        if text is not None:
-            words = text.rstrip(b"\0").decode(errors="replace")
+        told = attributes(body, 4 + (_HEADER.size if type_ == _ERROR else 0)).get(_ERROR_TEXT)
+        words = text(told) or words
     raise KernelRefusal(-status, words)

@@ -10,7 +10,7 @@ from userspace_cni.cni.errors import CniError, Code, DataplaneError
 from userspace_cni.engine import mac_address
 from userspace_cni_linux import tags
 from userspace_cni_linux.inside import tag_interface
-from userspace_cni_linux.links import Links, Refused, namespace, veth_peer
+from userspace_cni_linux.links import Links, Refused, namespace, veth_data
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -40,7 +40,7 @@ def create(
                 "veth",
                 address=attachment.mac_for("host"),
                 mtu=mtu,
-                data=veth_peer(
+                data=veth_data(
                     ifname=attachment.interface,
                     address=attachment.mac_for("container"),
                     mtu=mtu,
