@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from attrs import frozen
 
@@ -55,7 +55,8 @@ class Ipam:
             NotStarted: when the plugin cannot be executed.
 
         """
-        return Allocation(self, self._start("ADD", lock))
+        with _as_file(self._stdin) as stdin:
+            return Allocation(self, self.start("ADD", stdin, lock))
 
     def delete(self) -> None:
         """Free what :meth:`add` allocated.
@@ -65,6 +66,10 @@ class Ipam:
 
         """
         self._run("DEL")
+
+    def deletion(self) -> Deletion:
+        """Start to free what :meth:`add` allocated; see :class:`Deletion`."""
+        return Deletion(self)
 
     def check(self) -> None:
         """Verify that the addresses are still ours; raises as :meth:`delete` does."""
@@ -95,31 +100,39 @@ class Ipam:
             raise self._misbehaved("ADD returned no IP address")
         return allocated
 
-    def _run(self, command: str) -> bytes:
-        return self.finish(command, self._start(command))
+    @property
+    def _stdin(self) -> bytes:
+        return json.dumps(self.config).encode()
 
-    def _start(self, command: str, lock: int | None = None) -> subprocess.Popen[bytes]:
+    def _run(self, command: str) -> None:
+        self.finish(command, self.start(command), configure=True)
+
+    def start(
+        self, command: str, stdin: int = subprocess.PIPE, lock: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start the plugin; raises NotStarted. Its end is :meth:`finish`."""
         executable = self._find()
         try:
-            return self._execute(executable, command, lock)
+            return self._execute(executable, command, stdin, lock)
         except OSError as error:
             raise NotStarted(
                 Code.IPAM, f"IPAM plugin {executable} cannot be executed", error.strerror or ""
             ) from error
 
-    def _execute(self, executable: Path, command: str, lock: int | None) -> subprocess.Popen[bytes]:
+    def _execute(
+        self, executable: Path, command: str, stdin: int, lock: int | None
+    ) -> subprocess.Popen[bytes]:
         for remaining in reversed(range(_BUSY_TRIES)):
             try:
                 # No preexec_fn: without one the process is made by vfork(2), however large we are.
-                with _as_file(json.dumps(self.config).encode()) as config:
-                    return subprocess.Popen(  # noqa: S603  an absolute path, found in CNI_PATH
-                        [executable],
-                        stdin=config,
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.PIPE,
-                        env={**self.environ, "CNI_COMMAND": command},
-                        pass_fds=() if lock is None else (lock,),
-                    )
+                return subprocess.Popen(  # noqa: S603  an absolute path, found in CNI_PATH
+                    [executable],
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env={**self.environ, "CNI_COMMAND": command},
+                    pass_fds=() if lock is None else (lock,),
+                )
             except OSError as error:
                 if error.errno != errno.ETXTBSY or not remaining:
                     raise
@@ -127,11 +140,16 @@ class Ipam:
                 time.sleep(_BUSY_PAUSE)
         raise AssertionError  # pragma: no cover  the last try returns or raises
 
-    def finish(self, command: str, process: subprocess.Popen[bytes]) -> bytes:
-        """Wait for a call that was started, and return what it printed; raises as delete does."""
+    def finish(
+        self, command: str, process: subprocess.Popen[bytes], *, configure: bool = False
+    ) -> bytes:
+        """Wait for a call that was started, and return what it printed; raises as delete does.
+
+        With *configure* it is given its configuration now.
+        """
         with process:
             try:
-                out, err = process.communicate(timeout=self.timeout)
+                out, err = process.communicate(self._stdin if configure else None, self.timeout)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise CniError(
@@ -181,6 +199,40 @@ class Ipam:
 
     def _misbehaved(self, how: str) -> CniError:
         return CniError(Code.IPAM, f"ipam {self.type}: {how}", "see its messages on stderr")
+
+
+class Deletion:
+    """An IPAM plugin that is told what to free, by its configuration, when all else is removed.
+
+    Until then it has started, which takes it longer than to free an address. A context manager,
+    which ends a plugin that was not told.
+    """
+
+    def __init__(self, ipam: Ipam) -> None:
+        """Start the plugin of *ipam*; that it cannot be started is told later."""
+        self._ipam = ipam
+        self._process: subprocess.Popen[bytes] | None = None
+        self._problem: CniError | None = None
+        try:
+            self._process = ipam.start("DEL")
+        except CniError as error:
+            self._problem = error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            with self._process as process:
+                process.kill()
+
+    def carry_out(self) -> None:
+        """Free the addresses; raises as :meth:`Ipam.delete` does."""
+        process, self._process = self._process, None
+        if process is not None:
+            self._ipam.finish("DEL", process, configure=True)
+        elif self._problem is not None:
+            raise self._problem
 
 
 class Allocation:

@@ -434,6 +434,17 @@ class Runtime:
         its addresses allocated until then, so that nobody else gets one that is still in use.
         Return whether it is removed.
         """
+        ipam_type = str((record.config.get("ipam") or {}).get("type", ""))
+        ipam = self._ipam(ipam_type, request, record.config, record)
+        if ipam is None:
+            return self._detach_and(nullcontext, record, request)
+        with self._phase("ipam"):
+            deletion = ipam.deletion()
+        with deletion:
+            return self._detach_and(deletion.carry_out, record, request)
+
+    def _detach_and(self, free: Callable[[], object], record: Record, request: Request) -> bool:
+        """Do as :meth:`_detach`; *free* gives the addresses back."""
         failures: list[CniError] = []
         try:
             plan = self._recorded_plan(record, request)
@@ -453,13 +464,11 @@ class Runtime:
             self._withdraw(record)
         except CniError as error:
             failures.append(error)
-        ipam_type = str((record.config.get("ipam") or {}).get("type", ""))
-        if ipam := self._ipam(ipam_type, request, record.config, record):
-            try:
-                with self._phase("ipam"):
-                    ipam.delete()
-            except CniError as error:
-                failures.append(error)
+        try:
+            with self._phase("ipam"):
+                free()
+        except CniError as error:
+            failures.append(error)
         with self._phase("store"):
             if failures:
                 self._quietly(self.store.mark_deleting, record.id)
