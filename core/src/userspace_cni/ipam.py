@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import selectors
 import stat
 import subprocess
 import time
@@ -23,6 +24,10 @@ from userspace_cni.log import logger
 # A plugin that is being replaced answers "text file busy" for a moment; libcni waits as long.
 _BUSY_TRIES = 5
 _BUSY_PAUSE = 1.0  # seconds
+
+_OUT_MAX = 1 << 20  # bytes; a result has a few hundred
+_ERR_MAX = 1 << 16  # bytes
+_LOOK = 0.05  # seconds between looks whether a plugin has ended that prints nothing
 
 
 class NotStarted(CniError):
@@ -82,7 +87,7 @@ class Ipam:
         """Return the addresses in the *output* of an ADD; raises as :meth:`delete` does."""
         try:
             raw = json.loads(output)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._misbehaved(f"ADD printed no JSON: {output[:200]!r}") from None
         raw = {} if raw is None else raw  # as libcni reads it
         stated = raw.get("cniVersion") if isinstance(raw, dict) else None
@@ -131,7 +136,7 @@ class Ipam:
         """Wait for a call that was started, and return what it printed; raises as delete does."""
         with process:
             try:
-                out, err = process.communicate(timeout=self.timeout)
+                out, err = _printed(process, time.monotonic() + self.timeout)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise CniError(
@@ -143,7 +148,10 @@ class Ipam:
                 process.kill()
                 raise
         if err:
-            logger.warning("ipam %s says: %s", self.type, err.decode(errors="replace").rstrip())
+            told = err[:_ERR_MAX].decode(errors="replace").rstrip()
+            logger.warning("ipam %s says: %s", self.type, told)
+        if len(out) > _OUT_MAX:
+            raise self._misbehaved(f"{command} printed more than {_OUT_MAX} bytes")
         if process.returncode == 0:
             return out
         raise self._error(command, process.returncode, out)
@@ -174,7 +182,7 @@ class Ipam:
         try:
             raw = json.loads(out)
             code, msg = int(raw["code"]), str(raw["msg"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, OverflowError, RecursionError, KeyError, TypeError):
             ending = f"was killed by signal {-status}" if status < 0 else f"exited with {status}"
             return self._misbehaved(f"{command} {ending} and printed no error as JSON")
         return CniError(code or Code.IPAM, f"ipam {self.type}: {msg}", str(raw.get("details", "")))
@@ -222,6 +230,41 @@ class Allocation:
                 logger.warning("IPAM DEL after a failed IPAM ADD: %s", error)
         else:
             self._ipam.delete()
+
+
+def _printed(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes]:
+    """Return what *process* prints until it ends; of too much only the beginning.
+
+    Until it ends, not until its pipes do: what it has started and left running may hold them open.
+
+    Raises:
+        subprocess.TimeoutExpired: it has not ended at *deadline*, of the monotonic clock.
+
+    """
+    out, err = bytearray(), bytearray()
+    with selectors.DefaultSelector() as selector:
+        for stream, kept, limit in (
+            (process.stdout, out, _OUT_MAX),
+            (process.stderr, err, _ERR_MAX),
+        ):
+            assert stream is not None
+            selector.register(stream, selectors.EVENT_READ, (kept, limit))
+        while selector.get_map():
+            ended = process.poll() is not None  # asked first: all that it printed is there then
+            ready = selector.select(0 if ended else _LOOK)
+            if ended and not ready:
+                break
+            for key, _ in ready:
+                chunk = os.read(key.fd, 1 << 16)
+                kept, limit = key.data
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                elif len(kept) <= limit:
+                    kept += chunk
+            if time.monotonic() >= deadline:
+                raise subprocess.TimeoutExpired(process.args, 0)
+    process.wait(max(deadline - time.monotonic(), 0))
+    return bytes(out), bytes(err)
 
 
 @contextmanager
