@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -48,6 +50,9 @@ def _recording(lab: ExampleLab, body: str) -> str:
         (_printing("[1]"), 105, "[1]"),
         (_printing("{}"), 105, "no IP address"),
         (_printing("null"), 105, "no IP address"),
+        ("yes [ | tr -d '\\n' | head -c 100000", 105, "printed no JSON"),
+        ('echo \'{"code": Infinity, "msg": "endless"}\'; exit 1', 105, "exited with 1"),
+        ("head -c 2000000 /dev/zero", 105, "ADD printed more than 1048576 bytes"),
         (_printing('{"ips": []}'), 105, "no IP address"),
         (_printing('{"ips": [{"address": "10.66.0.9"}]}'), 105, "ips[0].address"),
         (_printing('{"cniVersion": "1.0.0", "ips": 7}'), 105, "ips: expected a list, got 7"),
@@ -148,6 +153,27 @@ def test_a_plugin_that_hangs_is_given_up(lab: ExampleLab) -> None:
     lab.assert_clean()
 
 
+def test_a_plugin_has_answered_when_it_ends_whatever_it_left_running(lab: ExampleLab) -> None:
+    """Such as a daemon of its own, which holds the plugin's standard output and error open."""
+    child = lab.directory / "child"
+    body = f"{_printing(ONE)}\n[ $CNI_COMMAND != ADD ] || {{ sleep 50 & echo $! > {child}; }}"
+    began = time.monotonic()
+    try:
+        assert lab.add(lab.conf(ipam=lab.script(body)))["ips"]
+        lab.call("DEL", lab.conf()).succeeded()
+    finally:
+        os.kill(int(child.read_text()), signal.SIGKILL)
+    assert time.monotonic() - began < 30
+    lab.assert_clean()
+
+
+def test_a_plugin_that_floods_standard_error_is_heard_in_part(lab: ExampleLab) -> None:
+    flood = "[ $CNI_COMMAND != ADD ] || yes | head -c 100000000 >&2\n"
+    outcome = lab.call("ADD", lab.conf(ipam=lab.script(flood + _printing(ONE))))
+    assert outcome.result["ips"]
+    assert 1 << 16 <= len(outcome.err) < 1 << 17
+
+
 def test_a_plugin_that_is_being_replaced_is_waited_for(lab: ExampleLab) -> None:
     """Writing to a program makes its execution fail with "text file busy"."""
     path = lab.plugin.bin_dir / "busy"
@@ -221,7 +247,6 @@ def test_an_error_of_the_plugin_is_ours(lab: ExampleLab, command: str) -> None:
     assert list(lab.states().values()) == expected
 
 
-@pytest.mark.one_process("a plugin that the daemon runs shares the standard error of the daemon")
 def test_standard_error_of_the_plugin_is_passed_through(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.script("echo whispered >&2\n" + _printing(ONE)))
     outcome = lab.call("ADD", conf)

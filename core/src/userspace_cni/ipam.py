@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import selectors
 import stat
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +24,10 @@ from userspace_cni.log import logger
 # A plugin that is being replaced answers "text file busy" for a moment; libcni waits as long.
 _BUSY_TRIES = 5
 _BUSY_PAUSE = 1.0  # seconds
+
+_OUT_MAX = 1 << 20  # bytes; a result has a few hundred
+_ERR_MAX = 1 << 16  # bytes
+_LOOK = 0.05  # seconds between looks whether a plugin has ended that prints nothing
 
 
 class NotStarted(CniError):
@@ -87,7 +92,7 @@ class Ipam:
         """Return the addresses in the *output* of an ADD; raises as :meth:`delete` does."""
         try:
             raw = json.loads(output)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._misbehaved(f"ADD printed no JSON: {output[:200]!r}") from None
         raw = {} if raw is None else raw  # as libcni reads it
         stated = raw.get("cniVersion") if isinstance(raw, dict) else None
@@ -149,7 +154,8 @@ class Ipam:
         """
         with process:
             try:
-                out, err = process.communicate(self._stdin if configure else None, self.timeout)
+                config = self._stdin if configure else b""
+                out, err = _exchanged(process, config, time.monotonic() + self.timeout)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise CniError(
@@ -161,7 +167,10 @@ class Ipam:
                 process.kill()
                 raise
         if err:
-            logger.warning("ipam %s says: %s", self.type, err.decode(errors="replace").rstrip())
+            told = err[:_ERR_MAX].decode(errors="replace").rstrip()
+            logger.warning("ipam %s says: %s", self.type, told)
+        if len(out) > _OUT_MAX:
+            raise self._misbehaved(f"{command} printed more than {_OUT_MAX} bytes")
         if process.returncode == 0:
             return out
         raise self._error(command, process.returncode, out)
@@ -192,7 +201,7 @@ class Ipam:
         try:
             raw = json.loads(out)
             code, msg = int(raw["code"]), str(raw["msg"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, OverflowError, RecursionError, KeyError, TypeError):
             ending = f"was killed by signal {-status}" if status < 0 else f"exited with {status}"
             return self._misbehaved(f"{command} {ending} and printed no error as JSON")
         return CniError(code or Code.IPAM, f"ipam {self.type}: {msg}", str(raw.get("details", "")))
@@ -279,6 +288,66 @@ class Allocation:
                 logger.warning("IPAM DEL after a failed IPAM ADD: %s", error)
         else:
             self._ipam.delete()
+
+
+def _exchanged(
+    process: subprocess.Popen[bytes], config: bytes, deadline: float
+) -> tuple[bytes, bytes]:
+    """Give *config* to *process*; return what it prints until it ends, of too much the beginning.
+
+    Until it ends, not until its pipes do: what it has started and left running may hold them open.
+
+    Raises:
+        subprocess.TimeoutExpired: it has not ended at *deadline*, of the monotonic clock.
+
+    """
+    out, err = bytearray(), bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, _reader(out, _OUT_MAX))  # type: ignore[arg-type]
+        selector.register(process.stderr, selectors.EVENT_READ, _reader(err, _ERR_MAX))  # type: ignore[arg-type]
+        if process.stdin is not None:
+            os.set_blocking(process.stdin.fileno(), False)
+            selector.register(process.stdin, selectors.EVENT_WRITE, _writer(config))
+        while selector.get_map():
+            ended = process.poll() is not None  # asked first: all that it printed is there then
+            ready = selector.select(0 if ended else _LOOK)
+            if ended and not ready:
+                break
+            for key, _ in ready:
+                if key.data(key.fd):
+                    selector.unregister(key.fileobj)
+                    key.fileobj.close()  # type: ignore[union-attr]
+            if time.monotonic() >= deadline:
+                raise subprocess.TimeoutExpired(process.args, 0)
+    process.wait(max(deadline - time.monotonic(), 0))
+    return bytes(out), bytes(err)
+
+
+def _reader(kept: bytearray, limit: int) -> Callable[[int], bool]:
+    """Return what reads a pipe into *kept* up to *limit*, and tells whether it has ended."""
+
+    def read(pipe: int) -> bool:
+        chunk = os.read(pipe, 1 << 16)
+        if len(kept) <= limit:
+            kept.extend(chunk)
+        return not chunk
+
+    return read
+
+
+def _writer(data: bytes) -> Callable[[int], bool]:
+    """Return what writes *data* into a pipe, and tells whether nothing is left for its reader."""
+    left = memoryview(data)
+
+    def write(pipe: int) -> bool:
+        nonlocal left
+        try:
+            left = left[os.write(pipe, left) :]
+        except BrokenPipeError:
+            return True
+        return not left
+
+    return write
 
 
 @contextmanager

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from userspace_cni.settings import Settings
 
 _COMMANDS = frozenset((*request.REQUIRED, "VERSION"))
+#: What a request logs reaches its caller up to here; the shim takes 16 MiB in all.
+_ERR_MAX = 1 << 20  # bytes
 _PLAIN = re.compile(r"[^\s\"=\\]+")
 
 
@@ -41,7 +43,7 @@ class Service:
         return Reply(
             answer.status,
             answer.out.encode(),
-            stderr.getvalue().encode(errors="backslashreplace"),
+            stderr.getvalue().encode(errors="backslashreplace")[:_ERR_MAX],
         )
 
     def answer(self, environ: Mapping[str, str], stdin: bytes, stderr: StringIO) -> Answer:
