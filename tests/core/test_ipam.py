@@ -221,7 +221,6 @@ def test_an_error_of_the_plugin_is_ours(lab: ExampleLab, command: str) -> None:
     assert list(lab.states().values()) == expected
 
 
-@pytest.mark.one_process("a plugin that the daemon runs shares the standard error of the daemon")
 def test_standard_error_of_the_plugin_is_passed_through(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.script("echo whispered >&2\n" + _printing(ONE)))
     outcome = lab.call("ADD", conf)
