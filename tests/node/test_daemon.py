@@ -235,3 +235,12 @@ def test_a_log_file_that_becomes_a_symbolic_link_is_not_followed(lab: ExampleLab
     daemon.stop()
     assert "ended" in old.read_text()
     assert victim.read_text() == "precious"
+
+
+def test_sighup_is_no_reason_to_end(lab: ExampleLab) -> None:
+    daemon = started(lab)
+    ipam = lab.script("grep SigIgn /proc/self/status >&2; echo '{}'")
+    daemon.signal(signal.SIGHUP)
+    (ignored,) = re.findall("SigIgn:\t([0-9a-f]+)", lab.call("ADD", lab.conf(ipam=ipam)).err)
+    assert not int(ignored, 16) & 1 << signal.SIGHUP - 1
+    assert daemon.running
