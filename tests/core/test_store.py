@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -26,8 +25,11 @@ RECORD = Record(
     container_id="c1",
     ifname="eth0",
     netns="/run/netns/x",
+    namespace="4:5",
     engine="example",
     config={"name": "net", "ü": [1, None, {"a": 0.5}]},
+    args={"K8S_POD_NAME": "till-0"},
+    path=("/a", "/b"),
 )
 PORT = HostPort(
     name="port",
@@ -116,23 +118,6 @@ def test_a_directory_that_cannot_be_made_is_code_5(tmp_path: Path) -> None:
         store.begin(RECORD)
     assert caught.value.code == Code.IO_FAILURE
     assert str(tmp_path / "file" / "state") in caught.value.msg
-
-
-def test_a_store_of_format_1_is_carried_over(tmp_path: Path) -> None:
-    with closing(Store(tmp_path, 10)) as store:
-        store.begin(RECORD)
-        path = store.path
-    with closing(sqlite3.connect(path)) as db:
-        for column in ("path", "namespace"):
-            db.execute(f"ALTER TABLE attachment DROP COLUMN {column}")
-        db.execute("PRAGMA user_version = 1")
-    with closing(Store(tmp_path, 10)) as store:
-        (found,) = store.all()
-        assert found == RECORD
-        store.remove(found.id)
-        store.begin(evolve(RECORD, path=("/a", "/b"), namespace="4:5"))
-        (found,) = store.all()
-        assert (found.path, found.namespace) == (("/a", "/b"), "4:5")
 
 
 def test_the_revision_changes_with_every_write_by_anyone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -37,6 +38,11 @@ def _started_in_vain(lab: ExampleLab) -> str:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     return done.stderr
+
+
+def _settings_before_tables(lab: ExampleLab, text: str) -> None:
+    path = Path(lab.plugin.env["USERSPACE_CNI_CONFIG"])
+    path.write_text(f"{text}{path.read_text()}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -108,8 +114,7 @@ def test_systemd_is_told(lab: ExampleLab, abstract: bool) -> None:
 
 
 def test_each_request_is_one_line_of_the_log(lab: ExampleLab) -> None:
-    path = Path(lab.plugin.env["USERSPACE_CNI_CONFIG"])
-    path.write_text(f'log_level = "info"\n{path.read_text()}')
+    _settings_before_tables(lab, 'log_level = "info"\n')
     daemon = started(lab)
     args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=till-0"
     lab.call("ADD", lab.conf(), args=args)
@@ -206,3 +211,36 @@ def test_an_answer_is_one_json_object_for_each_caller_at_once(lab: ExampleLab) -
     daemon = started(lab)
     outcome = exchanged(daemon.socket, frame(lab, "VERSION", {"cniVersion": "1.1.0"}))
     assert json.loads(outcome.out)["supportedVersions"][-1] == "1.1.0"
+
+
+def test_a_log_file_that_is_renamed_is_begun_anew(lab: ExampleLab) -> None:
+    path, old = lab.directory / "node.log", lab.directory / "node.log.1"
+    _settings_before_tables(lab, f'log_file = "{path}"\nlog_level = "info"\n')
+    daemon = started(lab)
+    assert "serving at" in path.read_text()
+    path.rename(old)
+    daemon.stop()
+    assert "ended" not in old.read_text()
+    assert "ended" in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_log_file_that_becomes_a_symbolic_link_is_not_followed(lab: ExampleLab) -> None:
+    path, old, victim = (lab.directory / name for name in ("node.log", "node.log.1", "victim"))
+    victim.write_text("precious")
+    _settings_before_tables(lab, f'log_file = "{path}"\nlog_level = "info"\n')
+    daemon = started(lab)
+    path.rename(old)
+    path.symlink_to(victim)
+    daemon.stop()
+    assert "ended" in old.read_text()
+    assert victim.read_text() == "precious"
+
+
+def test_sighup_is_no_reason_to_end(lab: ExampleLab) -> None:
+    daemon = started(lab)
+    ipam = lab.script("grep SigIgn /proc/self/status >&2; echo '{}'")
+    daemon.signal(signal.SIGHUP)
+    (ignored,) = re.findall("SigIgn:\t([0-9a-f]+)", lab.call("ADD", lab.conf(ipam=ipam)).err)
+    assert not int(ignored, 16) & 1 << signal.SIGHUP - 1
+    assert daemon.running

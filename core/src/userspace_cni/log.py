@@ -11,7 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from io import TextIOWrapper
 from threading import Lock
@@ -125,10 +125,28 @@ def process(level: str, path: Path | None) -> Iterator[None]:
 
 
 class _FileHandler(logging.FileHandler):
-    """Appends to a file that only root's group may read, and never through a symbolic link."""
+    """Appends to a file that only root's group may read, and never through a symbolic link.
+
+    Who rotates the log renames the file: the next record begins another. Where that cannot be, the
+    old one goes on.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.stream is not None and not self._is_in_place(self.stream):
+            with suppress(OSError):
+                fresh = self._open()
+                self.stream.close()
+                self.stream = fresh
+        super().emit(record)
+
+    def _is_in_place(self, stream: TextIOWrapper) -> bool:
+        try:
+            return os.path.samestat(os.lstat(self.baseFilename), os.fstat(stream.fileno()))
+        except OSError:
+            return False
 
     def _open(self) -> TextIOWrapper:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -331,10 +331,10 @@ class Runtime:
         """Do the work of an ADD and return our own part of the result, and the port."""
         dns = plan.conf.result_dns
         if ipam := self._ipam(plan.conf.ipam_type, request, request.config):
-            with self._phase("ipam"):
-                allocation = ipam.add(lock)
+            allocation = ipam.add(lock)
             undo.callback(allocation.undo)
 
+            @cache  # one wait is one step
             def allocated() -> Result:
                 if allocation.known:
                     return allocation.result()

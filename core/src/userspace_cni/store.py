@@ -33,25 +33,20 @@ CREATE TABLE IF NOT EXISTS attachment (
     container_id TEXT NOT NULL,
     ifname TEXT NOT NULL,
     netns TEXT NOT NULL,
+    namespace TEXT NOT NULL,
     engine TEXT NOT NULL,
     state TEXT NOT NULL,
     config TEXT NOT NULL,
     args TEXT NOT NULL,
+    path TEXT NOT NULL,
     port TEXT,
-    result TEXT,
-    path TEXT NOT NULL DEFAULT '',
-    namespace TEXT NOT NULL DEFAULT ''
+    result TEXT
 ) STRICT;
 CREATE INDEX IF NOT EXISTS attachment_by_network ON attachment (network);
 CREATE INDEX IF NOT EXISTS attachment_by_state ON attachment (state) WHERE state != 'attached';
-PRAGMA user_version = 2;
+PRAGMA user_version = 1;
 """
-_FROM_1 = """
-ALTER TABLE attachment ADD COLUMN path TEXT NOT NULL DEFAULT '';
-ALTER TABLE attachment ADD COLUMN namespace TEXT NOT NULL DEFAULT '';
-PRAGMA user_version = 2;
-"""
-_VERSION = 2
+_VERSION = 1
 _RESULT_VERSION = SUPPORTED[-1]
 #: The members of a HostPort that are classes of their own.
 _SOCKETS = {"memif": Memif, "vhost_user": VhostUser}
@@ -65,6 +60,8 @@ class Record:
     container_id: str
     ifname: str
     netns: str
+    #: See :func:`.netns.identity`; empty where it is not known.
+    namespace: str = ""
     #: The host engine's name.
     engine: str
     #: ``adding`` from before anything is touched, ``attached`` once ADD is done, ``deleting`` when
@@ -76,8 +73,6 @@ class Record:
     args: Mapping[str, str] = field(factory=dict)
     #: The directories of its CNI_PATH: who removes the attachment unasked finds IPAM plugins there.
     path: tuple[str, ...] = ()
-    #: See :func:`.netns.identity`; empty where it is not known.
-    namespace: str = ""
     port: HostPort | None = None
     #: What ADD answered, in the newest version.
     result: dict[str, Any] = field(factory=dict)
@@ -138,14 +133,14 @@ class Store:
                     record.container_id,
                     record.ifname,
                     record.netns,
+                    record.namespace,
                     record.engine,
                     record.state,
                     json.dumps(record.config),
                     json.dumps(dict(record.args)),
-                    None,
-                    None,
                     ":".join(record.path),
-                    record.namespace,
+                    None,
+                    None,
                 ),
             )
 
@@ -214,8 +209,8 @@ class Store:
 
     def _select(self, condition: str, *values: str) -> Iterator[Record]:
         columns = (
-            "network, container_id, ifname, netns, engine, state, config, args, port, result, "
-            "path, namespace"
+            "network, container_id, ifname, netns, namespace, engine, state, config, args, path, "
+            "port, result"
         )
         query = f"SELECT {columns} FROM attachment {condition}"  # noqa: S608  constants
         with self._turn, self._reported():
@@ -228,14 +223,14 @@ class Store:
                 container_id=row[1],
                 ifname=row[2],
                 netns=row[3],
-                engine=row[4],
-                state=row[5],
-                config=json.loads(row[6]),
-                args=json.loads(row[7]),
-                port=None if row[8] is None else _load_port(row[8]),
-                result={} if row[9] is None else json.loads(row[9]),
-                path=tuple(filter(None, row[10].split(":"))),
-                namespace=row[11],
+                namespace=row[4],
+                engine=row[5],
+                state=row[6],
+                config=json.loads(row[7]),
+                args=json.loads(row[8]),
+                path=tuple(filter(None, row[9].split(":"))),
+                port=None if row[10] is None else _load_port(row[10]),
+                result={} if row[11] is None else json.loads(row[11]),
             )
 
     @contextmanager
@@ -276,8 +271,6 @@ class Store:
             self.path.chmod(0o640)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
-        elif version == 1:
-            connection.executescript("BEGIN IMMEDIATE;" + _FROM_1 + "COMMIT;")
         elif version != _VERSION:
             raise CniError(
                 Code.IO_FAILURE,

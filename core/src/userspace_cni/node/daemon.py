@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from contextlib import ExitStack
 from threading import Event, Thread
@@ -11,7 +12,7 @@ from userspace_cni import log
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.log import logger
 from userspace_cni.node import systemd
-from userspace_cni.node.observer import Observer
+from userspace_cni.node.observer import Observers
 from userspace_cni.node.queue import Queue
 from userspace_cni.node.reconcile import Reconciler
 from userspace_cni.node.server import Server, sole
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 
     from userspace_cni.node.metrics import Metrics
     from userspace_cni.node.protocol import Reply
+    from userspace_cni.node.traces import Traces
     from userspace_cni.settings import Settings
+
+#: OpenTelemetry's variables that name a collector of traces.
+_COLLECTOR = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 def run(settings: Settings) -> None:
@@ -46,7 +51,10 @@ class _Daemon:
         self._replayed = False
         self._reconciled = False
         figures = _metrics() if settings.node.http else None
-        observer = figures or Observer()
+        traces = _traces() if any(map(os.environ.get, _COLLECTOR)) else None
+        if traces is not None:
+            stack.callback(traces.close)
+        observer = Observers(*filter(None, (figures, traces)))
         runtime = Runtime(settings, retries=False, phase=observer.phase)
         stack.callback(runtime.close)
         self._service = Service(runtime, settings, observer)
@@ -63,6 +71,8 @@ class _Daemon:
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._end())
+        # Not SIG_IGN, which IPAM plugins would inherit.
+        signal.signal(signal.SIGHUP, lambda *_: None)
         self._queue.make()
         self._queue.replay(self._stop)
         self._replayed = True
@@ -118,3 +128,20 @@ def _metrics() -> Metrics:
             "install it with: pip install 'userspace-cni[node]'",
         ) from error
     return Metrics()
+
+
+def _traces() -> Traces | None:
+    """Return what makes spans; None where it cannot be had: the daemon is worth more than they."""
+    try:
+        from userspace_cni.node.traces import Traces
+
+        return Traces()
+    except ImportError as error:
+        logger.error(
+            "no traces: a collector is named, and %s is not installed: "
+            "pip install 'userspace-cni[otel]'",
+            error.name,
+        )
+    except Exception:  # noqa: BLE001  the variables that configure it are many
+        logger.exception("no traces")
+    return None

@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from userspace_cni.log import logger
-from userspace_cni.node.observer import Observer
+from userspace_cni.node.observer import Observer, Served
 
 if TYPE_CHECKING:
     from userspace_cni.store import Store
@@ -95,10 +95,10 @@ class Metrics(Observer):
             self._phases.labels(name).observe(seconds - self._local.inside)
             self._local.inside = around + seconds
 
-    def request(self, command: str, engine: str, code: int, seconds: float) -> None:
+    def request(self, served: Served) -> None:
         """See :meth:`.Observer.request`."""
-        self._requests.labels(command, engine, code).inc()
-        self._seconds.labels(command).observe(seconds)
+        self._requests.labels(served.command, served.engine, served.code).inc()
+        self._seconds.labels(served.command).observe(served.seconds)
 
     def reconciled(self, action: str, *, succeeded: bool) -> None:
         """See :meth:`.Observer.reconciled`."""

@@ -1,19 +1,40 @@
-"""What the daemon tells about its work, to whoever measures it."""
+"""What the daemon tells about its work, to whoever measures or traces it."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import NamedTuple
+
+
+class Served(NamedTuple):
+    """A request that has been answered. What it did not tell is empty."""
+
+    #: The CNI_COMMAND, ``other`` where there is none of that name.
+    command: str
+    network: str
+    container_id: str
+    ifname: str
+    #: The host engine's name.
+    engine: str
+    #: That of the CNI error, 0 for success.
+    code: int
+    seconds: float
 
 
 class Observer:
     """Is told, and forgets."""
 
+    def serving(self, environ: Mapping[str, str]) -> AbstractContextManager[Mapping[str, str]]:
+        """Surround a request, :meth:`request` included; give the environment to serve it with."""
+        return nullcontext(environ)
+
     def phase(self, name: str) -> AbstractContextManager[object]:
-        """Surround the step *name* of a request."""
+        """Surround the step *name* of a request, or of work that nobody asked for."""
         return nullcontext(name)
 
-    def request(self, command: str, engine: str, code: int, seconds: float) -> None:
-        """Note a request that is answered with error *code*, 0 for success."""
+    def request(self, served: Served) -> None:
+        """Note a request."""
 
     def reconciled(self, action: str, *, succeeded: bool) -> None:
         """Note an *action* on one attachment that nobody asked for: ``restore`` or ``remove``."""
@@ -23,3 +44,47 @@ class Observer:
 
     def dataplane(self, engine: str, *, up: bool) -> None:
         """Note whether the switch of *engine* answers."""
+
+
+class Observers(Observer):
+    """Tells any number of others."""
+
+    def __init__(self, *others: Observer) -> None:
+        """Tell *others*, in this order."""
+        self._others = others
+
+    @contextmanager
+    def serving(self, environ: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+        """See :meth:`Observer.serving`."""
+        with ExitStack() as stack:
+            for other in self._others:
+                environ = stack.enter_context(other.serving(environ))
+            yield environ
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """See :meth:`Observer.phase`."""
+        with ExitStack() as stack:
+            for other in self._others:
+                stack.enter_context(other.phase(name))
+            yield
+
+    def request(self, served: Served) -> None:
+        """See :meth:`Observer.request`."""
+        for other in self._others:
+            other.request(served)
+
+    def reconciled(self, action: str, *, succeeded: bool) -> None:
+        """See :meth:`Observer.reconciled`."""
+        for other in self._others:
+            other.reconciled(action, succeeded=succeeded)
+
+    def replayed(self, outcome: str) -> None:
+        """See :meth:`Observer.replayed`."""
+        for other in self._others:
+            other.replayed(outcome)
+
+    def dataplane(self, engine: str, *, up: bool) -> None:
+        """See :meth:`Observer.dataplane`."""
+        for other in self._others:
+            other.dataplane(engine, up=up)

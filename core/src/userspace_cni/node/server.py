@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import socket
 import stat
 import struct
@@ -72,6 +73,8 @@ class Server:
         self._stopping = False
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._woken, self._waker = socket.socketpair()
+        for end in (self._woken, self._waker):
+            end.setblocking(False)
 
     def open(self) -> None:
         """Listen. What lies at the path is a dead daemon's: see :func:`sole`.
@@ -96,13 +99,15 @@ class Server:
         """Let :meth:`run` return once what has come is served; may be called by a signal."""
         self._stopping = True
         with suppress(BlockingIOError):
-            self._waker.send(b"x", socket.MSG_DONTWAIT)
+            self._waker.send(b"x")
 
     def run(self) -> None:
         """Serve until :meth:`stop`, then finish what runs, and what still waits to be accepted."""
-        with ThreadPoolExecutor(self._workers, "request") as pool:
+        with ThreadPoolExecutor(self._workers, "request") as pool, self._woken_by_signals():
             while not self._stopping:
                 select.select((self._listener, self._woken), (), ())
+                with suppress(BlockingIOError):
+                    self._woken.recv(64)
                 self._accept(pool)
             # Whoever comes now finds no daemon; whoever has come before gets an answer.
             self._path.unlink(missing_ok=True)
@@ -114,6 +119,15 @@ class Server:
         """Close what is open."""
         for end in (self._listener, self._woken, self._waker):
             end.close()
+
+    @contextmanager
+    def _woken_by_signals(self) -> Iterator[None]:
+        # One that comes just before select(2) would wait for the next connection otherwise.
+        before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
 
     def _accept(self, pool: ThreadPoolExecutor) -> bool:
         self._free.acquire()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from userspace_cni import config, exchange
 from userspace_cni.cni import request
 from userspace_cni.log import logger
+from userspace_cni.node.observer import Served
 from userspace_cni.node.protocol import Reply
 
 if TYPE_CHECKING:
@@ -48,6 +49,39 @@ class Service:
 
     def answer(self, environ: Mapping[str, str], stdin: bytes, stderr: StringIO) -> Answer:
         """Answer the request; what it logs goes to *stderr* too."""
+        command = environ.get("CNI_COMMAND", "")
+        with self._observer.serving(environ) as handed_on:
+            answer, parsed, seconds = self._served(handed_on, stdin, stderr)
+            served = Served(
+                command=command if command in _COMMANDS else "other",
+                network=parsed.network if parsed else "",
+                container_id=environ.get("CNI_CONTAINERID", ""),
+                ifname=environ.get("CNI_IFNAME", ""),
+                engine=self._engine_of(parsed),
+                code=answer.code,
+                seconds=seconds,
+            )
+            self._observer.request(served)
+        told = {
+            "command": command,
+            "network": served.network,
+            "container": served.container_id,
+            "ifname": served.ifname,
+            "pod": _pod(parsed),
+            "engine": served.engine,
+            "ms": f"{seconds * 1000:.1f}",
+            "code": str(answer.code),
+        }
+        logger.info(
+            "request %s",
+            " ".join(f"{key}={_quoted(value)}" for key, value in told.items() if value),
+        )
+        return answer
+
+    def _served(
+        self, environ: Mapping[str, str], stdin: bytes, stderr: StringIO
+    ) -> tuple[Answer, Request | None, float]:
+        """Serve the request; return the answer, the request if it is one, and its duration."""
         start = perf_counter()
         parsed: Request | None = None
 
@@ -57,27 +91,7 @@ class Service:
             return exchange.serve(self._runtime, self._settings, parsed, stderr)
 
         answer = exchange.answer(environ, stdin, serve)
-        seconds = perf_counter() - start
-        command = environ.get("CNI_COMMAND", "")
-        engine = self._engine_of(parsed)
-        self._observer.request(
-            command if command in _COMMANDS else "other", engine, answer.code, seconds
-        )
-        told = {
-            "command": command,
-            "network": parsed.network if parsed else "",
-            "container": environ.get("CNI_CONTAINERID", ""),
-            "ifname": environ.get("CNI_IFNAME", ""),
-            "pod": _pod(parsed),
-            "engine": engine,
-            "ms": f"{seconds * 1000:.1f}",
-            "code": str(answer.code),
-        }
-        logger.info(
-            "request %s",
-            " ".join(f"{key}={_quoted(value)}" for key, value in told.items() if value),
-        )
-        return answer
+        return answer, parsed, perf_counter() - start
 
     def _engine_of(self, parsed: Request | None) -> str:
         """Return the host engine's name, if there is one of that name."""
