@@ -9,8 +9,8 @@ import selectors
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -51,7 +51,7 @@ class Ipam:
     timeout: float
 
     def add(self, lock: int | None = None) -> Allocation:
-        """Start to allocate addresses; what is done until they are needed costs no time.
+        """Start to allocate addresses: see :class:`Allocation`.
 
         The plugin inherits the file descriptor *lock*: if we die, the attachment stays locked until
         the plugin has ended, and no DEL runs before that.
@@ -60,8 +60,7 @@ class Ipam:
             NotStarted: when the plugin cannot be executed.
 
         """
-        with _as_file(self._stdin) as stdin:
-            return Allocation(self, self.start("ADD", stdin, lock))
+        return Allocation(self, self.launch("ADD", lock))
 
     def delete(self) -> None:
         """Free what :meth:`add` allocated.
@@ -106,33 +105,30 @@ class Ipam:
         return allocated
 
     @property
-    def _stdin(self) -> bytes:
+    def stdin(self) -> bytes:
+        """What the plugin is given on standard input."""
         return json.dumps(self.config).encode()
 
     def _run(self, command: str) -> None:
-        self.finish(command, self.start(command), configure=True)
+        self.finish(command, self.launch(command), self.stdin)
 
-    def start(
-        self, command: str, stdin: int = subprocess.PIPE, lock: int | None = None
-    ) -> subprocess.Popen[bytes]:
-        """Start the plugin; raises NotStarted. Its end is :meth:`finish`."""
+    def launch(self, command: str, lock: int | None = None) -> subprocess.Popen[bytes]:
+        """Start the plugin, which waits for its configuration; raises NotStarted."""
         executable = self._find()
         try:
-            return self._execute(executable, command, stdin, lock)
+            return self._execute(executable, command, lock)
         except OSError as error:
             raise NotStarted(
                 Code.IPAM, f"IPAM plugin {executable} cannot be executed", error.strerror or ""
             ) from error
 
-    def _execute(
-        self, executable: Path, command: str, stdin: int, lock: int | None
-    ) -> subprocess.Popen[bytes]:
+    def _execute(self, executable: Path, command: str, lock: int | None) -> subprocess.Popen[bytes]:
         for remaining in reversed(range(_BUSY_TRIES)):
             try:
                 # No preexec_fn: without one the process is made by vfork(2), however large we are.
                 return subprocess.Popen(  # noqa: S603  an absolute path, found in CNI_PATH
                     [executable],
-                    stdin=stdin,
+                    stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     env={**self.environ, "CNI_COMMAND": command},
@@ -145,17 +141,14 @@ class Ipam:
                 time.sleep(_BUSY_PAUSE)
         raise AssertionError  # pragma: no cover  the last try returns or raises
 
-    def finish(
-        self, command: str, process: subprocess.Popen[bytes], *, configure: bool = False
-    ) -> bytes:
-        """Wait for a call that was started, and return what it printed; raises as delete does.
+    def finish(self, command: str, process: subprocess.Popen[bytes], stdin: bytes = b"") -> bytes:
+        """Give a plugin that was started the rest of its *stdin*, and return what it prints.
 
-        With *configure* it is given its configuration now.
+        Raises as :meth:`delete` does.
         """
         with process:
             try:
-                config = self._stdin if configure else b""
-                out, err = _exchanged(process, config, time.monotonic() + self.timeout)
+                out, err = _exchanged(process, stdin, time.monotonic() + self.timeout)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise CniError(
@@ -223,7 +216,7 @@ class Deletion:
         self._process: subprocess.Popen[bytes] | None = None
         self._problem: CniError | None = None
         try:
-            self._process = ipam.start("DEL")
+            self._process = ipam.launch("DEL")
         except CniError as error:
             self._problem = error
 
@@ -239,24 +232,43 @@ class Deletion:
         """Free the addresses; raises as :meth:`Ipam.delete` does."""
         process, self._process = self._process, None
         if process is not None:
-            self._ipam.finish("DEL", process, configure=True)
+            self._ipam.finish("DEL", process, self._ipam.stdin)
         elif self._problem is not None:
             raise self._problem
 
 
 class Allocation:
-    """The addresses that an IPAM plugin is allocating, for one thread to wait for."""
+    """The addresses that an IPAM plugin allocates, for one thread to wait for.
+
+    The plugin has started, which takes it longer than to find an address, and does nothing before
+    it is told to. A context manager, which ends a plugin that was not told.
+    """
 
     def __init__(self, ipam: Ipam, process: subprocess.Popen[bytes]) -> None:
         """Stand for the ADD of *ipam* that *process* carries out."""
         self._ipam = ipam
         self._process = process
+        self._left: bytes | None = None
         self._outcome: Result | CniError | None = None
 
-    @property
-    def known(self) -> bool:
-        """Whether :meth:`result` does not wait."""
-        return self._outcome is not None
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._left is None:
+            with self._process as process:
+                process.kill()
+
+    def begin(self) -> None:
+        """Tell the plugin to allocate. Only from now on there may be something to :meth:`undo`."""
+        assert self._process.stdin is not None  # noqa: S101  a pipe
+        os.set_blocking(self._process.stdin.fileno(), False)
+        self._left = self._ipam.stdin
+        with suppress(BrokenPipeError):
+            # A pipe takes 64 KiB; what is more comes with the wait.
+            self._left = self._left[os.write(self._process.stdin.fileno(), self._left) :]
+        if not self._left:
+            self._process.stdin.close()
 
     def result(self) -> Result:
         """Wait for the addresses and return them.
@@ -267,7 +279,9 @@ class Allocation:
         """
         if self._outcome is None:
             try:
-                self._outcome = self._ipam.allocated(self._ipam.finish("ADD", self._process))
+                self._outcome = self._ipam.allocated(
+                    self._ipam.finish("ADD", self._process, self._left or b"")
+                )
             except CniError as error:
                 self._outcome = error
         if isinstance(self._outcome, CniError):
@@ -305,7 +319,7 @@ def _exchanged(
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, _reader(out, _OUT_MAX))  # type: ignore[arg-type]
         selector.register(process.stderr, selectors.EVENT_READ, _reader(err, _ERR_MAX))  # type: ignore[arg-type]
-        if process.stdin is not None:
+        if process.stdin is not None and not process.stdin.closed:
             os.set_blocking(process.stdin.fileno(), False)
             selector.register(process.stdin, selectors.EVENT_WRITE, _writer(config))
         while selector.get_map():
@@ -348,16 +362,3 @@ def _writer(data: bytes) -> Callable[[int], bool]:
         return not left
 
     return write
-
-
-@contextmanager
-def _as_file(content: bytes) -> Iterator[int]:
-    """Hold *content* in a file: unlike a pipe's, its writer never waits for the reader."""
-    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        yield descriptor
-    finally:
-        os.close(descriptor)

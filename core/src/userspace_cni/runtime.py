@@ -40,7 +40,7 @@ from userspace_cni.engine import (
     attachment_id,
 )
 from userspace_cni.handover import ContainerDirectory
-from userspace_cni.ipam import Ipam
+from userspace_cni.ipam import Allocation, Ipam
 from userspace_cni.locks import Locks
 from userspace_cni.log import logger
 from userspace_cni.settings import Settings
@@ -131,7 +131,7 @@ class Runtime:
         attachment = self._attachment(request, plan.conf)
         if not request.netns_override:
             netns.require_foreign(request.netns)
-        with self._lock(attachment.id) as lock:
+        with self._lock(attachment.id) as lock, self._allocation(plan, request, lock) as allocation:
             self._make_room(attachment, request)
             with self._phase("store"):
                 self.store.begin(
@@ -148,7 +148,7 @@ class Runtime:
                     )
                 )
             with self._undone_on_failure(attachment.id) as undo:
-                own, port = self._attach(plan, attachment, request, lock, undo)
+                own, port = self._attach(plan, attachment, request, allocation, undo)
                 answer = previous.extended_by(own) if previous else own
                 body = cni_result.dump(answer, request.cni_version)
                 with self._phase("store"):
@@ -325,19 +325,17 @@ class Runtime:
         plan: _Plan,
         attachment: Attachment,
         request: Request,
-        lock: int,
+        allocation: Allocation | None,
         undo: ExitStack,
     ) -> tuple[Result, HostPort]:
         """Do the work of an ADD and return our own part of the result, and the port."""
         dns = plan.conf.result_dns
-        if ipam := self._ipam(plan.conf.ipam_type, request, request.config):
-            allocation = ipam.add(lock)
+        if allocation is not None:
             undo.callback(allocation.undo)
+            allocation.begin()
 
             @cache  # one wait is one step
             def allocated() -> Result:
-                if allocation.known:
-                    return allocation.result()
                 with self._phase("ipam"):
                     return allocation.result()
 
@@ -658,6 +656,12 @@ class Runtime:
             environ=environ,
             timeout=self._settings.timeout,
         )
+
+    def _allocation(
+        self, plan: _Plan, request: Request, lock: int
+    ) -> AbstractContextManager[Allocation | None]:
+        ipam = self._ipam(plan.conf.ipam_type, request, request.config)
+        return ipam.add(lock) if ipam else nullcontext()
 
     def _find(self, id_: str) -> Record | None:
         """Return the record of an attachment; without a working store, None: DEL needs none."""
