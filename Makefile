@@ -31,9 +31,9 @@ unit: $(VENV)/.ready .build/demo-linux.ready .build/demo-ovs.ready .build/test.r
 docs: $(VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir .build/site
 
-# Medians and ratios beside the reference plugins: make bench ROUNDS=50
+# Medians and ratios beside the reference plugins: make bench ROUNDS=50 JSON=figures.json
 bench: $(VENV)/.ready .build/demo-linux.ready .build/demo-ovs.ready
-	$(BIN)/python bench/linux.py $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(BIN)/python bench/linux.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(JSON),--json $(JSON))
 	$(BIN)/python bench/ovs_dpdk.py $(if $(ROUNDS),--rounds $(ROUNDS))
 	$(BIN)/python bench/vpp.py $(if $(ROUNDS),--rounds $(ROUNDS))
 

@@ -1,150 +1,147 @@
-"""ADD and DEL of a veth into a Linux bridge with host-local, beside the Go plugin ``bridge``.
+"""A veth into a Linux bridge with host-local, beside the reference plugins of the CNI project.
 
 Contenders take turns in shuffled rounds, in one run on one machine, so that their ratio means
-something; milliseconds alone do not.
+something; milliseconds alone do not. They differ in one thing that is no speed: ours removes its
+bridge with the last port and makes it anew with the next, Go's `bridge` keeps its own for ever. So
+every contender has one attachment that stands during the run, and every request finds a bridge.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import random
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from attrs import asdict
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from bench import node
+from bench.contender import REFERENCE_PLUGINS, Contender, peer
+from bench.figures import table
+from bench.sections import SECTIONS, Bench, prepare
 from userspace_cni.install import install
 
-REFERENCE_PLUGINS = Path("/usr/lib/cni")
-MARK = "USERSPACE_CNI_BENCH_NODE"
+_PORTS_MAX = 1023  # of a Linux bridge; one is the attachment that stands
 
 
-@dataclass
-class Contender:
-    """A plugin with its network, and the wall times of its calls in seconds."""
-
-    name: str
-    executable: Path
-    network: dict[str, Any]
-    times: dict[str, list[float]]
-
-    def call(self, command: str, number: int, netns: str, path: Path) -> None:
-        environ = os.environ | {
-            "CNI_COMMAND": command,
-            "CNI_CONTAINERID": f"bench-{number}",
-            "CNI_NETNS": netns,
-            "CNI_IFNAME": "eth0",
-            "CNI_PATH": str(path),
-        }
-        stdin = json.dumps(self.network).encode()
-        start = time.perf_counter()
-        done = subprocess.run(
-            [self.executable], input=stdin, env=environ, capture_output=True, check=False
-        )
-        self.times.setdefault(command, []).append(time.perf_counter() - start)
-        if done.returncode:
-            raise SystemExit(f"{self.name} {command}: {done.stdout.decode()}{done.stderr.decode()}")
+def network(directory: Path, name: str, subnet: str, **keys: object) -> dict[str, Any]:
+    ipam = {
+        "type": "host-local",
+        "dataDir": str(directory / "leases"),
+        "ranges": [[{"subnet": subnet}]],
+    }
+    return {"cniVersion": "1.0.0", "name": name, "ipam": ipam, **keys}
 
 
-def contenders(directory: Path) -> list[Contender]:
-    def network(name: str, subnet: str, **keys: object) -> dict[str, Any]:
-        ipam = {
-            "type": "host-local",
-            "dataDir": str(directory / "leases"),
-            "ranges": [[{"subnet": subnet}]],
-        }
-        return {"cniVersion": "1.0.0", "name": name, "ipam": ipam, **keys}
-
-    bridge = {"bridgeName": "bench-own", "gateway": True, "defaultRoute": True}
+def own_network(directory: Path, name: str, subnet: str) -> dict[str, Any]:
+    bridge = {"bridgeName": f"bench-{name}", "gateway": True, "defaultRoute": True}
     host = {"engine": "linux", "iftype": "veth", "netType": "bridge", "bridge": bridge}
-    return [
-        Contender(
-            "bridge (Go)",
-            REFERENCE_PLUGINS / "bridge",
-            network(
-                "go",
-                "10.1.0.0/16",
-                type="bridge",
-                bridge="bench-go",
-                isGateway=True,
-                isDefaultGateway=True,
+    return network(directory, name, subnet, type="userspace", host=host)
+
+
+def reference(directory: Path) -> Contender:
+    keys = {"type": "bridge", "bridge": "bench-go", "isGateway": True, "isDefaultGateway": True}
+    return Contender(
+        "bridge (Go)", REFERENCE_PLUGINS / "bridge", network(directory, "go", "10.1.0.0/16", **keys)
+    )
+
+
+def one_process(directory: Path) -> Contender:
+    environ = node.settings(directory / "alone")
+    return Contender(
+        "userspace, one process",
+        install(directory / "alone"),
+        own_network(directory, "alone", "10.3.0.0/16"),
+        environ,
+    )
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    with ExitStack() as stack:
+        directory = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=options.directory))
+        )
+        machine = node.machine(directory)
+        served = stack.enter_context(node.daemon(directory / "daemon"))
+        names = [f"standing-{number}" for number in range(3 + len(options.peer))]
+        stack.enter_context(node.namespaces(names))
+        bench = Bench(
+            go=reference(directory),
+            daemon=Contender(
+                "userspace, daemon",
+                served.executable,
+                own_network(directory, "own", "10.2.0.0/16"),
             ),
-            {},
-        ),
-        Contender(
-            "userspace, one process",
-            install(directory),
-            network("own", "10.2.0.0/16", type="userspace", host=host),
-            {},
-        ),
-    ]
+            one_process=one_process(directory),
+            peers=options.peer,
+            served=served,
+            rounds=options.rounds,
+            attachments=options.attachments,
+            idle=options.idle,
+        )
+        prepare(bench)
+        sections = {}
+        for name in (name for name in SECTIONS if name in options.sections):
+            title, measure = SECTIONS[name]
+            rows = measure(bench)
+            print(table(title, rows), flush=True)
+            sections[name] = [asdict(row) for row in rows]
+        return {
+            "machine": machine,
+            "reference": {"name": bench.go.name, "version": debian_version()},
+            "peers": {one.name: one.about() for one in bench.peers},
+            "rounds": bench.rounds,
+            "attachments": bench.attachments,
+            "sections": sections,
+            "failures": bench.failures,
+        }
 
 
-def measure(rounds: int) -> list[Contender]:
-    with tempfile.TemporaryDirectory(prefix="bench-") as text:
-        directory = Path(text)
-        settings = directory / "config.toml"
-        settings.write_text(f'state_dir = "{text}/state"\nrun_dir = "{text}/run"\n')
-        os.environ["USERSPACE_CNI_CONFIG"] = str(settings)
-        field = contenders(directory)
-        namespace = f"bench-{os.getpid()}"
-        for number in range(-1, rounds):
-            for contender in random.sample(field, len(field)):
-                subprocess.run(["ip", "netns", "add", namespace], check=True)
-                try:
-                    for command in ("ADD", "DEL"):
-                        netns = f"/run/netns/{namespace}"
-                        contender.call(command, number, netns, REFERENCE_PLUGINS)
-                finally:
-                    subprocess.run(["ip", "netns", "delete", namespace], check=True)
-            if number < 0:  # the first round fills caches and makes the bridges
-                for contender in field:
-                    contender.times.clear()
-        return field
-
-
-def report(field: list[Contender]) -> dict[str, Any]:
-    reference = field[0]
-    print(f"{'':24}{'command':>9}{'median ms':>11}{'min':>8}{'max':>8}{'ratio':>8}")
-    rows = []
-    for command in ("ADD", "DEL"):
-        base = statistics.median(reference.times[command])
-        for contender in field:
-            times = contender.times[command]
-            median = statistics.median(times)
-            row = {
-                "name": contender.name,
-                "command": command,
-                "n": len(times),
-                "median_ms": median * 1000,
-                "ratio": median / base,
-            }
-            rows.append(row)
-            print(
-                f"{contender.name:24}{command:>9}{median * 1000:11.1f}{min(times) * 1000:8.1f}"
-                f"{max(times) * 1000:8.1f}{median / base:8.2f}"
-            )
-    return {"reference": reference.name, "rows": rows}
+def debian_version() -> str:
+    query = ["dpkg-query", "--show", "--showformat=${Version}", "containernetworking-plugins"]
+    return subprocess.run(query, capture_output=True, text=True, check=True).stdout
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=30, help="default: %(default)s")
+    parser.add_argument(
+        "--attachments",
+        type=int,
+        default=1000,
+        help="on each bridge, 2 to 1022; default: %(default)s",
+    )
+    parser.add_argument(
+        "--idle", type=float, default=10, help="seconds to watch the idle daemon; default: 10"
+    )
+    parser.add_argument(
+        "--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="default: all"
+    )
+    parser.add_argument(
+        "--peer", type=peer, action="append", default=[], metavar="NAME=PATH:CONF",
+        help="another CNI plugin, and a file with its network configuration",
+    )  # fmt: skip
+    parser.add_argument(
+        "--directory", type=Path, default=Path("/var/tmp"),
+        help="where the daemon keeps its store; on the disk that /var is on. default: %(default)s",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()
-    if MARK not in os.environ:
-        # A network namespace of our own is the node: no bridge of this machine is touched.
-        os.environ[MARK] = "1"
-        os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv])
-    figures = report(measure(options.rounds))
+    if options.rounds < 1 or not 2 <= options.attachments < _PORTS_MAX:
+        parser.error(f"at least 1 round, 2 to {_PORTS_MAX - 1} attachments")
+    node.enter()
+    figures = run(options)
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if figures["failures"].get("userspace, daemon"):
+        raise SystemExit("requests failed")
 
 
 if __name__ == "__main__":
