@@ -57,7 +57,9 @@ def test_the_example_of_the_nodes_settings_is_one(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(example)
     assert settings.load({settings.VARIABLE: str(file)}) == settings.Settings(
-        log_file=Path("/var/log/userspace-cni.log"), engines={"linux": {}}
+        log_file=Path("/var/log/userspace-cni.log"),
+        engines={"linux": {}},
+        node=settings.NodeSettings(http="127.0.0.1:9469"),
     )
 
 
@@ -67,6 +69,7 @@ def test_getting_started_works_as_written(plugin: Plugin) -> None:
         bin_dir = node.path("/opt/cni/bin")
         for entry in plugin.bin_dir.iterdir():
             (bin_dir / entry.name).symlink_to(entry.resolve())
+        plugin.serve(node)
         done = node.run(
             ["sh", "-euxc", f"cd {node.dir}; PATH=$PATH:{Path(sys.executable).parent}\n{script}"],
             env=plugin.env,

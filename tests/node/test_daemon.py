@@ -244,3 +244,52 @@ def test_sighup_is_no_reason_to_end(lab: ExampleLab) -> None:
     (ignored,) = re.findall("SigIgn:\t([0-9a-f]+)", lab.call("ADD", lab.conf(ipam=ipam)).err)
     assert not int(ignored, 16) & 1 << signal.SIGHUP - 1
     assert daemon.running
+
+
+def test_a_del_waits_for_the_ipam_plugin_that_outlives_its_daemon(lab: ExampleLab) -> None:
+    log = lab.directory / "log"
+    conf = lab.conf(
+        ipam=lab.script(
+            f"echo $CNI_COMMAND >> {log}; [ $CNI_COMMAND != ADD ] || "
+            f"{{ sleep 1; echo allocated >> {log}; }}"
+        )
+    )
+    daemon = started(lab)
+    caller = threading.Thread(target=lambda: lab.call("ADD", conf))
+    caller.start()
+    poll(log.exists, "the ADD")
+    daemon.kill()
+    caller.join()
+    daemon.start()
+    lab.call("DEL", conf).succeeded()
+    told = log.read_text().split()
+    assert told[:2] == ["ADD", "allocated"]
+    assert set(told[2:]) == {"DEL"}
+    lab.assert_clean()
+
+
+def test_an_add_whose_caller_has_gone_is_not_begun(lab: ExampleLab) -> None:
+    log, go = lab.directory / "log", lab.directory / "go"
+    conf = lab.conf(
+        ipam=lab.script(
+            f"[ $CNI_COMMAND != CHECK ] || while [ ! -e {go} ]; do sleep 0.02; done\n"
+            f"echo $CNI_COMMAND >> {log}\n"
+            'echo \'{"cniVersion": "1.1.0", "ips": [{"address": "10.66.0.9/24"}]}\''
+        )
+    )
+    lab.plugin.settings("workers = 1\n")
+    daemon = started(lab)
+    result = lab.add(conf, container="other")
+    busy = threading.Thread(
+        target=lambda: lab.call("CHECK", conf | {"prevResult": result}, container="other")
+    )
+    busy.start()
+    with closing(socket.socket(socket.AF_UNIX)) as caller:
+        caller.connect(str(daemon.socket))
+        caller.sendall(frame(lab, "ADD", conf))
+    go.touch()
+    busy.join()
+    lab.call("STATUS", lab.conf()).succeeded()  # its turn is after the ADD's
+    assert lab.states() == {"other": "attached"}
+    lab.call("DEL", conf, container="other").succeeded()
+    lab.assert_clean()

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import selectors
+import signal
 import stat
 import subprocess
 import time
@@ -24,6 +25,7 @@ from userspace_cni.log import logger
 # A plugin that is being replaced answers "text file busy" for a moment; libcni waits as long.
 _BUSY_TRIES = 5
 _BUSY_PAUSE = 1.0  # seconds
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 _OUT_MAX = 1 << 20  # bytes; a result has a few hundred
 _ERR_MAX = 1 << 16  # bytes
@@ -49,6 +51,9 @@ class Ipam:
     environ: Mapping[str, str]
     #: In seconds.
     timeout: float
+    #: A plugin that runs ends when the thread ends that started it. Of a process that may be killed
+    #: with its request: else a plugin that hangs would keep the attachment locked.
+    ends_with_us: bool = False
 
     def add(self, lock: int | None = None) -> Allocation:
         """Start to allocate addresses: see :class:`Allocation`.
@@ -125,7 +130,7 @@ class Ipam:
     def _execute(self, executable: Path, command: str, lock: int | None) -> subprocess.Popen[bytes]:
         for remaining in reversed(range(_BUSY_TRIES)):
             try:
-                # No preexec_fn: without one the process is made by vfork(2), however large we are.
+                # Without preexec_fn the process is made by vfork(2), however large we are.
                 return subprocess.Popen(  # noqa: S603  an absolute path, found in CNI_PATH
                     [executable],
                     stdin=subprocess.PIPE,
@@ -133,6 +138,7 @@ class Ipam:
                     stderr=subprocess.PIPE,
                     env={**self.environ, "CNI_COMMAND": command},
                     pass_fds=() if lock is None else (lock,),
+                    preexec_fn=_end_with(os.getpid()) if self.ends_with_us else None,  # noqa: PLW1509
                 )
             except OSError as error:
                 if error.errno != errno.ETXTBSY or not remaining:
@@ -201,6 +207,20 @@ class Ipam:
 
     def _misbehaved(self, how: str) -> CniError:
         return CniError(Code.IPAM, f"ipam {self.type}: {how}", "see its messages on stderr")
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    """Return what a child does first, so that it ends when we are killed."""
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+
+    def child() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return child
 
 
 class Deletion:

@@ -70,19 +70,20 @@ class Runtime:
     """Serves requests, one at a time or from several threads."""
 
     def __init__(
-        self, settings: Settings, *, retries: bool = True, phase: Phase = nullcontext
+        self, settings: Settings, *, alone: bool = True, phase: Phase = nullcontext
     ) -> None:
         """Serve the node that *settings* describes.
 
         Args:
             settings: The node's.
-            retries: A request that finds the switch running also removes what others could not
-                while it was down; False where somebody else does that.
+            alone: This process serves one request, in its main thread, and ends: what the request
+                starts ends with it, and it also removes what others could not while a switch was
+                down. False for a daemon.
             phase: Surrounds the steps of requests: ipam, host, handover, container, store.
 
         """
         self._settings = settings
-        self._retries = retries
+        self._alone = alone
         self._phase = phase
         self.store = Store(settings.state_dir, settings.timeout)
         self._locks = Locks(settings.run_dir / "locks", settings.timeout)
@@ -132,6 +133,9 @@ class Runtime:
         if not request.netns_override:
             netns.require_foreign(request.netns)
         with self._lock(attachment.id) as lock, self._allocation(plan, request, lock) as allocation:
+            if not request.wanted():
+                # Its DEL may have been served already, if this waited long to be.
+                raise CniError(Code.TRY_AGAIN_LATER, "the caller has gone before its ADD began")
             self._make_room(attachment, request)
             with self._phase("store"):
                 self.store.begin(
@@ -499,7 +503,7 @@ class Runtime:
 
     def _retry_deletions(self, engine: str, request: Request) -> None:
         """Remove what could not be removed while the switch of *engine* was down."""
-        if not self._retries:
+        if not self._alone:
             return
         try:
             waiting = self.store.deleting(engine)
@@ -655,6 +659,7 @@ class Runtime:
             path=request.path,
             environ=environ,
             timeout=self._settings.timeout,
+            ends_with_us=self._alone,
         )
 
     def _allocation(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attrs import field, frozen
@@ -48,6 +48,8 @@ class Request:
     netns_override: bool = False
     #: The caller's whole environment, for IPAM plugins.
     environ: Mapping[str, str] = field(factory=dict, repr=False)
+    #: Tells whether anybody still waits for the answer.
+    wanted: Callable[[], bool] = field(default=lambda: True, eq=False, repr=False)
 
 
 def parse(environ: Mapping[str, str], config: Mapping[str, Any]) -> Request:

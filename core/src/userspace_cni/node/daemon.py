@@ -22,7 +22,7 @@ from userspace_cni.node.service import Service
 from userspace_cni.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from userspace_cni.node.metrics import Metrics
     from userspace_cni.node.protocol import Reply
@@ -61,7 +61,7 @@ class _Daemon:
         if traces is not None:
             stack.callback(traces.close)
         observer = Observers(*filter(None, (figures, traces)))
-        runtime = Runtime(settings, retries=False, phase=observer.phase)
+        runtime = Runtime(settings, alone=False, phase=observer.phase)
         stack.callback(runtime.close)
         self._service = Service(runtime, settings, observer)
         self._queue = Queue(settings.state_dir / "queue", self._service.answer, observer)
@@ -102,11 +102,11 @@ class _Daemon:
             self._server.stop()
             systemd.notify("STOPPING=1")
 
-    def _reply(self, environ: Mapping[str, str], stdin: bytes) -> Reply:
+    def _reply(self, environ: Mapping[str, str], stdin: bytes, wanted: Callable[[], bool]) -> Reply:
         if environ.get("CNI_COMMAND") == "ADD":
             # A DEL from before must not hit what is attached from now on.
             self._queue.replay()
-        return self._service.reply(environ, stdin)
+        return self._service.reply(environ, stdin, wanted)
 
     def _look_after(self) -> None:
         self._reconciler.run(self._stop, self._after_a_look)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
 
@@ -27,7 +28,8 @@ _PATIENCE = 5.0  # seconds
 _BACKLOG = 4096
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
-Serve = Callable[[Mapping[str, str], bytes], Reply]
+#: Given the environment, standard input, and what tells whether the caller still waits.
+Serve = Callable[[Mapping[str, str], bytes, Callable[[], bool]], Reply]
 
 
 @contextmanager
@@ -163,7 +165,14 @@ class Server:
             logger.warning("refused a request: %s", error)
             answer = exchange.failure(error)
             return Reply(answer.status, answer.out.encode(), b"")
-        return self._serve(environ, stdin)
+        return self._serve(environ, stdin, partial(_waits, connection))
+
+
+def _waits(connection: socket.socket) -> bool:
+    """Tell whether the caller is there: it closes its end when it has the answer, or dies."""
+    poll = select.poll()
+    poll.register(connection, 0)  # POLLHUP is told unasked: both directions are closed
+    return not poll.poll(0)
 
 
 def _require_root(connection: socket.socket) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import StringIO
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
 
 from userspace_cni import config, exchange
 from userspace_cni.cni import request
@@ -37,21 +39,30 @@ class Service:
         self._settings = settings
         self._observer = observer
 
-    def reply(self, environ: Mapping[str, str], stdin: bytes) -> Reply:
+    def reply(self, environ: Mapping[str, str], stdin: bytes, wanted: Callable[[], bool]) -> Reply:
         """Answer the request as the one-process plugin does, its standard error included."""
         stderr = StringIO()
-        answer = self.answer(environ, stdin, stderr)
+        answer = self.answer(environ, stdin, stderr, wanted)
         return Reply(
             answer.status,
             answer.out.encode(),
             stderr.getvalue().encode(errors="backslashreplace")[:_ERR_MAX],
         )
 
-    def answer(self, environ: Mapping[str, str], stdin: bytes, stderr: StringIO) -> Answer:
-        """Answer the request; what it logs goes to *stderr* too."""
+    def answer(
+        self,
+        environ: Mapping[str, str],
+        stdin: bytes,
+        stderr: StringIO,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Answer:
+        """Answer the request; what it logs goes to *stderr* too.
+
+        An ADD that is no longer *wanted* when its turn comes is not begun.
+        """
         command = environ.get("CNI_COMMAND", "")
         with self._observer.serving(environ) as handed_on:
-            answer, parsed, seconds = self._served(handed_on, stdin, stderr)
+            answer, parsed, seconds = self._served(handed_on, stdin, stderr, wanted)
             served = Served(
                 command=command if command in _COMMANDS else "other",
                 network=parsed.network if parsed else "",
@@ -79,7 +90,11 @@ class Service:
         return answer
 
     def _served(
-        self, environ: Mapping[str, str], stdin: bytes, stderr: StringIO
+        self,
+        environ: Mapping[str, str],
+        stdin: bytes,
+        stderr: StringIO,
+        wanted: Callable[[], bool],
     ) -> tuple[Answer, Request | None, float]:
         """Serve the request; return the answer, the request if it is one, and its duration."""
         start = perf_counter()
@@ -87,7 +102,7 @@ class Service:
 
         def serve(environ: Mapping[str, str], network: dict[str, Any]) -> dict[str, Any] | None:
             nonlocal parsed
-            parsed = request.parse(environ, network)
+            parsed = evolve(request.parse(environ, network), wanted=wanted)
             return exchange.serve(self._runtime, self._settings, parsed, stderr)
 
         answer = exchange.answer(environ, stdin, serve)

@@ -207,6 +207,9 @@ def remove_port(db: Ovsdb, attachment_id: str, bridge_name: str) -> None:
             _log.warning(
                 "the port is out of the database, but ovs-vswitchd has not noticed; is it running?"
             )
+        if ports:
+            # Of two that removed the last two ports at once, each has seen the other's.
+            remove_port(db, attachment_id, bridge_name)
         return
     raise DataplaneError("the port's bridge is changed by others all the time")
 
