@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import evolve, field, frozen
@@ -28,6 +29,10 @@ REFERENCE_PLUGINS = Path("/usr/lib/cni")
 
 #: What the caller's own environment must not bring into a request.
 _CNI_VARIABLES = ("CNI_", "USERSPACE_CNI_", "PYTHON")
+
+
+#: Tests call from many threads.
+_settling = Lock()
 
 
 @frozen(kw_only=True)
@@ -91,9 +96,11 @@ class Plugin:
         """Let requests be served on *node*, None for the machine."""
         if self.daemon is not None:
             settings = Path(self.env["USERSPACE_CNI_CONFIG"])
-            if "[node]" not in settings.read_text():
-                # No test waits for what the daemon does unasked, unless it says so.
-                self.settings(f'[node]\nsocket = "{self.daemon.socket}"\nwatch_interval = 3600\n')
+            with _settling:
+                if "[node]" not in settings.read_text():
+                    # No test waits for what the daemon does unasked, unless it says so.
+                    own = f'socket = "{self.daemon.socket}"\nwatch_interval = 3600\n'
+                    self.settings(f"[node]\n{own}")
             self.daemon.ensure(node)
 
     def interpreted_by(self, interpreter: Path) -> None:

@@ -82,8 +82,9 @@ class Locks:
                     self._turns[name] = lock, users - 1
 
     def _path(self, name: str) -> str:
-        # Any text may be a name; a file's name may not.
-        return f"{self._directory}/{sha256(name.encode()).hexdigest()[:32]}"
+        # Any text may be a name, that of an interface which is no UTF-8 too; a file's name may not.
+        digest = sha256(name.encode(errors="surrogatepass")).hexdigest()
+        return f"{self._directory}/{digest[:32]}"
 
     def _try(self, name: str) -> int | None:
         path = self._path(name)
@@ -112,6 +113,8 @@ class Locks:
         try:
             yield
         finally:
-            with suppress(FileNotFoundError):
-                os.unlink(self._path(name))
-            os.close(descriptor)
+            try:
+                with suppress(FileNotFoundError):
+                    os.unlink(self._path(name))
+            finally:
+                os.close(descriptor)

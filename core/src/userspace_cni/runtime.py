@@ -267,6 +267,8 @@ class Runtime:
             record = self.store.get(id_) if held else None
             if record is None or record.state != "attached" or record.port is None:
                 return False
+            if netns.is_gone(record.netns, record.namespace):
+                return False  # its path may be another's by now, even the host's own
             request = _request_of(record)
             plan = self._plan(config.load(request))
             attachment = self._recorded_attachment(record, request, plan.conf)

@@ -153,6 +153,10 @@ class LinuxHostEngine(HostEngine):
     def _add_bridged(
         self, links: Links, attachment: Attachment, section: BridgeSection, undo: ExitStack
     ) -> HostPort:
+        there = links.find(section.bridge_name) if section.gateway else None
+        if there is not None and not bridge.is_ours(there):
+            # Its check under the lock needs the addresses: IPAM is waited for here.
+            bridge.gateways(attachment, "host.bridge.gateway")
         with self.node.lock(bridge.lock_name(section.bridge_name)):
             master = bridge.ensure(links, section, undo, self._remove_bridge)
             if section.gateway and not bridge.is_ours(master):

@@ -37,6 +37,7 @@ _OPTIONS = {"NETLINK_CAP_ACK": 10, "NETLINK_EXT_ACK": 11, "NETLINK_GET_STRICT_CH
 #: What the kernel fills at most for one recv(2) of a dump is 32 KiB.
 _BUFFER = 1 << 16
 _DUMP_TRIES = 5
+_KERNEL = 0  # the port id, netlink(7)
 
 
 class KernelRefusal(OSError):
@@ -98,7 +99,10 @@ class Netlink:
         answers: list[bytes] = []
         whole = True
         while True:
-            for type_, flags, body in _split(self._socket.recv(_BUFFER), self._sequence):
+            data, (sender, _) = self._socket.recvfrom(_BUFFER)
+            if sender != _KERNEL:
+                continue  # a container with CAP_NET_ADMIN can send to a socket in its namespace
+            for type_, flags, body in _split(data, self._sequence):
                 whole = whole and not flags & _DUMP_INTERRUPTED
                 if type_ in (_ERROR, _DONE):
                     _raise_refusal(type_, flags, body)
