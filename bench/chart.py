@@ -35,7 +35,7 @@ _STYLE = Style(
     legend_font_size=15,
     title_font_size=17,
     value_font_size=14,
-    value_colors=("#7a7f87", "#7a7f87"),
+    value_colors=("#ffffff", "#ffffff"),
     opacity=1,
     transition="0s",
 )
@@ -64,7 +64,7 @@ def draw(figures: dict[str, Any]) -> bytes:
         legend_at_bottom=True,
         legend_box_size=14,
         print_values=True,
-        print_values_position="top",
+        print_values_position="center",
         formatter=lambda value: f"{value:.2f}",
         range=(0, max(1.25, *ratios(figures, DAEMON))),
         order_min=-1,
