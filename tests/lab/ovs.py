@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lab.node import poll
 
 if TYPE_CHECKING:
-    import subprocess
-
     from lab.node import Node
 
 _SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
@@ -120,16 +119,17 @@ class Ovs:
         self.vsctl("set", "Open_vSwitch", ".", f"external_ids:lab-start={self._starts}")
 
     def stop_switch(self) -> None:
-        """End ovs-vswitchd in order, its taps included."""
+        """End ovs-vswitchd in order, its taps included; kill it when it hangs (DPDK 22.11 may)."""
         if self._switch is not None:
+            control = f"{self.dir}/vswitchd.ctl"
             self.node.run(
-                ["ovs-appctl", "-t", f"{self.dir}/vswitchd.ctl", "exit", "--cleanup"], check=False
+                ["ovs-appctl", "--timeout=20", "-t", control, "exit", "--cleanup"], check=False
             )
             try:
                 self._switch.wait(10)
-            finally:
-                self.node.stop(self._switch, 1)
-                self._switch = None
+            except subprocess.TimeoutExpired:
+                self.kill_switch()
+            self._switch = None
 
     def kill_switch(self) -> None:
         """Kill ovs-vswitchd as the kernel does when memory is short."""

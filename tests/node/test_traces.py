@@ -91,7 +91,7 @@ def test_a_request_is_a_span_of_the_callers_trace_and_its_steps_are_children(
     assert answer.status == 0, answer
     assert traced.parents() == {
         "CNI ADD": "elsewhere", "store": "CNI ADD", "ipam": "CNI ADD", "host": "CNI ADD",
-        "container": "CNI ADD",
+        "handover": "CNI ADD", "container": "CNI ADD",
     }  # fmt: skip
     root = _root(traced)
     assert root.context
