@@ -15,6 +15,7 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from userspace_cni.cni.errors import CniError, Code
@@ -178,8 +179,13 @@ def _setns(namespace: int) -> None:
     _checked("setns", namespace, _CLONE_NEWNET)
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _checked(function: str, *arguments: int) -> None:
     """Call a *function* of the C library that returns 0, or else sets errno."""
-    if getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments):
+    if getattr(_libc(), function)(*arguments):
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error), function)

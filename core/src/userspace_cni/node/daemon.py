@@ -14,7 +14,7 @@ from userspace_cni import log
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.log import logger
 from userspace_cni.node import systemd
-from userspace_cni.node.observer import Observers
+from userspace_cni.node.observer import together
 from userspace_cni.node.queue import Queue
 from userspace_cni.node.reconcile import Reconciler
 from userspace_cni.node.server import Server, sole
@@ -60,7 +60,7 @@ class _Daemon:
         traces = _traces() if any(map(os.environ.get, _COLLECTOR)) else None
         if traces is not None:
             stack.callback(traces.close)
-        observer = Observers(*filter(None, (figures, traces)))
+        observer = together(*filter(None, (figures, traces)))
         runtime = Runtime(settings, alone=False, phase=observer.phase)
         stack.callback(runtime.close)
         self._service = Service(runtime, settings, observer)

@@ -46,7 +46,18 @@ class Observer:
         """Note whether the switch of *engine* answers."""
 
 
-class Observers(Observer):
+def together(*others: Observer) -> Observer:
+    """Return what tells all *others*; often there is one, or none."""
+    match others:
+        case ():
+            return Observer()
+        case (only,):
+            return only
+        case _:
+            return _Observers(*others)
+
+
+class _Observers(Observer):
     """Tells any number of others."""
 
     def __init__(self, *others: Observer) -> None:

@@ -6,9 +6,9 @@ their caches expire; this makes them forget at once (RFC 5227 section 3, RFC 486
 
 from __future__ import annotations
 
+import _thread
 import socket
 import struct
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -71,7 +71,7 @@ def _gratuitous_arp(interface: str, mac: bytes, address: bytes) -> None:
         raw.send(ethernet + arp)
     finally:
         # The kernel waits some 10 ms for others when a packet socket closes; the ADD need not.
-        threading.Thread(target=raw.close, name="close packet socket").start()
+        _thread.start_new_thread(raw.close, ())
 
 
 def _neighbour_advertisement(index: int, mac: bytes, address: IPAddress) -> None:

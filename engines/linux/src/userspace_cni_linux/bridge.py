@@ -203,11 +203,14 @@ def check_port(links: Links, port: Link, section: BridgeSection) -> None:
 
 
 def remove_if_unused(links: Links, name: str) -> None:
-    """Remove the bridge *name* if it is ours, has no port, and bears nothing of anybody else's."""
+    """Remove the bridge *name* if it is ours, has no port, and bears nothing of anybody else's.
+
+    Holding the lock: else it could get a port meanwhile.
+    """
     # Also one that never got its name, because the request that made it died.
     for candidate in (name, _draft_name(name)):
         link = links.find(candidate)
-        if link is None or link.kind != "bridge" or not is_ours(link) or _has_ports(candidate):
+        if link is None or link.kind != "bridge" or not is_ours(link) or has_ports(link):
             continue
         # It would take the interfaces upon it along.
         upon = [other for other in links.all() if other.parent == link.index]
@@ -345,13 +348,16 @@ def _sub_interface(links: Links, bridge: Link, vlan: int) -> Link:
     return link
 
 
-def _has_ports(name: str) -> bool:
-    """Tell whether the bridge *name* has a port.
+def has_ports(link: Link) -> bool:
+    """Tell whether *link* is a bridge that has a port.
 
     Netlink could only dump all of them, which takes long where there are a thousand; this old
     ioctl(2) fills a table of their indexes by port number. (/sys would show the namespace that it
     was mounted in.)
     """
+    if link.kind != "bridge":
+        return False  # to another kind the same request means something else
+    name = link.name
     ports = (ctypes.c_int * _BR_MAX_PORTS)()
     arguments = (ctypes.c_ulong * 4)(
         _BRCTL_GET_PORT_LIST, ctypes.addressof(ports), _BR_MAX_PORTS, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from userspace_cni.cni.errors import (
@@ -80,6 +81,10 @@ class LinuxHostEngine(HostEngine):
                     bridge_name = master.name
                 # Takes the container's end along.
                 links.remove(port)
+                if master is not None and bridge.has_ports(master):
+                    # Whoever removes its last port goes on. Under the lock each look would wait for
+                    # the kernel, which removes others' ports meanwhile.
+                    bridge_name = None
         if port is None and netns is not None:
             inside.remove(netns, attachment_id)
         if bridge_name is not None:
@@ -172,7 +177,9 @@ class LinuxHostEngine(HostEngine):
         if section.gateway:
             addresses = bridge.gateways(attachment, "host.bridge.gateway")
             if bridge.is_ours(master):
-                with self.node.lock(bridge.lock_name(section.bridge_name)):
+                # The bridge stays, it has a port; a VLAN's sub-interface may have to be made.
+                lock = self.node.lock(bridge.lock_name(section.bridge_name))
+                with lock if section.vlan_id is not None else nullcontext():
                     bridge.provide_gateways(links, master, section, addresses)
             sysctl.forward({address.version for address in addresses})
         return HostPort(
