@@ -164,6 +164,9 @@ class Runtime:
         """Detach the container; what is gone already is no error."""
         id_ = attachment_id(request.network, request.container_id, request.ifname)
         with self._lock(id_):
+            if not request.wanted():
+                # The shim has queued it, or it will come again; an ADD may have come since.
+                raise CniError(Code.TRY_AGAIN_LATER, "the caller has gone before its DEL began")
             record = self._find(id_)
             if record is not None:
                 removed = self._detach(evolve(record, netns=request.netns or record.netns), request)
