@@ -154,7 +154,7 @@ def test_a_port_and_its_gateway_are_restored(lab: Lab, damage: str) -> None:
             lab.call(lab.engine.restore, each.attachment, each.conf, each.port, undo)
             undo.pop_all()
         each.check()
-    trunk = {10: set(), 11: set(), 12: set()}
+    trunk: dict[int, set[str]] = {10: set(), 11: set(), 12: set()}
     assert [members(lab, each.port.name) for each in both] == [{5: OWN, **trunk}] * 2
     assert both[0].container.ping("10.1.0.3")
     assert both[0].container.ping("10.1.0.1")
