@@ -477,6 +477,31 @@ def test_gc_leaves_an_add_in_progress_alone(lab: ExampleLab) -> None:
     lab.assert_clean()
 
 
+def test_gc_leaves_an_add_alone_that_ends_meanwhile(lab: ExampleLab) -> None:
+    steps = {name: lab.directory / name for name in ("adding", "added", "deleting", "deleted")}
+    wait = "touch {}; while [ ! -e {} ]; do sleep 0.02; done"
+    ipam = lab.script(
+        "case $CNI_COMMAND-$CNI_CONTAINERID in\n"
+        f"ADD-new) {wait.format(steps['adding'], steps['added'])};;\n"
+        f"DEL-old) {wait.format(steps['deleting'], steps['deleted'])};;\n"
+        'esac\necho \'{"cniVersion": "1.1.0", "ips": [{"address": "10.66.0.9/24"}]}\''
+    )
+    conf = lab.conf(ipam=ipam)
+    lab.add(conf, container="old")
+    with ThreadPoolExecutor(2) as pool:
+        added = pool.submit(lab.add, conf, container="new")
+        poll(steps["adding"].exists, "the ADD")
+        collected = pool.submit(lab.call, "GC", conf | {GC: []})
+        poll(steps["deleting"].exists, "the GC")
+        steps["added"].touch()
+        assert added.result()
+        steps["deleted"].touch()
+        collected.result().succeeded()
+    assert (len(lab.ports()), lab.states()) == (1, {"new": "attached"})
+    lab.call("DEL", conf, container="new").succeeded()
+    lab.assert_clean()
+
+
 def test_a_lock_that_is_held_too_long_is_code_11(lab: ExampleLab) -> None:
     lab.plugin.settings("\n")
     config = lab.directory / "config.toml"
