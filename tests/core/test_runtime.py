@@ -204,7 +204,8 @@ def _killed_in_ipam(lab: ExampleLab) -> Iterator[dict[str, Any]]:
     """Kill an ADD while its IPAM plugin works; give the configuration."""
     pid, freed = lab.directory / "pid", lab.directory / "freed"
     script = lab.script(
-        f"case $CNI_COMMAND in ADD) echo $$ > {pid}.draft; mv {pid}.draft {pid}; exec sleep 60;;"
+        f"case $CNI_COMMAND in ADD) cat >&2; echo $$ > {pid}.draft; mv {pid}.draft {pid};"
+        " exec sleep 60;;"
         f" DEL) touch {freed};; esac"
     )
     conf = lab.conf(ipam=script)
@@ -479,7 +480,7 @@ def test_gc_leaves_an_add_in_progress_alone(lab: ExampleLab) -> None:
 
 def test_gc_leaves_an_add_alone_that_ends_meanwhile(lab: ExampleLab) -> None:
     steps = {name: lab.directory / name for name in ("adding", "added", "deleting", "deleted")}
-    wait = "touch {}; while [ ! -e {} ]; do sleep 0.02; done"
+    wait = "cat >&2; touch {}; while [ ! -e {} ]; do sleep 0.02; done"
     ipam = lab.script(
         "case $CNI_COMMAND-$CNI_CONTAINERID in\n"
         f"ADD-new) {wait.format(steps['adding'], steps['added'])};;\n"
