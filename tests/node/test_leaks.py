@@ -8,7 +8,7 @@ import socket
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,9 +70,10 @@ def _live(call: Call, config: dict[str, Any], broken: dict[str, Any], container:
 def _measured(pid: int) -> tuple[set[str], int]:
     """Return what a process has open, whatever its numbers, and how many threads it has."""
     directory = f"/proc/{pid}/fd"
-    found = {
-        f"{number}: {os.readlink(f'{directory}/{number}')}" for number in os.listdir(directory)
-    }
+    found = set()
+    for number in os.listdir(directory):
+        with suppress(FileNotFoundError):  # closed since
+            found.add(f"{number}: {os.readlink(f'{directory}/{number}')}")
     return found, len(os.listdir(f"/proc/{pid}/task"))
 
 
