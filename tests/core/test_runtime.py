@@ -204,7 +204,8 @@ def _killed_in_ipam(lab: ExampleLab) -> Iterator[dict[str, Any]]:
     """Kill an ADD while its IPAM plugin works; give the configuration."""
     pid, freed = lab.directory / "pid", lab.directory / "freed"
     script = lab.script(
-        f"case $CNI_COMMAND in ADD) echo $$ > {pid}.draft; mv {pid}.draft {pid}; exec sleep 60;;"
+        f"case $CNI_COMMAND in ADD) cat >&2; echo $$ > {pid}.draft; mv {pid}.draft {pid};"
+        " exec sleep 60;;"
         f" DEL) touch {freed};; esac"
     )
     conf = lab.conf(ipam=script)
@@ -474,6 +475,31 @@ def test_gc_leaves_an_add_in_progress_alone(lab: ExampleLab) -> None:
         lab.call("GC", conf | {GC: []}).succeeded()
         assert (lab.ports(), lab.states()) == ([ID], {"c1": "attached"})
     lab.call("GC", conf | {GC: []}).succeeded()
+    lab.assert_clean()
+
+
+def test_gc_leaves_an_add_alone_that_ends_meanwhile(lab: ExampleLab) -> None:
+    steps = {name: lab.directory / name for name in ("adding", "added", "deleting", "deleted")}
+    wait = "cat >&2; touch {}; while [ ! -e {} ]; do sleep 0.02; done"
+    ipam = lab.script(
+        "case $CNI_COMMAND-$CNI_CONTAINERID in\n"
+        f"ADD-new) {wait.format(steps['adding'], steps['added'])};;\n"
+        f"DEL-old) {wait.format(steps['deleting'], steps['deleted'])};;\n"
+        'esac\necho \'{"cniVersion": "1.1.0", "ips": [{"address": "10.66.0.9/24"}]}\''
+    )
+    conf = lab.conf(ipam=ipam)
+    lab.add(conf, container="old")
+    with ThreadPoolExecutor(2) as pool:
+        added = pool.submit(lab.add, conf, container="new")
+        poll(steps["adding"].exists, "the ADD")
+        collected = pool.submit(lab.call, "GC", conf | {GC: []})
+        poll(steps["deleting"].exists, "the GC")
+        steps["added"].touch()
+        assert added.result()
+        steps["deleted"].touch()
+        collected.result().succeeded()
+    assert (len(lab.ports()), lab.states()) == (1, {"new": "attached"})
+    lab.call("DEL", conf, container="new").succeeded()
     lab.assert_clean()
 
 

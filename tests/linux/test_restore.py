@@ -9,7 +9,7 @@ import pytest
 
 from linux.conftest import conf
 from userspace_cni.cni.errors import CheckFailed
-from userspace_cni_linux.sections import BridgeSection
+from userspace_cni_linux.sections import BridgeSection, MacvlanSection
 
 if TYPE_CHECKING:
     from linux.conftest import Attached, Lab
@@ -18,6 +18,8 @@ HERE, THERE = "10.1.0.2/24>10.1.0.1", "10.1.0.3/24>10.1.0.1"
 BRIDGED = conf("veth", "bridge", bridge=BridgeSection(bridge_name="br0", gateway=True))
 HAIRPIN = conf("veth", "bridge", bridge=BridgeSection(bridge_name="br0", hairpin=True))
 ROUTED = conf("veth", "interface")
+TAP = conf("tap", "none")
+MACVLAN = conf("macvlan", "none", macvlan=MacvlanSection(master="up0"))
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,7 @@ ROUTED = conf("veth", "interface")
     [
         (BRIDGED, "ip link set {} nomaster"),
         (BRIDGED, "ip link set {} down"),
+        (BRIDGED, "ip link set br0 down"),
         (BRIDGED, "ip link delete br0"),
         (BRIDGED, "ip address flush dev br0"),
         (HAIRPIN, "ip link set {} nomaster"),
@@ -41,15 +44,62 @@ def test_a_port_is_mended(lab: Lab, host: Any, damage: str) -> None:
     with pytest.raises(CheckFailed):
         one.check()
     for each in (one, two):
-        with ExitStack() as undo:
-            each.port = lab.call(lab.engine.restore, each.attachment, host, each.port, undo)
-            undo.pop_all()
+        _restore(each)
         each.check()
     assert [_links(each) for each in (one, two)] == inside
     assert one.container.ping("10.1.0.3")
     for each in (one, two):
         each.delete()
     assert lab.host.links() == set()
+
+
+@pytest.mark.parametrize("host", [TAP, MACVLAN], ids=lambda host: host.iftype)
+def test_what_lived_in_the_container_is_made_again_with_its_address(lab: Lab, host: Any) -> None:
+    lab.host.run("ip", "link", "add", "up0", "up", "type", "veth", "peer", "name", "up1")
+    one = lab.attach(host, HERE)
+    one.container.run("ip", "link", "delete", "eth0")
+    with pytest.raises(CheckFailed, match="eth0 is gone"):
+        one.check()
+    port = one.port
+    _restore(one)
+    one.container.call(lab.container_engine.add, one.handoff)
+    one.check()
+    assert one.port == port
+    one.delete()
+    assert one.container.links() == set()
+
+
+@pytest.mark.parametrize("host", [TAP, MACVLAN], ids=lambda host: host.iftype)
+@pytest.mark.parametrize("taken", [False, True])
+def test_what_the_container_has_renamed_is_left_alone(lab: Lab, host: Any, taken: bool) -> None:
+    lab.host.run("ip", "link", "add", "up0", "up", "type", "veth", "peer", "name", "up1")
+    one = lab.attach(host, HERE)
+    one.container.run("ip", "link", "set", "eth0", "down")
+    one.container.run("ip", "link", "set", "eth0", "name", "mine", "up")
+    if taken:
+        one.container.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "x")
+    inside = _links(one)
+    with pytest.raises(CheckFailed):
+        one.check()
+    with pytest.raises(CheckFailed, match="the container has renamed eth0 to mine"):
+        _restore(one)
+    assert _links(one) == inside
+    one.delete()
+    assert one.container.links() == ({"eth0", "x"} if taken else set())
+
+
+def _restore(attached: Attached) -> None:
+    """Restore the host's end, as the runtime does it."""
+    lab = attached.lab
+    undo = ExitStack()
+    try:
+        attached.port = lab.call(
+            lab.engine.restore, attached.attachment, attached.conf, attached.port, undo
+        )
+    except BaseException:
+        lab.call(undo.close)
+        raise
+    undo.pop_all()
 
 
 def _links(attached: Attached) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import ExitStack
 
 import pytest
 
@@ -123,6 +124,44 @@ def test_an_admins_vlan_upon_our_bridge_keeps_it(lab: Lab) -> None:
     lab.host.run("ip", "link", "add", "link", "br0", "name", "mine", "type", "vlan", "id", "9")
     a.delete()
     assert lab.host.links() == {"br0", "mine"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "ip link set {} nomaster",
+        "ip link set {} down",
+        "bridge vlan del dev {} vid 5",
+        "bridge vlan del dev {} vid 12",
+        "bridge vlan add dev {} vid 6 pvid untagged",
+        "ip link delete br0",
+        "ip link delete br0.5",
+        "ip link set br0.5 down",
+        "ip address flush dev br0.5",
+        "bridge vlan del dev br0 vid 5 self",
+    ],
+)
+def test_a_port_and_its_gateway_are_restored(lab: Lab, damage: str) -> None:
+    wanted = vlan(5, gateway=True, trunk=(Trunk(min_id=10, max_id=12),))
+    addresses = ("10.1.0.2/24>10.1.0.1", "10.1.0.3/24>10.1.0.1")
+    both = [lab.attach(wanted, address) for address in addresses]
+    other = lab.attach(vlan(6), "10.1.0.4/24")
+    lab.host.run(*damage.format(both[0].port.name).split())
+    with pytest.raises(CheckFailed):
+        both[0].check()
+    for each in (*both, other):
+        with ExitStack() as undo:
+            lab.call(lab.engine.restore, each.attachment, each.conf, each.port, undo)
+            undo.pop_all()
+        each.check()
+    trunk: dict[int, set[str]] = {10: set(), 11: set(), 12: set()}
+    assert [members(lab, each.port.name) for each in both] == [{5: OWN, **trunk}] * 2
+    assert both[0].container.ping("10.1.0.3")
+    assert both[0].container.ping("10.1.0.1")
+    assert not both[0].container.ping("10.1.0.4", timeout=0.5)
+    for each in (*both, other):
+        each.delete()
+    assert lab.host.links() == set()
 
 
 def tagged(attached: Attached, number: int, address: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import urllib.error
 import urllib.request
-from contextlib import closing
+from contextlib import ExitStack, closing
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -124,3 +125,19 @@ def test_an_endpoint_that_is_taken_is_told(lab: ExampleLab) -> None:
         end.listen()
         with pytest.raises(AssertionError, match=r"node\.http: cannot serve at"):
             started(lab, f'http = "127.0.0.1:{end.getsockname()[1]}"')
+
+
+def test_connections_that_say_nothing_keep_nobody_out(lab: ExampleLab) -> None:
+    port = _free_port()
+    daemon = started(lab, f'http = "127.0.0.1:{port}"')
+    with ExitStack() as stack:
+        for number in range(200):
+            end = stack.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
+            if number % 2:
+                end.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
+        assert _get(port, "/healthz") == (200, "ok\n")
+        poll(lambda: len(os.listdir(f"/proc/{daemon.pid}/task")) < 30, "threads end", 5)
+        lab.add(lab.conf())
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait(5) == 0
+    assert "Traceback" not in daemon.said()

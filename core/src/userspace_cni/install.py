@@ -83,17 +83,12 @@ def shim(program: bytes, node: Settings, fallback: Path | None) -> bytes:
     filled = _SETTINGS.pack(
         _MARKER,
         _text("the daemon's socket", node.socket, 107),  # sun_path: unix(7)
-        _text("the queue", queue(node), 255),
+        _text("the queue", node.queue, 255),
         _text("the launcher", fallback, 255) if fallback else b"",
         round(node.node.deadline * 1000) or 1,
     )
     start = program.index(_MARKER)
     return program[:start] + filled + program[start + len(filled) :]
-
-
-def queue(node: Settings) -> Path:
-    """Return the directory where the shim leaves what no daemon took."""
-    return node.state_dir / "queue"
 
 
 def _text(what: str, path: Path, longest: int) -> bytes:
@@ -108,14 +103,14 @@ def _text(what: str, path: Path, longest: int) -> bytes:
 
 
 def make_queue(node: Settings) -> None:
-    """Make the directory that :func:`queue` names; none but root may look into it.
+    """Make the directory that :attr:`.Settings.queue` names; none but root may look into it.
 
     Raises:
         OSError: it cannot be made.
 
     """
     node.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
-    queue(node).mkdir(mode=0o700, exist_ok=True)
+    node.queue.mkdir(mode=0o700, exist_ok=True)
 
 
 def find_shim() -> bytes | None:

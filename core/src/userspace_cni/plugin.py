@@ -8,11 +8,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from userspace_cni import exchange
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.versions import SUPPORTED
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import TextIO
+
+    from userspace_cni.runtime import Runtime
+    from userspace_cni.settings import Settings
 
 
 def main() -> int:
@@ -53,6 +60,30 @@ def _serve(environ: Mapping[str, str], config: dict[str, Any]) -> dict[str, Any]
     node = settings.load(environ)
     runtime = Runtime(node)
     try:
+        if parsed.command == "ADD" and _is_any(node.queue):
+            _replay_before(environ, runtime, node)
         return exchange.serve(runtime, node, parsed, sys.stderr)
     finally:
         runtime.close()
+
+
+def _is_any(directory: Path) -> bool:
+    try:
+        return bool(os.listdir(directory))
+    except OSError:
+        return False
+
+
+def _replay_before(environ: Mapping[str, str], runtime: Runtime, node: Settings) -> None:
+    """Carry out the DELs of the same attachment that the shim has queued while a daemon died."""
+    from userspace_cni.cni import request
+    from userspace_cni.node.observer import Observer
+    from userspace_cni.node.queue import Queue
+
+    def answer(environ: Mapping[str, str], stdin: bytes, stderr: TextIO) -> exchange.Answer:
+        def serve(environ: Mapping[str, str], config: dict[str, Any]) -> dict[str, Any] | None:
+            return exchange.serve(runtime, node, request.parse(environ, config), stderr)
+
+        return exchange.answer(environ, stdin, serve)
+
+    Queue(node.queue, answer, Observer()).replay_before(environ)

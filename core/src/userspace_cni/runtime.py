@@ -164,6 +164,9 @@ class Runtime:
         """Detach the container; what is gone already is no error."""
         id_ = attachment_id(request.network, request.container_id, request.ifname)
         with self._lock(id_):
+            if not request.wanted():
+                # The shim has queued it, or it will come again; an ADD may have come since.
+                raise CniError(Code.TRY_AGAIN_LATER, "the caller has gone before its DEL began")
             record = self._find(id_)
             if record is not None:
                 removed = self._detach(evolve(record, netns=request.netns or record.netns), request)
@@ -236,7 +239,7 @@ class Runtime:
         failures: list[CniError] = []
         for record in self.store.of_network(request.network):
             if record.id not in valid:
-                self._collect(record.id, failures, partial(self._detach, record, request))
+                self._collect(record.id, failures, partial(self._detach, record, request), record)
         try:
             plan = self._plan(conf)
             for id_ in sorted({*plan.host.list(request.network, plan.host_conf)} - valid):
@@ -514,14 +517,23 @@ class Runtime:
             return
         failures: list[CniError] = []
         for record in waiting:
-            self._collect(record.id, failures, partial(self._detach, record, request))
+            self._collect(record.id, failures, partial(self._detach, record, request), record)
         for failure in failures:
             logger.warning("a removal that was put off failed again: %s", failure)
 
-    def _collect(self, id_: str, failures: list[CniError], work: Callable[[], object]) -> None:
-        """Do *work* on an attachment unless another request works on it; note its failure."""
+    def _collect(
+        self,
+        id_: str,
+        failures: list[CniError],
+        work: Callable[[], object],
+        record: Record | None = None,
+    ) -> None:
+        """Do *work* on an attachment unless another request works on it; note its failure.
+
+        Nor if it is not recorded as *record* any more: another request has worked on it meanwhile.
+        """
         with self._locks.hold_if_free(_lock_name(id_)) as held:
-            if not held:
+            if not held or self._find(id_) != record:
                 return
             try:
                 work()
@@ -590,7 +602,7 @@ class Runtime:
         base = self._shared_base(conf.shared_dir)
         for container_id, ifname in handover.published(base, conf.name):
             id_ = attachment_id(conf.name, container_id, ifname)
-            if id_ not in valid and self._find(id_) is None:
+            if id_ not in valid:
                 directory = self._directory(conf.shared_dir, container_id)
                 self._collect(id_, failures, partial(directory.withdraw, ifname, id_))
 

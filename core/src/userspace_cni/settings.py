@@ -65,6 +65,11 @@ class Settings:
         """Path of the daemon's socket."""
         return self.node.socket or self.run_dir / "node.sock"
 
+    @property
+    def queue(self) -> Path:
+        """The directory where the shim leaves the DELs that no daemon took."""
+        return self.state_dir / "queue"
+
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings file that *environ* names, else the default one if it is there.

@@ -15,17 +15,13 @@ from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.log import logger
 from userspace_cni.node import systemd
 from userspace_cni.node.observer import together
-from userspace_cni.node.queue import Queue
 from userspace_cni.node.reconcile import Reconciler
 from userspace_cni.node.server import Server, sole
 from userspace_cni.node.service import Service
 from userspace_cni.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from userspace_cni.node.metrics import Metrics
-    from userspace_cni.node.protocol import Reply
     from userspace_cni.node.traces import Traces
     from userspace_cni.settings import Settings
 
@@ -64,14 +60,13 @@ class _Daemon:
         runtime = Runtime(settings, alone=False, phase=observer.phase)
         stack.callback(runtime.close)
         self._service = Service(runtime, settings, observer)
-        self._queue = Queue(settings.state_dir / "queue", self._service.answer, observer)
         self._reconciler = Reconciler(runtime, settings.node, observer)
         if figures is not None:
             from userspace_cni.node import health
 
             figures.count_attachments(runtime.store)
             stack.enter_context(health.serving(settings.node.http, self._readiness, figures))
-        self._server = Server(settings.socket, settings.node.workers, self._reply)
+        self._server = Server(settings.socket, settings.node.workers, self._service.reply)
         stack.callback(self._server.close)
 
     def run(self) -> None:
@@ -79,8 +74,10 @@ class _Daemon:
             signal.signal(number, lambda *_: self._end())
         # Not SIG_IGN, which IPAM plugins would inherit.
         signal.signal(signal.SIGHUP, lambda *_: None)
-        self._queue.make()
-        self._queue.replay(self._stop)
+        queue = self._service.queue
+        queue.make()
+        # One that is put off may have waited for a minute, and the next would too.
+        queue.replay(self._stop, patient=False)
         self._replayed = True
         if self._stop.is_set():
             return
@@ -102,18 +99,12 @@ class _Daemon:
             self._server.stop()
             systemd.notify("STOPPING=1")
 
-    def _reply(self, environ: Mapping[str, str], stdin: bytes, wanted: Callable[[], bool]) -> Reply:
-        if environ.get("CNI_COMMAND") == "ADD":
-            # A DEL from before must not hit what is attached from now on.
-            self._queue.replay()
-        return self._service.reply(environ, stdin, wanted)
-
     def _look_after(self) -> None:
         self._reconciler.run(self._stop, self._after_a_look)
 
     def _after_a_look(self) -> None:
         self._reconciled = True
-        self._queue.replay(self._stop)  # a shim queues a DEL when a daemon is too slow, too
+        self._service.queue.replay(self._stop)  # a shim queues a DEL when a daemon is too slow, too
 
     def _readiness(self) -> tuple[bool, dict[str, Any]]:
         ready = self._replayed and self._reconciled and not self._stop.is_set()

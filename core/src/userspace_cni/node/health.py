@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 from userspace_cni.cni.errors import CniError, Code
@@ -17,6 +17,38 @@ from userspace_cni.node import metrics
 
 if TYPE_CHECKING:
     from userspace_cni.node.metrics import Metrics
+
+
+#: At once. Each has a thread and a descriptor, which requests of the runtime need too.
+_CONNECTIONS = 16
+
+
+class _Server(ThreadingHTTPServer):
+    """Ends the oldest connection for a new one where there are too many."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._guard = Lock()
+        self._open: list[socket.socket] = []
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._guard:
+            self._open.append(request)
+            if len(self._open) > _CONNECTIONS:
+                with suppress(OSError):  # its client has gone
+                    self._open.pop(0).shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._guard, suppress(ValueError):
+            self._open.remove(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        logger.debug("http %s", client_address, exc_info=True)
 
 
 @contextmanager
@@ -61,9 +93,8 @@ def serving(
     host, _, port = endpoint.rpartition(":")
     address = host.strip("[]")
 
-    class Server(ThreadingHTTPServer):
+    class Server(_Server):
         address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        daemon_threads = True
 
     try:
         server = Server((address, int(port)), Handler)

@@ -1,16 +1,17 @@
 """The queue of DELs that came while no daemon answered: files that the shim has written.
 
-A runtime gets success for a DEL that is in here: it is carried out before any later request.
+A runtime gets success for a DEL that is in here: it is carried out before any later ADD of the same
+attachment, whoever serves that.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 from userspace_cni.cni.errors import CniError, Code
@@ -20,6 +21,8 @@ from userspace_cni.node.protocol import BadFrame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from threading import Event
+    from typing import BinaryIO
 
     from userspace_cni.exchange import Answer
     from userspace_cni.node.observer import Observer
@@ -38,7 +41,6 @@ class Queue:
         self._directory = directory
         self._answer = answer
         self._observer = observer
-        self._turn = Lock()
 
     def make(self) -> None:
         """Make the directory where the shim may write.
@@ -56,22 +58,30 @@ class Queue:
                 error.strerror or "",
             ) from error
 
-    def replay(self, stop: Event | None = None) -> None:
+    def replay(self, stop: Event, *, patient: bool = True) -> None:
         """Carry out every file, and remove it; until *stop* is set.
 
-        One that must be tried again later (code 11) stays; one that is no DEL is renamed to
-        ``*.bad``.
+        One that must be tried again later (code 11) stays, and if not *patient* so do those behind
+        it; one that is no DEL is renamed to ``*.bad``.
         """
-        with self._turn:
-            for path in self._files():
-                if stop is not None and stop.is_set():
-                    return
-                try:
-                    outcome = self._carry_out(path)
-                except OSError as error:
-                    logger.error("queued DEL %s: %s", path, error)
-                    outcome = "later"
-                self._observer.replayed(outcome)
+        for path in self._files():
+            if stop.is_set() or (self._replay(path) == "later" and not patient):
+                return
+
+    def replay_before(self, add: Mapping[str, str]) -> None:
+        """Carry out what is queued of the attachment that the environment of an *add* names.
+
+        Raises:
+            CniError: 11 when it must be tried again later; else it would hit what is added.
+
+        """
+        for path in self._files():
+            if self._replay(path, _attachment(add)) == "later":
+                raise CniError(
+                    Code.TRY_AGAIN_LATER,
+                    f"an earlier DEL of this attachment is still to be carried out: {path}",
+                    "see the messages about it",
+                )
 
     def _files(self) -> list[Path]:
         try:
@@ -86,13 +96,34 @@ class Queue:
             logger.error("the queue %s cannot be read: %s", self._directory, error)
             return []
 
-    def _carry_out(self, path: Path) -> str:
+    def _replay(self, path: Path, only: tuple[str, ...] | None = None) -> str:
+        """Carry out the DEL at *path*, if it is of the attachment *only*; return the outcome."""
         try:
-            environ, stdin = _deletion(path)
+            if stat.S_ISREG(path.lstat().st_mode):
+                with path.open("rb") as file:
+                    outcome = self._carry_out(path, file, only)
+            else:
+                outcome = _put_aside(path, "it is no file")
+        except FileNotFoundError:
+            return ""  # done by another
+        except OSError as error:
+            logger.error("queued DEL %s: %s", path, error)
+            outcome = "later"
+        if outcome:
+            self._observer.replayed(outcome)
+        return outcome
+
+    def _carry_out(self, path: Path, file: BinaryIO, only: tuple[str, ...] | None) -> str:
+        try:
+            environ, stdin = _deletion(file)
         except BadFrame as error:
-            logger.error("%s is no queued DEL: %s", path, error)
-            path.rename(path.with_suffix(".bad"))
-            return "bad"
+            return _put_aside(path, str(error))
+        if only not in (None, _attachment(environ)):
+            return ""
+        # Threads, and processes, that come to it at once: it is the first one's.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not os.fstat(file.fileno()).st_nlink:
+            return ""
         answer = self._answer(environ, stdin, StringIO())
         if answer.code == Code.TRY_AGAIN_LATER:
             logger.warning("queued DEL %s is put off: %s", path.name, answer.out.strip())
@@ -105,20 +136,20 @@ class Queue:
         return "done"
 
 
-def _deletion(path: Path) -> tuple[dict[str, str], bytes]:
+def _attachment(environ: Mapping[str, str]) -> tuple[str, ...]:
+    # Without the network: a container has one interface of a name.
+    return tuple(environ.get(name, "") for name in ("CNI_CONTAINERID", "CNI_IFNAME"))
+
+
+def _put_aside(path: Path, problem: str) -> str:
+    logger.error("%s is no queued DEL: %s", path, problem)
+    path.rename(path.with_suffix(".bad"))
+    return "bad"
+
+
+def _deletion(file: BinaryIO) -> tuple[dict[str, str], bytes]:
     """Return the environment and the standard input of the queued DEL; raises BadFrame."""
-    environ, stdin = protocol.load_request(_content(path))
+    environ, stdin = protocol.load_request(file.read(protocol.REQUEST_MAX + 1))
     if environ.get("CNI_COMMAND") != "DEL":
         raise BadFrame(f"its CNI_COMMAND is {environ.get('CNI_COMMAND')!r}")
     return environ, stdin
-
-
-def _content(path: Path) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise BadFrame(f"it cannot be opened: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise BadFrame("it is no file")
-        return file.read(protocol.REQUEST_MAX + 1)

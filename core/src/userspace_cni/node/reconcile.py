@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -60,15 +61,16 @@ class Reconciler:
 
     def run(self, stop: Event, between: Callable[[], None]) -> None:
         """Look after them until *stop* is set; call *between* after each round."""
-        trouble = ""
+        told = ""
         while True:
-            try:
-                self.look(stop)
-                trouble = ""
-            except Exception as error:  # noqa: BLE001  the next round may go better
-                if trouble != (trouble := str(error)):
-                    logger.exception("looking after the attachments failed")
-            between()
+            trouble = ""
+            for step in (partial(self.look, stop), between):
+                try:
+                    step()
+                except Exception as error:  # noqa: BLE001  the next round may go better
+                    if told != (trouble := str(error)):
+                        logger.exception("looking after the attachments failed")
+            told = trouble
             if stop.wait(self._node.watch_interval):
                 return
 

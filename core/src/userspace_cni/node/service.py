@@ -16,6 +16,7 @@ from userspace_cni.cni import request
 from userspace_cni.log import logger
 from userspace_cni.node.observer import Served
 from userspace_cni.node.protocol import Reply
+from userspace_cni.node.queue import Queue
 
 if TYPE_CHECKING:
     from userspace_cni.cni.request import Request
@@ -38,6 +39,7 @@ class Service:
         self._runtime = runtime
         self._settings = settings
         self._observer = observer
+        self.queue = Queue(settings.queue, self.answer, observer)
 
     def reply(self, environ: Mapping[str, str], stdin: bytes, wanted: Callable[[], bool]) -> Reply:
         """Answer the request as the one-process plugin does, its standard error included."""
@@ -103,6 +105,8 @@ class Service:
         def serve(environ: Mapping[str, str], network: dict[str, Any]) -> dict[str, Any] | None:
             nonlocal parsed
             parsed = evolve(request.parse(environ, network), wanted=wanted)
+            if parsed.command == "ADD":
+                self.queue.replay_before(environ)
             return exchange.serve(self._runtime, self._settings, parsed, stderr)
 
         answer = exchange.answer(environ, stdin, serve)

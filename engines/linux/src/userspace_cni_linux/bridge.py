@@ -82,6 +82,8 @@ def ensure(
         link = links.find(name)
     link = _usable(link, section)
     if is_ours(link):
+        if not link.up:
+            links.change(link, up=True)
         if _filters(section) and not link.vlan_filtering:
             _filter(links, link)
         if section.promiscuous and not link.promiscuous:
@@ -140,6 +142,8 @@ def require_gateways(
             f"make it with: ip link add link {bridge.name} name {name} up type vlan id "
             f"{section.vlan_id} && bridge vlan add dev {bridge.name} vid {section.vlan_id} self",
         )
+    if holder is not bridge:
+        _require_traffic(links, bridge, holder)
     found = links.addresses(holder)
     for address in addresses:
         if str(address) not in found:
@@ -148,6 +152,22 @@ def require_gateways(
                 f"it has {', '.join(sorted(found)) or 'none'}; mend it with: "
                 f"ip address add {address} dev {name}",
             )
+
+
+def _require_traffic(links: Links, bridge: Link, sub_interface: Link) -> None:
+    """Raise DataplaneError unless what is in the VLAN reaches *sub_interface*."""
+    vlan = sub_interface.vlan_id
+    if not sub_interface.up:
+        raise DataplaneError(
+            f"the bridge's interface {sub_interface.name} is down",
+            f"mend it with: ip link set {sub_interface.name} up",
+        )
+    _, tagged = links.vlans(bridge)
+    if vlan not in tagged:
+        raise DataplaneError(
+            f"the bridge {bridge.name} is not in VLAN {vlan} itself, which the gateway needs",
+            f"mend it with: bridge vlan add dev {bridge.name} vid {vlan} self",
+        )
 
 
 def check_gateways(
@@ -331,8 +351,8 @@ def _sub_interface(links: Links, bridge: Link, vlan: int) -> Link:
     """Return the VLAN sub-interface of our *bridge*, made if need be."""
     name = _sub_interface_name(bridge.name, vlan)
     link = links.find(name)
+    links.add_vlans(bridge, range(vlan, vlan + 1), itself=True)
     if link is None:
-        links.add_vlans(bridge, range(vlan, vlan + 1), itself=True)
         links.create(name, "vlan", vlan_data(vlan), link=bridge.index)
         link = links.require(name)
     if _unfinished(link, bridge):
@@ -345,6 +365,8 @@ def _sub_interface(links: Links, bridge: Link, vlan: int) -> Link:
             "taken on the host by something else",
             f"see ip -d link show {name}, and remove or rename it",
         )
+    elif not link.up and is_ours(link):
+        links.change(link, up=True)
     return link
 
 

@@ -126,7 +126,12 @@ class LinuxHostEngine(HostEngine):
     def restore(
         self, attachment: Attachment, conf: EngineConf, port: HostPort, undo: ExitStack
     ) -> HostPort:
-        """See :meth:`.HostEngine.restore`. Of a veth pair that is there nothing is made anew."""
+        """See :meth:`.HostEngine.restore`. Of a veth pair that is there nothing is made anew.
+
+        Nor of a tap or a macvlan that the container has renamed: undone, it would be removed.
+        """
+        if conf.iftype != "veth":
+            inside.require_gone(attachment)
         with Links() as links:
             link = veth.find(links, attachment.id) if conf.iftype == "veth" else None
             if link is None:

@@ -67,6 +67,26 @@ def check(attachment: Attachment) -> None:
         )
 
 
+def require_gone(attachment: Attachment) -> None:
+    """Raise CheckFailed if the attachment's interface is in the container by another name."""
+    names = netns.call(attachment.netns, _tagged_names, attachment.id)
+    if names:
+        raise CheckFailed(
+            f"the container has renamed {attachment.interface} to {', '.join(names)}",
+            "it can be put back when the container has removed it, or given it its name again",
+        )
+
+
+def _tagged_names(attachment_id: str) -> list[str]:
+    with Links() as links:
+        return [link.name for link in _tagged(links, attachment_id)]
+
+
+def _tagged(links: Links, attachment_id: str) -> list[Link]:
+    found = ((link, tags.parse(link.alias)) for link in links.all())
+    return [link for link, tag in found if tag is not None and tag.id == attachment_id]
+
+
 def _find(name: str) -> Link | None:
     with Links() as links:
         return links.find(name)
@@ -74,9 +94,9 @@ def _find(name: str) -> Link | None:
 
 def _remove_tagged(attachment_id: str) -> None:
     with Links() as links:
-        for link in links.all():
-            tag = tags.parse(link.alias)
-            # Made by a request that died before it could tag it, see claim().
-            unfinished = not link.alias and link.name == tags.short_name(attachment_id)
-            if unfinished or (tag is not None and tag.id == attachment_id):
-                links.remove(link)
+        for link in _tagged(links, attachment_id):
+            links.remove(link)
+        # Made by a request that died before it could tag it, see claim().
+        unfinished = links.find(tags.short_name(attachment_id))
+        if unfinished is not None and not unfinished.alias:
+            links.remove(unfinished)
