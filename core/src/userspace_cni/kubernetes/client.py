@@ -113,15 +113,16 @@ class Client:
                 connection.sock, server_hostname=access.server_name
             )
             connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            content = b""
-            while chunk := response.read1(1 << 16):
-                content += chunk
-                if len(content) > _ANSWER_MAX:
-                    raise HTTPException(f"its answer is larger than {_ANSWER_MAX} bytes")
-                if monotonic() > deadline:
-                    raise TimeoutError(f"its answer takes longer than {TIMEOUT:.0f} s")
-            return response.status, response.reason, content
+            # The connection may have left its socket to the response.
+            with connection.getresponse() as response:
+                content = b""
+                while chunk := response.read1(1 << 16):
+                    content += chunk
+                    if len(content) > _ANSWER_MAX:
+                        raise HTTPException(f"its answer is larger than {_ANSWER_MAX} bytes")
+                    if monotonic() > deadline:
+                        raise TimeoutError(f"its answer takes longer than {TIMEOUT:.0f} s")
+                return response.status, response.reason, content
 
     def _failure(self, method: str, pod: str, status: int, said: str) -> CniError:
         """Return what an answer of *status* means; *said* is the server's own explanation."""
