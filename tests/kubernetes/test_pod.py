@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kubernetes.conftest import PodLab
 
 HTTP_REFUSALS = {
-    403: (7, "grant it the verbs get and patch on the resource pods: no patch for you"),
+    403: (7, "grant it get on pods, and patch on pods/status: no patch for you"),
     422: (7, "answered 422 to PATCH of pod shop/till-0 no patch for you"),
     429: (11, "answered 429"),
     500: (11, "answered 500"),
@@ -120,6 +120,22 @@ def test_what_a_sandbox_left_is_dropped_by_the_next(pod_lab: PodLab) -> None:
     assert [entry["containerId"] for entry in pod_lab.api.entries] == ["new"]
     pod_lab.call("DEL", pod_lab.conf(), container="old").succeeded()
     assert [entry["containerId"] for entry in pod_lab.api.entries] == ["new"]
+
+
+def test_a_sandbox_that_could_not_be_removed_is_not_in_the_way_of_the_next(
+    pod_lab: PodLab,
+) -> None:
+    pod_lab.add(pod_lab.conf(), container="old")
+    pod_lab.lab.switch_down()
+    pod_lab.call("DEL", pod_lab.conf(), container="old").succeeded()
+    assert pod_lab.call("ADD", pod_lab.conf(), container="new").code == 11
+    assert pod_lab.lab.states() == {"old": "deleting"}
+    pod_lab.lab.switch_up()
+    pod_lab.add(pod_lab.conf(), container="new")
+    assert pod_lab.lab.states() == {"new": "attached"}
+    assert [entry["containerId"] for entry in pod_lab.api.entries] == ["new"]
+    pod_lab.call("DEL", pod_lab.conf(), container="new").succeeded()
+    pod_lab.assert_clean()
 
 
 @pytest.mark.parametrize("left", ["{", "7", '{"a": 1}', "[7]", "[" * 100_000, "null"])

@@ -61,6 +61,8 @@ class KubernetesApi:
     pods: dict[str, dict[str, Any]] = field(factory=dict)
     #: ``METHOD name`` of each request that got in.
     requests: list[str] = field(factory=list)
+    #: Method and resource of each, as roles name them.
+    resources: list[tuple[str, str]] = field(factory=list)
     #: Answered to everybody, without a look at the request.
     answer: tuple[int, bytes] | None = None
     #: Answered to each PATCH.
@@ -239,17 +241,22 @@ class _Handler(BaseHTTPRequestHandler):
         api = self.server.api
         self.close_connection = True
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        prefix, _, name = self.path.rpartition("/")
+        path = self.path.removesuffix("/status") if self.command == "PATCH" else self.path
+        prefix, _, name = path.rpartition("/")
         api.requests.append(f"{self.command} {name}")
+        status = self.path.endswith("/status")
+        api.resources.append((self.command, "pods/status" if status else "pods"))
         if api.hang:
             api.wait()
-            return
-        if api.drip:
+        elif api.drip:
             self._drip()
-            return
-        if api.answer is not None:
+        elif api.answer is not None:
             self._send(*api.answer)
-            return
+        else:
+            self._carry_out(prefix, name, body, status=status)
+
+    def _carry_out(self, prefix: str, name: str, body: bytes, *, status: bool) -> None:
+        api = self.server.api
         peer = self.connection.getpeercert()
         if not peer and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._reply(*_status(401, "Unauthorized"))
@@ -257,6 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(*_status(404, f"the server could not find {self.path}"))
         elif self.command == "GET":
             self._reply(*api.get(name))
+        elif not status:
+            self._reply(*_status(403, "pods is forbidden: pods/status is not"))
         elif api.refusal is not None:
             self._send(*api.refusal)
         elif self.headers["Content-Type"] != "application/merge-patch+json":

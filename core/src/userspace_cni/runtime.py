@@ -136,6 +136,8 @@ class Runtime:
             netns.require_foreign(request.netns)
         plan, volume = self._placed(plan, request)
         if volume:
+            # An earlier sandbox of the pod may have left its files in there.
+            self._retry_deletions(plan.host_conf.engine, request, volume)
             attachment = evolve(attachment, directory=self._volume(volume, request.container_id))
         with self._lock(attachment.id) as lock, self._allocation(plan, request, lock) as allocation:
             if not request.wanted():
@@ -521,12 +523,19 @@ class Runtime:
             request,
         )
 
-    def _retry_deletions(self, engine: str, request: Request) -> None:
-        """Remove what could not be removed while the switch of *engine* was down."""
-        if not self._alone:
+    def _retry_deletions(self, engine: str, request: Request, volume: str = "") -> None:
+        """Remove what could not be removed while the switch of *engine* was down.
+
+        With *volume*, only what is in that one. All else, a daemon removes in its own time.
+        """
+        if not self._alone and not volume:
             return
         try:
-            waiting = self.store.deleting(engine)
+            waiting = [
+                record
+                for record in self.store.deleting(engine)
+                if not volume or record.directory == volume
+            ]
         except CniError as error:
             logger.warning("cannot look for removals that were put off: %s", error)
             return

@@ -65,7 +65,10 @@ class Client:
         return self._call("GET", namespace, name)
 
     def patch_pod(self, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
-        """Apply the merge patch (RFC 7386) to the pod; return the pod.
+        """Apply the merge patch (RFC 7386) to the pod's metadata; return the pod.
+
+        It goes to the subresource ``status``, which takes metadata too and leaves the spec alone:
+        who has our token can run nothing by it.
 
         Raises:
             Conflict: the patch has a ``resourceVersion`` that is not the pod's.
@@ -73,12 +76,12 @@ class Client:
             CniError: as :meth:`get_pod`.
 
         """
-        return self._call("PATCH", namespace, name, json.dumps(patch).encode())
+        return self._call("PATCH", namespace, name, "/status", json.dumps(patch).encode())
 
     def _call(
-        self, method: str, namespace: str, name: str, body: bytes | None = None
+        self, method: str, namespace: str, name: str, part: str = "", body: bytes | None = None
     ) -> dict[str, Any]:
-        path = f"{self._access.prefix}/api/v1/namespaces/{namespace}/pods/{name}"
+        path = f"{self._access.prefix}/api/v1/namespaces/{namespace}/pods/{name}{part}"
         try:
             status, reason, content = self._exchange(method, path, body)
         except ssl.SSLCertVerificationError as error:
@@ -135,7 +138,7 @@ class Client:
             details = "renew its token or certificate"
         elif status == HTTPStatus.FORBIDDEN:
             problem = f"the user of kubeconfig {self._path} may not {method.lower()} pod {pod}"
-            details = f"grant it the verbs get and patch on the resource pods: {said}"
+            details = f"grant it get on pods, and patch on pods/status: {said}"
         code = Code.TRY_AGAIN_LATER if again else Code.INVALID_NETWORK_CONFIG
         return _KINDS.get(status, CniError)(code, problem, details)
 
