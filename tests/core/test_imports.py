@@ -61,4 +61,5 @@ def test_a_request_imports_no_engine_but_the_named_one(lab: ExampleLab, command:
     assert "example_engine" in modules
     unwanted = {"pyroute2", "userspace_cni_linux", "asyncio", "multiprocessing", "unittest"}
     assert modules & unwanted == set()
+    assert modules & {"userspace_cni.kubernetes", "yaml", "ssl", "http"} == set()
     assert modules & {"pytest", "hypothesis", "pip", "setuptools"} == set()

@@ -18,7 +18,8 @@ def _load(path: Path, text: str) -> Settings:
 
 def test_every_key_is_read(tmp_path: Path) -> None:
     text = (
-        'state_dir = "/a"\nrun_dir = "/b"\nlog_file = "/c"\nlog_level = "debug"\ntimeout = 1.5\n'
+        'state_dir = "/a"\nrun_dir = "/b"\nkubelet_dir = "/k"\n'
+        'log_file = "/c"\nlog_level = "debug"\ntimeout = 1.5\n'
         '[engines.vpp]\napi_socket = "/d"\n[engines.ovs]\n'
         '[node]\nsocket = "/e"\nhttp = "[::1]:9469"\nworkers = 4\ndeadline = 2\n'
         "watch_interval = 0.5\nreconcile_interval = 0\ngrace = 0\n"
@@ -26,6 +27,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert _load(tmp_path / "config.toml", text) == Settings(
         state_dir=Path("/a"),
         run_dir=Path("/b"),
+        kubelet_dir=Path("/k"),
         log_file=Path("/c"),
         log_level="debug",
         timeout=1.5,
@@ -46,6 +48,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     assert _load(tmp_path / "config.toml", "") == Settings()
     assert str(Settings().state_dir) == "/var/lib/cni/userspace"
     assert str(Settings().run_dir) == "/run/userspace-cni"
+    assert str(Settings().kubelet_dir) == "/var/lib/kubelet"
 
 
 def test_the_daemon_socket_lies_in_the_run_directory_unless_it_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -30,6 +31,8 @@ RECORD = Record(
     config={"name": "net", "ü": [1, None, {"a": 0.5}]},
     args={"K8S_POD_NAME": "till-0"},
     path=("/a", "/b"),
+    directory="/volumes/shared-dir",
+    container_dir="/mnt",
 )
 PORT = HostPort(
     name="port",
@@ -48,6 +51,36 @@ PORT = HostPort(
 def store(tmp_path: Path) -> Iterator[Store]:
     with closing(Store(tmp_path / "state", 5)) as store:
         yield store
+
+
+_FORMAT_1 = """
+CREATE TABLE attachment (
+    id TEXT PRIMARY KEY, network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,
+    netns TEXT NOT NULL, namespace TEXT NOT NULL, engine TEXT NOT NULL, state TEXT NOT NULL,
+    config TEXT NOT NULL, args TEXT NOT NULL, path TEXT NOT NULL, port TEXT, result TEXT
+) STRICT;
+INSERT INTO attachment
+    VALUES ('1', 'net', 'c1', 'eth0', '', '', 'example', 'adding', '{}', '{}', '', NULL, NULL);
+PRAGMA user_version = 1;
+"""
+
+
+def test_the_first_format_is_upgraded_by_the_fastest(store: Store) -> None:
+    store.path.parent.mkdir()
+    with closing(sqlite3.connect(store.path)) as old:
+        old.executescript(_FORMAT_1)
+
+    def read(_: int) -> list[Record]:
+        with closing(Store(store.path.parent, 5)) as other:
+            return other.all()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read, range(4)))
+    (record,) = found[0]
+    assert found == [[record]] * 4
+    assert (record.container_id, record.directory, record.container_dir) == ("c1", "", "")
+    store.begin(RECORD)
+    assert store.get(RECORD.id) == RECORD
 
 
 def test_a_record_goes_through_its_states_as_it_was_given(store: Store) -> None:

@@ -150,6 +150,28 @@ def test_an_engine_of_a_third_party_is_found_and_used(
     assert "example-engine 1.0.0" in venv.run("userspace-cni", "engines")
 
 
+def test_a_kubeconfig_is_read_once_its_extra_is_installed(
+    own: Plugin, venv: Virtualenv, node: Node, tmp_path: Path
+) -> None:
+    venv.install("example-engine")
+    switch = tmp_path / "switch"
+    switch.mkdir()
+    own.settings(f'[engines.example]\ndirectory = "{switch}"\n')
+    host = {"engine": "example", "iftype": "note"}
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text("{}")
+    conf = {"cniVersion": "1.1.0", "name": "n", "type": "userspace", "host": host}
+    conf["kubeconfig"] = str(kubeconfig)
+    pod = "K8S_POD_NAMESPACE=a;K8S_POD_NAME=b"
+    refused = own.call("ADD", conf, netns=node.netns("box"), node=node, args=pod)
+    assert refused.code == 7
+    assert "pip install 'userspace-cni[kubernetes]'" in refused.text
+    venv.install("userspace-cni[kubernetes]")
+    refused = own.call("STATUS", conf, node=node)
+    assert refused.code == 7
+    assert f"kubeconfig {kubeconfig}: current-context: missing" in refused.text
+
+
 @pytest.mark.parametrize(("distribution", "package"), DISTRIBUTIONS.items())
 def test_a_wheel_is_typed_licensed_and_holds_its_package_alone(
     wheels: Wheels, distribution: str, package: str
@@ -174,4 +196,6 @@ def test_the_core_needs_no_engine_and_has_an_extra_for_each(wheels: Wheels) -> N
         fields = Parser().parsestr(wheel.read(metadata).decode())
     required = [value for value in fields.get_all("Requires-Dist", []) if "extra" not in value]
     assert sorted(value.partition(">")[0] for value in required) == ["attrs", "cattrs", "stevedore"]
-    assert {"linux", "vpp", "ovs", "shim", "all"} <= {*fields.get_all("Provides-Extra", [])}
+    assert {"kubernetes", "linux", "vpp", "ovs", "shim", "all"} <= {
+        *fields.get_all("Provides-Extra", [])
+    }

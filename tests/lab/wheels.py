@@ -13,7 +13,7 @@ from attrs import frozen
 ROOT = Path(__file__).resolve().parents[2]
 PROJECTS = ("core", "engines/linux", "engines/ovs", "engines/vpp", "shim", "docs/example-engine")
 #: What the wheels need at run time, and to be built.
-_REQUIRED = ("attrs", "cattrs", "stevedore", "pyroute2", "ovs", "vpp-papi", "hatchling")
+_REQUIRED = ("attrs", "cattrs", "stevedore", "pyroute2", "ovs", "vpp-papi", "PyYAML", "hatchling")
 _CONSTRAINTS = ROOT / "constraints.txt"
 
 

@@ -21,6 +21,8 @@ from userspace_cni.structure import structure
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 _MTU_MIN, _MTU_MAX = 68, 65535  # RFC 791; the 16 bits of an IPv4 total length
+#: A DNS label (RFC 1123), as Kubernetes has the names of volumes.
+_VOLUME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NET_TYPES = ("none", "bridge", "interface")
 #: The keys of ``host`` and ``container`` that are not sections.
 _END_KEYS = ("engine", "iftype", "netType")
@@ -50,6 +52,11 @@ def _ifname(_: object, __: object, value: str | None) -> None:
 def _absolute(_: object, __: object, value: str | None) -> None:
     if value is not None and (not value.startswith("/") or "\0" in value):
         raise ValueError(f"expected an absolute path, got {value!r}")
+
+
+def _volume(_: object, __: object, value: str) -> None:
+    if not _VOLUME.fullmatch(value):
+        raise ValueError(f"expected the name of a pod's volume, such as shared-dir, got {value!r}")
 
 
 def _log_level(_: object, __: object, value: str | None) -> None:
@@ -102,6 +109,10 @@ class NetConf:
     container_dir: str | None = field(default=None, validator=_absolute)
     #: Write the file that the first plugin wrote, too.
     legacy_file: bool = False
+    #: As whom to talk to Kubernetes: look for the pod's volume, and write the pod's annotations.
+    kubeconfig: str | None = field(default=None, validator=_absolute)
+    #: The pod's volume that is its shared directory, where the pod has it.
+    shared_volume: str = field(default="shared-dir", validator=_volume)
     ipam: Mapping[str, Any] = field(factory=dict)
     dns: _Dns = field(factory=_Dns)
     args: Mapping[str, Any] = field(factory=dict)
@@ -347,12 +358,12 @@ def engine_conf(
     )
 
 
-def pod_of(request: Request) -> Pod | None:
-    """Return the pod that the runtime says this is for, None outside Kubernetes."""
-    namespace, name = (request.args.get(f"K8S_POD_{key}", "") for key in ("NAMESPACE", "NAME"))
+def pod_of(args: Mapping[str, str]) -> Pod | None:
+    """Return the pod that CNI_ARGS say this is for, None outside Kubernetes."""
+    namespace, name = (args.get(f"K8S_POD_{key}", "") for key in ("NAMESPACE", "NAME"))
     if not namespace or not name:
         return None
-    return Pod(namespace=namespace, name=name, uid=request.args.get("K8S_POD_UID", ""))
+    return Pod(namespace=namespace, name=name, uid=args.get("K8S_POD_UID", ""))
 
 
 def _folded(value: object) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
 from threading import Lock
@@ -60,6 +60,8 @@ class _Plan:
     container: ContainerEngine
     #: Some defaults of the container's part depend on what IPAM and the host's engine gave.
     container_conf: Callable[[bool], EngineConf]
+    #: Does as :func:`.handover.publish`, for the pod's annotations; None where nobody wants it.
+    annotate: Callable[[Attachment, Handoff, NetConf, str, ExitStack], None] | None = None
 
 
 #: Is given the name of a step of a request, and surrounds it: for whoever measures.
@@ -132,6 +134,11 @@ class Runtime:
         attachment = self._attachment(request, plan.conf)
         if not request.netns_override:
             netns.require_foreign(request.netns)
+        plan, volume = self._placed(plan, request)
+        if volume:
+            # An earlier sandbox of the pod may have left its files in there.
+            self._retry_deletions(plan.host_conf.engine, request, volume)
+            attachment = evolve(attachment, directory=self._volume(volume, request.container_id))
         with self._lock(attachment.id) as lock, self._allocation(plan, request, lock) as allocation:
             if not request.wanted():
                 # Its DEL may have been served already, if this waited long to be.
@@ -149,6 +156,8 @@ class Runtime:
                         config=dict(request.config),
                         args=request.args,
                         path=request.path,
+                        directory=volume,
+                        container_dir=plan.conf.container_dir or "",
                     )
                 )
             with self._undone_on_failure(attachment.id) as undo:
@@ -195,8 +204,10 @@ class Runtime:
             netns.require_foreign(request.netns)
         index, interface = _own_interface(expected, attachment)
         before = _previous_of(record)
+        directory = self._recorded_directory(record)
         attachment = evolve(
             attachment,
+            directory=directory,
             mac=interface.mac or None,
             ips=tuple(ip for ip in expected.ips if ip.interface in (index, None)),
             routes=tuple(route for route in expected.routes if route not in before.routes),
@@ -206,9 +217,7 @@ class Runtime:
             self._handoff(plan, attachment, record.port), mac=interface.mac, mtu=interface.mtu
         )
         if handoff.socket:
-            self._directory(plan.conf.shared_dir, request.container_id).require(
-                attachment.ifname, handover.dump(attachment, handoff)
-            )
+            directory.require(attachment.ifname, handover.dump(attachment, handoff))
         if plan.container.where == "node":
             netns.call(request.netns, plan.container.check, handoff)
         if ipam := self._ipam(plan.conf.ipam_type, request, request.config):
@@ -220,6 +229,10 @@ class Runtime:
         try:
             plan = self._plan(conf)
             self.store.require_writable()
+            if conf.kubeconfig is not None:
+                from userspace_cni.kubernetes import kubeconfig
+
+                kubeconfig.load(conf.kubeconfig)
             plan.host.status(plan.host_conf)
         except CniError as error:
             if error.code in (
@@ -274,8 +287,10 @@ class Runtime:
                 return False  # its path may be another's by now, even the host's own
             request = _request_of(record)
             plan = self._plan(config.load(request))
+            if record.container_dir:
+                plan = evolve(plan, conf=evolve(plan.conf, container_dir=record.container_dir))
             attachment = self._recorded_attachment(record, request, plan.conf)
-            directory = self._directory(plan.conf.shared_dir, record.container_id)
+            directory = self._recorded_directory(record)
             handoff = self._handoff(plan, attachment, record.port)
             try:
                 plan.host.check(attachment, plan.host_conf, record.port)
@@ -356,7 +371,8 @@ class Runtime:
             )
         else:
             attachment = evolve(attachment, dns=dns)
-        directory = self._directory(plan.conf.shared_dir, request.container_id)
+        directory = attachment.directory
+        assert isinstance(directory, ContainerDirectory)  # noqa: S101  ours
         if directory.holds(attachment.ifname, attachment.id):
             # The store has lost it; what is undone below would take it from a running container.
             raise _already_attached(request)
@@ -372,6 +388,8 @@ class Runtime:
         handoff = self._handoff(plan, attachment, port)
         with self._phase("handover"):
             handover.publish(attachment, handoff, plan.conf, plan.container.info.name, undo)
+            if plan.annotate is not None:
+                plan.annotate(attachment, handoff, plan.conf, plan.container.info.name, undo)
         if plan.container.where == "node":
             with self._phase("container"):
                 netns.call(request.netns, plan.container.add, handoff)
@@ -476,6 +494,7 @@ class Runtime:
                 free()
         except CniError as error:
             failures.append(error)
+        self._withdraw_from_pod(record)
         with self._phase("store"):
             if failures:
                 self._quietly(self.store.mark_deleting, record.id)
@@ -502,16 +521,24 @@ class Runtime:
                 netns=request.netns,
                 engine=plan.host_conf.engine,
                 config=dict(request.config),
+                args=request.args,
             ),
             request,
         )
 
-    def _retry_deletions(self, engine: str, request: Request) -> None:
-        """Remove what could not be removed while the switch of *engine* was down."""
-        if not self._alone:
+    def _retry_deletions(self, engine: str, request: Request, volume: str = "") -> None:
+        """Remove what could not be removed while the switch of *engine* was down.
+
+        With *volume*, only what is in that one. All else, a daemon removes in its own time.
+        """
+        if not self._alone and not volume:
             return
         try:
-            waiting = self.store.deleting(engine)
+            waiting = [
+                record
+                for record in self.store.deleting(engine)
+                if not volume or record.directory == volume
+            ]
         except CniError as error:
             logger.warning("cannot look for removals that were put off: %s", error)
             return
@@ -576,11 +603,43 @@ class Runtime:
             logger.warning("the recorded configuration cannot be used any more: %s", error)
             return self._plan(config.load(request))
 
+    def _placed(self, plan: _Plan, request: Request) -> tuple[_Plan, str]:
+        """Ask Kubernetes for the pod; return *plan* for it, and the path of its volume.
+
+        Without a kubeconfig, or a pod, nobody is asked; a pod may have no volume for us.
+        """
+        named = config.pod_of(request.args)
+        if plan.conf.kubeconfig is None or named is None:
+            return plan, ""
+        from userspace_cni.handover.pod import KubernetesPod
+
+        with self._phase("handover"):
+            pod = KubernetesPod.read(plan.conf.kubeconfig, named)
+        volume = pod.volume(
+            plan.conf, self._settings.kubelet_dir, self._shared_base(plan.conf.shared_dir)
+        )
+        conf = plan.conf
+        if volume.directory:
+            conf = evolve(conf, container_dir=volume.container_dir)
+        return evolve(plan, conf=conf, annotate=pod.publish), volume.directory
+
     def _directory(self, shared_dir: object, container_id: str) -> ContainerDirectory:
         """Return the container's shared directory, below the network's own base or the node's."""
-        return ContainerDirectory(
-            self._shared_base(shared_dir), container_id, self._settings.run_dir / "s"
-        )
+        return ContainerDirectory(self._shared_base(shared_dir), container_id, self._aliases)
+
+    def _volume(self, path: str, container_id: str) -> ContainerDirectory:
+        """Return the container's shared directory that is the volume at *path* of its pod."""
+        base, name = os.path.split(path)
+        return ContainerDirectory(Path(base), container_id, self._aliases, volume=name)
+
+    def _recorded_directory(self, record: Record) -> ContainerDirectory:
+        if record.directory:
+            return self._volume(record.directory, record.container_id)
+        return self._directory(record.config.get("sharedDir"), record.container_id)
+
+    @property
+    def _aliases(self) -> Path:
+        return self._settings.run_dir / "s"
 
     def _shared_base(self, shared_dir: object) -> Path:
         # Not run_dir itself: a container may be called "locks".
@@ -588,14 +647,28 @@ class Runtime:
         return Path(shared_dir) if isinstance(shared_dir, str) else own
 
     def _directory_at(self, path: str) -> ContainerDirectory:
+        if os.path.dirname(path) == str(self._aliases):
+            with suppress(OSError):
+                path = os.readlink(path)  # nobody but us makes links there
         base, _, container_id = path.rpartition("/")
         return self._directory(base, container_id)
 
     def _withdraw(self, record: Record) -> None:
         """Take back what the container was handed over."""
-        directory = self._directory(record.config.get("sharedDir"), record.container_id)
+        directory = self._recorded_directory(record)
         socket = record.port.socket if record.port else ""
         handover.withdraw(directory, record.ifname, record.id, socket, record.config)
+
+    def _withdraw_from_pod(self, record: Record) -> None:
+        """Take an attachment out of its pod's annotations; that fails nobody's request."""
+        kubeconfig, pod = record.config.get("kubeconfig"), config.pod_of(record.args)
+        told = record.port is None or record.port.socket
+        if not isinstance(kubeconfig, str) or pod is None or not told:
+            return
+        from userspace_cni.handover.pod import withdraw
+
+        with self._phase("handover"):
+            withdraw(kubeconfig, pod, (record.container_id, record.ifname, record.network))
 
     def _withdraw_all(self, conf: NetConf, valid: set[str], failures: list[CniError]) -> None:
         """Take back what was handed over to attachments of *conf* that are not *valid*."""
@@ -615,7 +688,7 @@ class Runtime:
             interface=conf.if0name or request.ifname,
             mac=conf.requested_mac(request),
             mtu=conf.mtu,
-            pod=config.pod_of(request),
+            pod=config.pod_of(request.args),
             bandwidth=conf.requested_bandwidth,
             args=conf.pod_args(request),
             directory=self._directory(conf.shared_dir, request.container_id),
@@ -629,6 +702,7 @@ class Runtime:
         from_port = record.port.routes if record.port else ()
         return evolve(
             attachment,
+            directory=self._recorded_directory(record),
             mac=interface.mac or attachment.mac,
             ips=own.ips,
             routes=tuple(route for route in own.routes if route not in from_port),

@@ -21,7 +21,7 @@ _TIMEOUT_MAX = 3600  # seconds
 _WORKERS_MAX = 1024
 #: An IPv6 address stands in brackets.
 _ENDPOINT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):([0-9]{1,5})")
-_PATHS = ("state_dir", "run_dir", "log_file")
+_PATHS = ("state_dir", "run_dir", "kubelet_dir", "log_file")
 
 
 @frozen(kw_only=True)
@@ -52,6 +52,8 @@ class Settings:
     state_dir: Path = Path("/var/lib/cni/userspace")
     #: Holds locks; may be gone after a reboot.
     run_dir: Path = Path("/run/userspace-cni")
+    #: The kubelet's ``--root-dir``, which has the volumes of pods.
+    kubelet_dir: Path = Path("/var/lib/kubelet")
     log_file: Path | None = None
     log_level: str = "warning"
     #: How long, in seconds, an IPAM plugin may take, and a lock may be held by others.

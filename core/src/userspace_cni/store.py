@@ -40,13 +40,21 @@ CREATE TABLE IF NOT EXISTS attachment (
     args TEXT NOT NULL,
     path TEXT NOT NULL,
     port TEXT,
-    result TEXT
+    result TEXT,
+    directory TEXT NOT NULL DEFAULT '',
+    container_dir TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS attachment_by_network ON attachment (network);
 CREATE INDEX IF NOT EXISTS attachment_by_state ON attachment (state) WHERE state != 'attached';
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
-_VERSION = 1
+#: From format 1.
+_UPGRADE = (
+    "ALTER TABLE attachment ADD COLUMN directory TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE attachment ADD COLUMN container_dir TEXT NOT NULL DEFAULT ''",
+    "PRAGMA user_version = 2",
+)
+_VERSION = 2
 _RESULT_VERSION = SUPPORTED[-1]
 #: The members of a HostPort that are classes of their own.
 _SOCKETS = {"memif": Memif, "vhost_user": VhostUser}
@@ -76,6 +84,10 @@ class Record:
     port: HostPort | None = None
     #: What ADD answered, in the newest version.
     result: dict[str, Any] = field(factory=dict)
+    #: Path of the pod's volume that is the shared directory, empty where another one is.
+    directory: str = ""
+    #: Where the container has the shared directory, empty where nobody says.
+    container_dir: str = ""
 
     @property
     def id(self) -> str:
@@ -126,7 +138,7 @@ class Store:
         """Write down that *record* is going to be made."""
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO attachment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO attachment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     record.id,
                     record.network,
@@ -141,6 +153,8 @@ class Store:
                     ":".join(record.path),
                     None,
                     None,
+                    record.directory,
+                    record.container_dir,
                 ),
             )
 
@@ -210,7 +224,7 @@ class Store:
     def _select(self, condition: str, *values: str) -> Iterator[Record]:
         columns = (
             "network, container_id, ifname, netns, namespace, engine, state, config, args, path, "
-            "port, result"
+            "port, result, directory, container_dir"
         )
         query = f"SELECT {columns} FROM attachment {condition}"  # noqa: S608  constants
         with self._turn, self._reported():
@@ -231,6 +245,8 @@ class Store:
                 path=tuple(filter(None, row[9].split(":"))),
                 port=None if row[10] is None else _load_port(row[10]),
                 result={} if row[11] is None else json.loads(row[11]),
+                directory=row[12],
+                container_dir=row[13],
             )
 
     @contextmanager
@@ -271,6 +287,8 @@ class Store:
             self.path.chmod(0o640)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
+        elif version == 1:
+            _upgrade(connection)
         elif version != _VERSION:
             raise CniError(
                 Code.IO_FAILURE,
@@ -288,6 +306,15 @@ class Store:
                 f"the store {self.path} failed: {error}",
                 "check that its directory is writable and that the disk is not full",
             ) from error
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Bring format 1 up to date, unless another process is faster."""
+    connection.execute("BEGIN IMMEDIATE")
+    if connection.execute("PRAGMA user_version").fetchone() == (1,):
+        for statement in _UPGRADE:
+            connection.execute(statement)
+    connection.execute("COMMIT")
 
 
 def _identity(path: Path) -> tuple[int, int]:

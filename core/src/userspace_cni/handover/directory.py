@@ -1,4 +1,4 @@
-"""The directory that a container shares with the node: ``<base>/<container id>/``.
+"""The directory that a container shares with the node: ``<base>/<container id>/``, or a volume.
 
 The base is the operator's. What lies below it may be the container's work: it is opened by
 directory descriptors that follow no symbolic link, and nothing in it is believed.
@@ -33,10 +33,16 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class ContainerDirectory(SharedDirectory):
     """The shared directory of one container; it need not exist."""
 
-    def __init__(self, base: Path, container_id: str, aliases: Path) -> None:
-        """Stand for ``<base>/<container id>``; *aliases* is the directory of short names for it."""
+    def __init__(self, base: Path, container_id: str, aliases: Path, *, volume: str = "") -> None:
+        """Stand for ``<base>/<container id>``; *aliases* is the directory of short names for it.
+
+        With *volume* it is ``<base>/<volume>``, a volume of the container's pod: somebody else
+        makes it, says who may write to it, and removes it.
+        """
         self._base = base
-        self._name = container_id
+        self._container_id = container_id
+        self._name = volume or container_id
+        self._is_volume = bool(volume)
         self._aliases = aliases
 
     # -- for engines
@@ -47,7 +53,10 @@ class ContainerDirectory(SharedDirectory):
         return str(self._base / self._name)
 
     def provide(self, *, user: str = "", group: str = "") -> None:
-        """See :meth:`.SharedDirectory.provide`."""
+        """See :meth:`.SharedDirectory.provide`; a volume must be there, and stays as it is."""
+        if self._is_volume:
+            with self._reported("use"), self._opened():
+                return
         uid, gid = _user(user), _group(group)
         with self._reported("make"):
             self._base.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -154,7 +163,7 @@ class ContainerDirectory(SharedDirectory):
             CniError: 5 when it cannot be written.
 
         """
-        name = legacy.file_name(self._name, ifname)
+        name = legacy.file_name(self._container_id, ifname)
         with self._reported(f"write {name} into"), self._opened() as directory:
             _write(directory, name, document)
 
@@ -191,21 +200,29 @@ class ContainerDirectory(SharedDirectory):
                 there = _read(directory, name)
                 if there is not None and there.get("id") != id_:
                     return
-                for own in (name, legacy.file_name(self._name, ifname)):
+                for own in (name, legacy.file_name(self._container_id, ifname)):
                     with suppress(FileNotFoundError, IsADirectoryError):
                         os.unlink(own, dir_fd=directory)
                 for other in {f"{ifname}.sock", *more} - {""}:
                     _remove_socket(directory, other)
-            with self._opened_base() as base:
-                try:
-                    os.rmdir(self._name, dir_fd=base)
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
-                        raise
+                if self._is_volume and next(_documents(directory), None) is not None:
                     return
+            if not self._is_volume and not self._removed():
+                return
         # Ours alone: no container sees the directory of aliases.
         with suppress(OSError):
             self._alias().unlink()
+
+    def _removed(self) -> bool:
+        """Remove the directory if it is empty; tell whether it was."""
+        with self._opened_base() as base:
+            try:
+                os.rmdir(self._name, dir_fd=base)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+                    raise
+                return False
+        return True
 
     def _alias(self) -> Path:
         return self._aliases / sha256(os.fsencode(self.path)).hexdigest()[:16]
@@ -257,26 +274,31 @@ def published(base: Path, network: str) -> Iterator[tuple[str, str]]:
     except OSError:
         return
     for container_id in filter(is_name, containers):
-        for ifname, document in _documents(base / container_id):
+        for ifname, document in _documents_at(base / container_id):
             expected = attachment_id(network, container_id, ifname)
             if document.get("network") == network and document.get("id") == expected:
                 yield container_id, ifname
 
 
-def _documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _documents_at(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         directory = os.open(path, _DIRECTORY)
     except OSError:
         return
     try:
-        for name in sorted(os.listdir(directory)):
-            ifname = name.removesuffix(_SUFFIX)
-            if ifname != name and is_ifname(ifname):
-                document = _read(directory, name)
-                if document is not None:
-                    yield ifname, document
+        yield from _documents(directory)
     finally:
         os.close(directory)
+
+
+def _documents(directory: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield interface name and content of all that has a hand-over file's name."""
+    for name in sorted(os.listdir(directory)):
+        ifname = name.removesuffix(_SUFFIX)
+        if ifname != name and is_ifname(ifname):
+            document = _read(directory, name)
+            if document is not None:
+                yield ifname, document
 
 
 def _read(directory: int, name: str) -> dict[str, Any] | None:

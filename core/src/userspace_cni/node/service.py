@@ -120,7 +120,7 @@ class Service:
 
 
 def _pod(parsed: Request | None) -> str:
-    pod = config.pod_of(parsed) if parsed else None
+    pod = config.pod_of(parsed.args) if parsed else None
     return f"{pod.namespace}/{pod.name}" if pod else ""
 
 

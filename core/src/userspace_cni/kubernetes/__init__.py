@@ -1,0 +1,1 @@
+"""What we ask of Kubernetes' API: one pod at a time, as a kubeconfig file says."""

@@ -1,0 +1,162 @@
+"""The client: reads a pod, and patches it.
+
+A dozen lines of HTTP instead of the official client, whose import takes longer than an ADD. No
+proxies, no redirects: the token goes to the server that the kubeconfig names, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from contextlib import closing
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from time import monotonic
+from typing import Any
+
+from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.kubernetes import kubeconfig
+
+#: Seconds that one call may take.
+TIMEOUT = 5.0
+_ANSWER_MAX = 4 << 20  # bytes; the API server takes pods of 3 MiB at most
+_TEXT_MAX = 300  # characters of what the server says
+_MERGE_PATCH = "application/merge-patch+json"  # RFC 7386
+
+
+class NoSuchPod(CniError):
+    """There is no pod of that name (any more)."""
+
+
+class Conflict(CniError):
+    """Somebody else has changed the pod since it was read."""
+
+
+_KINDS: Mapping[int, type[CniError]] = {
+    HTTPStatus.NOT_FOUND: NoSuchPod,
+    HTTPStatus.CONFLICT: Conflict,
+}
+#: What says nothing about the configuration.
+_AGAIN = (*_KINDS, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+class Client:
+    """One API server, for the few calls of one request."""
+
+    def __init__(self, path: str) -> None:
+        """Talk to the server that the kubeconfig *path* names.
+
+        Raises:
+            CniError: 7 when the file cannot be used.
+
+        """
+        self._path = path
+        self._access = kubeconfig.load(path)
+
+    def get_pod(self, namespace: str, name: str) -> dict[str, Any]:
+        """Return the pod.
+
+        Raises:
+            NoSuchPod: there is none.
+            CniError: 11 when the server cannot be reached or is not well; 7 when it refuses.
+
+        """
+        return self._call("GET", namespace, name)
+
+    def patch_pod(self, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
+        """Apply the merge patch (RFC 7386) to the pod's metadata; return the pod.
+
+        It goes to the subresource ``status``, which takes metadata too and leaves the spec alone:
+        who has our token can run nothing by it.
+
+        Raises:
+            Conflict: the patch has a ``resourceVersion`` that is not the pod's.
+            NoSuchPod: there is none.
+            CniError: as :meth:`get_pod`.
+
+        """
+        return self._call("PATCH", namespace, name, "/status", json.dumps(patch).encode())
+
+    def _call(
+        self, method: str, namespace: str, name: str, part: str = "", body: bytes | None = None
+    ) -> dict[str, Any]:
+        path = f"{self._access.prefix}/api/v1/namespaces/{namespace}/pods/{name}{part}"
+        try:
+            status, reason, content = self._exchange(method, path, body)
+        except ssl.SSLCertVerificationError as error:
+            raise CniError(
+                Code.INVALID_NETWORK_CONFIG,
+                f"{self._server} has a certificate that is not trusted: {error.verify_message}",
+                f"check certificate-authority and tls-server-name in {self._path}",
+            ) from None
+        except (OSError, HTTPException, ValueError) as error:
+            raise CniError(
+                Code.TRY_AGAIN_LATER,
+                f"{self._server} cannot be reached: {self._shown(error)}",
+                f"kubeconfig {self._path}",
+            ) from None
+        answer = _json_object(content)
+        if status == HTTPStatus.OK and answer is not None:
+            return answer
+        said = self._shown((answer or {}).get("message") or reason)
+        raise self._failure(method, f"{namespace}/{name}", status, said)
+
+    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, str, bytes]:
+        access = self._access
+        headers = {"Accept": "application/json", "User-Agent": "userspace-cni"}
+        if access.token:
+            headers["Authorization"] = f"Bearer {access.token}"
+        if body is not None:
+            headers["Content-Type"] = _MERGE_PATCH
+        deadline = monotonic() + TIMEOUT
+        with closing(HTTPConnection(access.host, access.port, timeout=TIMEOUT)) as connection:
+            connection.connect()
+            connection.sock = access.context.wrap_socket(
+                connection.sock, server_hostname=access.server_name
+            )
+            connection.request(method, path, body, headers)
+            # The connection may have left its socket to the response.
+            with connection.getresponse() as response:
+                content = b""
+                while chunk := response.read1(1 << 16):
+                    content += chunk
+                    if len(content) > _ANSWER_MAX:
+                        raise HTTPException(f"its answer is larger than {_ANSWER_MAX} bytes")
+                    if monotonic() > deadline:
+                        raise TimeoutError(f"its answer takes longer than {TIMEOUT:.0f} s")
+                return response.status, response.reason, content
+
+    def _failure(self, method: str, pod: str, status: int, said: str) -> CniError:
+        """Return what an answer of *status* means; *said* is the server's own explanation."""
+        again = status in _AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        problem, details = f"{self._server} answered {status} to {method} of pod {pod}", said
+        if status == HTTPStatus.OK:
+            again, details = True, "with what is no JSON object"
+        elif status == HTTPStatus.UNAUTHORIZED:
+            problem = f"{self._server} does not accept the user of kubeconfig {self._path}"
+            details = "renew its token or certificate"
+        elif status == HTTPStatus.FORBIDDEN:
+            problem = f"the user of kubeconfig {self._path} may not {method.lower()} pod {pod}"
+            details = f"grant it get on pods, and patch on pods/status: {said}"
+        code = Code.TRY_AGAIN_LATER if again else Code.INVALID_NETWORK_CONFIG
+        return _KINDS.get(status, CniError)(code, problem, details)
+
+    @property
+    def _server(self) -> str:
+        return f"the API server {self._access.host}:{self._access.port}"
+
+    def _shown(self, said: object) -> str:
+        """Return what may be told of what the server said, or of an error."""
+        text = str(said) or type(said).__name__
+        if self._access.token:
+            text = text.replace(self._access.token, "(token)")
+        return "".join(char if char.isprintable() else " " for char in text)[:_TEXT_MAX]
+
+
+def _json_object(content: bytes) -> dict[str, Any] | None:
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
