@@ -754,7 +754,10 @@ class Runtime:
         self, plan: _Plan, request: Request, lock: int
     ) -> AbstractContextManager[Allocation | None]:
         ipam = self._ipam(plan.conf.ipam_type, request, request.config)
-        return ipam.add(lock) if ipam else nullcontext()
+        if ipam is None:
+            return nullcontext()
+        with self._phase("ipam"):
+            return ipam.add(lock)
 
     def _find(self, id_: str) -> Record | None:
         """Return the record of an attachment; without a working store, None: DEL needs none."""
