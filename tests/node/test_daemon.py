@@ -269,6 +269,25 @@ def test_a_del_waits_for_the_ipam_plugin_that_outlives_its_daemon(lab: ExampleLa
     lab.assert_clean()
 
 
+def test_requests_that_wait_keep_no_other_waiting(lab: ExampleLab) -> None:
+    started(lab)
+    go = lab.directory / "go"
+    waiting = lab.conf(ipam=lab.script(f"until [ -e {go} ]; do sleep 0.01; done; exit 1"))
+    callers = [
+        threading.Thread(target=lab.call, args=("ADD", waiting), kwargs={"container": f"w{number}"})
+        for number in range(5)
+    ]
+    for caller in callers:
+        caller.start()
+    try:
+        lab.add(lab.conf())
+        assert all(caller.is_alive() for caller in callers)
+    finally:
+        go.touch()
+        for caller in callers:
+            caller.join()
+
+
 def test_an_add_whose_caller_has_gone_is_not_begun(lab: ExampleLab) -> None:
     log, go = lab.directory / "log", lab.directory / "go"
     conf = lab.conf(
