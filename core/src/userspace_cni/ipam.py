@@ -29,7 +29,6 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 _OUT_MAX = 1 << 20  # bytes; a result has a few hundred
 _ERR_MAX = 1 << 16  # bytes
-_LOOK = 0.05  # seconds between looks whether a plugin has ended that prints nothing
 
 
 class NotStarted(CniError):
@@ -136,6 +135,7 @@ class Ipam:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
+                    bufsize=0,
                     env={**self.environ, "CNI_COMMAND": command},
                     pass_fds=() if lock is None else (lock,),
                     preexec_fn=_end_with(os.getpid()) if self.ends_with_us else None,  # noqa: PLW1509
@@ -336,24 +336,31 @@ def _exchanged(
 
     """
     out, err = bytearray(), bytearray()
-    with selectors.DefaultSelector() as selector:
+    ending = os.pidfd_open(process.pid)
+    with open(ending, "rb", buffering=0) as end, selectors.PollSelector() as selector:
+        selector.register(end, selectors.EVENT_READ)
         selector.register(process.stdout, selectors.EVENT_READ, _reader(out, _OUT_MAX))  # type: ignore[arg-type]
         selector.register(process.stderr, selectors.EVENT_READ, _reader(err, _ERR_MAX))  # type: ignore[arg-type]
         if process.stdin is not None and not process.stdin.closed:
             os.set_blocking(process.stdin.fileno(), False)
             selector.register(process.stdin, selectors.EVENT_WRITE, _writer(config))
-        while selector.get_map():
-            ended = process.poll() is not None  # asked first: all that it printed is there then
-            ready = selector.select(0 if ended else _LOOK)
-            if ended and not ready:
+        ended = False
+        while True:
+            ready = selector.select(0 if ended else deadline - time.monotonic())
+            if not ready:
                 break
             for key, _ in ready:
-                if key.data(key.fd):
+                if key.fileobj is end:
+                    selector.unregister(end)
+                    ended = True  # all that it has printed is there now
+                elif key.data(key.fd):
                     selector.unregister(key.fileobj)
                     key.fileobj.close()  # type: ignore[union-attr]
             if time.monotonic() >= deadline:
-                raise subprocess.TimeoutExpired(process.args, 0)
-    process.wait(max(deadline - time.monotonic(), 0))
+                break
+    if not ended:
+        raise subprocess.TimeoutExpired(process.args, 0)
+    process.wait()
     return bytes(out), bytes(err)
 
 

@@ -32,6 +32,7 @@ _BACKLOG = 4096
 _AT_ONCE = 2
 _LOOK = 0.002  # seconds
 _LOOKS_MAX = 10
+_CHUNK = 1 << 16  # bytes; a request as a whole, nearly always
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 #: Given the environment, standard input, and what tells whether the caller still waits.
@@ -208,18 +209,20 @@ def _require_root(connection: socket.socket) -> None:
 def _reader(connection: socket.socket) -> protocol.Reader:
     """Return what reads from *connection*, within :data:`_PATIENCE` from now on in all."""
     deadline = time.monotonic() + _PATIENCE
+    received = bytearray()
 
     def read(length: int) -> bytes:
-        received = bytearray()
         while len(received) < length:
             connection.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
-                chunk = connection.recv(min(length - len(received), 1 << 20))
+                chunk = connection.recv(max(length - len(received), _CHUNK))
             except OSError as error:
                 raise BadFrame(f"it stopped half way: {error}") from None
             if not chunk:
                 raise BadFrame("it ends early")
-            received += chunk
-        return bytes(received)
+            received.extend(chunk)
+        wanted = bytes(received[:length])
+        del received[:length]
+        return wanted
 
     return read

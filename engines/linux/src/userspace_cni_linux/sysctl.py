@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from userspace_cni.cni.errors import DataplaneError
 
-_ROOT = Path("/proc/sys/net")
+_ROOT = "/proc/sys/net"
 
 
 def write(name: str, value: str) -> None:
@@ -18,10 +18,13 @@ def write(name: str, value: str) -> None:
         DataplaneError: when it can be neither found as wanted nor set.
 
     """
-    path = _ROOT / name
+    path = f"{_ROOT}/{name}"
     try:
-        if path.read_text(encoding="ascii").strip() != value:
-            path.write_text(value, encoding="ascii")
+        with open(path, "rb", buffering=0) as file:
+            there = file.read(64)
+        if there.strip() != value.encode():
+            with open(path, "wb", buffering=0) as file:
+                file.write(value.encode())
     except OSError as error:
         raise DataplaneError(
             f"cannot set the kernel setting {path} to {value}",
@@ -71,5 +74,5 @@ def keep_ipv6_addresses(interface: str) -> None:
 
 def _write_if_ipv6(interface: str, name: str, value: str) -> None:
     # A kernel without IPv6 has nothing to set.
-    if (_ROOT / "ipv6").exists():
+    if os.path.exists(f"{_ROOT}/ipv6"):
         write(f"ipv6/conf/{interface}/{name}", value)
