@@ -82,8 +82,9 @@ def queued(lab: ExampleLab, content: bytes, number: int) -> Path:
     directory = lab.plugin.state_dir / "queue"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / f"{time.time_ns() + number:020}-{number}.del"
-    path.write_bytes(content)
-    return path
+    draft = path.with_name(f".{path.name}")
+    draft.write_bytes(content)
+    return draft.rename(path)
 
 
 def rss(pid: int) -> int:
