@@ -27,9 +27,10 @@ from userspace_cni.node.protocol import BadFrame, Reply
 _PATIENCE = 5.0  # seconds
 _BACKLOG = 4096
 #: Threads that work at once take the interpreter's lock from each other at every system call, and
-#: serve fewer requests together than two. One more begins when those two leave the processor idle
-#: for half of a look: they wait for a plugin, a switch or the kernel.
+#: serve fewer requests together than two. One more begins when those two take less processor time
+#: than this part of a look: they wait for a plugin, a switch or the kernel.
 _AT_ONCE = 2
+_BUSY = 0.8
 _LOOK = 0.002  # seconds
 _LOOKS_MAX = 10
 _CHUNK = 1 << 16  # bytes; a request as a whole, nearly always
@@ -158,7 +159,7 @@ class Server:
             before = time.process_time()
             if self._turns.acquire(timeout=_LOOK):
                 return True
-            if time.process_time() - before < _LOOK * 0.8:
+            if time.process_time() - before < _LOOK * _BUSY:
                 break
         return False
 
