@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from lab.container import AGENT, MOUNT
 from lab.node import poll
 from lab.ovs_lab import Container, OvsLab, complete, make, memif, vhost
-from lab.testpmd import Console, binary, command_line
+from lab.testpmd import PROGRAM, Console, command_line
 from userspace_cni import agent
 
 SCHEMA = Path(__file__).parents[2] / "docs/handoff.schema.json"
@@ -63,17 +63,16 @@ def _application(
     container: Container, directory: Path, queues: int, *names: str, peer: str = ""
 ) -> Console:
     """Start testpmd where *directory* is mounted as in a container, with what the agent says."""
-    program, env = binary()
     prefix = f"{container.name}-{os.getpid()}"
     line = command_line(["AGENT"], queues, "--forward-mode=rxonly", prefix=prefix, peer=peer)
-    before, after = shlex.join([program, *line]).split("AGENT")
+    before, after = shlex.join([PROGRAM, *line]).split("AGENT")
     script = (
         f"set -e; mkdir -p {MOUNT}; mount --bind {directory} {MOUNT}; "
         f"arguments=$({AGENT} --directory {MOUNT} eal-args {' '.join(names)}); "
         f"exec {before}$arguments{after}"
     )
     enter = ["nsenter", f"--net={container.netns}", "unshare", "--mount", "sh", "-c", script]
-    return Console(container.lab.node, enter, queues, env)
+    return Console(container.lab.node, enter, queues)
 
 
 # -- applications

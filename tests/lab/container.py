@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.images import BUSYBOX
-from lab.testpmd import Console, binary, command_line
+from lab.testpmd import PROGRAM, Console, command_line
 
 if TYPE_CHECKING:
     from lab.node import Node
@@ -34,12 +34,11 @@ def mounts() -> list[tuple[str, str]]:
 
 def application(queues: int, *options: str, prefix: str, peer: str) -> str:
     """Return what a shell in the container runs: testpmd, by the entry point of our image."""
-    program, env = binary()
     line = command_line([], queues, *options, prefix=prefix, peer=peer)
-    variables = {**env, "PATH": f"{Path(AGENT).parent}:/bin", "RUNTIME_DIRECTORY": "/tmp"}
+    variables = {"PATH": f"{Path(AGENT).parent}:/bin:/usr/bin", "RUNTIME_DIRECTORY": "/tmp"}
     settings = [f"{name}={value}" for name, value in variables.items()]
     entry_point = str(ROOT / "deploy/dpdk-app/entrypoint.sh")
-    return "exec " + shlex.join(["env", *settings, "sh", entry_point, program, *line])
+    return "exec " + shlex.join(["env", *settings, "sh", entry_point, PROGRAM, *line])
 
 
 def podman_line(node: Node, *options: str, script: str) -> str:

@@ -1,8 +1,4 @@
-"""dpdk-testpmd: a DPDK application that sends, receives and counts packets.
-
-Debian has it in dpdk-dev, which would install two hundred packages and a newer systemd; what the
-program needs is unpacked privately instead, once, below .build/.
-"""
+"""dpdk-testpmd: a DPDK application that sends, receives and counts packets."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import subprocess
 import tempfile
 import time
@@ -20,7 +15,6 @@ import tty
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from lab.debian import unpack
 from userspace_cni.agent import eal
 from userspace_cni.handover import load
 
@@ -29,58 +23,10 @@ if TYPE_CHECKING:
 
     from lab.node import Node
 
-_CACHE = Path(__file__).parents[2] / ".build/dpdk"
+#: In Debian's package dpdk-dev.
+PROGRAM = "dpdk-testpmd"
 #: The prompt, and what the driver's threads may print after it.
 _PROMPT = re.compile(rb"testpmd> (\s*Port \d+: link state change event\s*)*\Z")
-#: dpdk-testpmd, and what it is linked with beyond what Open vSwitch's DPDK brings.
-_PACKAGES = (
-    "dpdk-dev",
-    "libpcap0.8",
-    "librte-bitratestats23",
-    "librte-bpf23",
-    "librte-bus-auxiliary23",
-    "librte-bus-dpaa23",
-    "librte-cmdline23",
-    "librte-common-dpaax23",
-    "librte-common-iavf23",
-    "librte-common-mlx5-23",
-    "librte-crypto-scheduler23",
-    "librte-eventdev23",
-    "librte-gro23",
-    "librte-ip-frag23",
-    "librte-latencystats23",
-    "librte-mempool-dpaa23",
-    "librte-metrics23",
-    "librte-net-bnxt23",
-    "librte-net-bond23",
-    "librte-net-dpaa23",
-    "librte-net-i40e23",
-    "librte-net-ice23",
-    "librte-net-ixgbe23",
-    "librte-net-mlx5-23",
-    "librte-pcapng23",
-    "librte-pdump23",
-    "librte-reorder23",
-    "librte-sched23",
-    "librte-security23",
-    "librte-timer23",
-)
-
-
-def binary() -> tuple[str, dict[str, str]]:
-    """Return the program and the environment that it needs, fetching it at the first use."""
-    installed = shutil.which("dpdk-testpmd")
-    if installed:
-        return installed, {}
-    program = _CACHE / "usr/bin/dpdk-testpmd"
-    if not program.exists():
-        draft = _CACHE.with_name(f"dpdk.{os.getpid()}")
-        unpack(_PACKAGES, ["bookworm"], draft)
-        with contextlib.suppress(OSError):  # somebody else was faster
-            draft.rename(_CACHE)
-        shutil.rmtree(draft, ignore_errors=True)
-    library = next((_CACHE / "usr/lib").glob("*-linux-gnu"))
-    return str(program), {"LD_LIBRARY_PATH": str(library)}
 
 
 def device(document: Path) -> tuple[list[str], int]:
@@ -237,9 +183,8 @@ class Testpmd(Console):
     ) -> None:
         """Start with what the hand-over file *document* says; send to the MAC address *peer*."""
         arguments, queues = device(document)
-        program, env = binary()
         prefix = f"{document.stem}-{document.parent.name}-{os.getpid()}"
         line = command_line(
             arguments, queues, f"--forward-mode={mode}", *options, prefix=prefix, peer=peer
         )
-        super().__init__(node, ["nsenter", f"--net={netns}", "--", program, *line], queues, env)
+        super().__init__(node, ["nsenter", f"--net={netns}", "--", PROGRAM, *line], queues)

@@ -217,7 +217,8 @@ def test_a_log_file_that_is_renamed_is_begun_anew(lab: ExampleLab) -> None:
     path, old = lab.directory / "node.log", lab.directory / "node.log.1"
     _settings_before_tables(lab, f'log_file = "{path}"\nlog_level = "info"\n')
     daemon = started(lab)
-    assert "serving at" in path.read_text()
+    # It listens first, and says so then.
+    poll(lambda: "serving at" in path.read_text(), "the daemon's first line")
     path.rename(old)
     daemon.stop()
     assert "ended" not in old.read_text()

@@ -22,11 +22,16 @@ def _pair(
     first, second = containers = [lab.attach(config) for _ in range(2)]
     applications = [start(first, second, stack, *options), start(second, first, stack, *options)]
     if "memif" in config["host"]["iftype"]:
-        assert [application.link for application in applications] == ["up", "up"]
+        _until_links(applications, "up")
     else:
         for container in containers:
             lab.ovs.until_link(container.port)
     return containers, applications
+
+
+def _until_links(applications: list[Testpmd], state: str) -> None:
+    """Wait: an application hears of its peer from a thread of the driver, in its own time."""
+    poll(lambda: {one.link for one in applications} == {state}, f"the links are {state}")
 
 
 def _delete(containers: list[Container], stack: ExitStack) -> None:
@@ -79,10 +84,11 @@ def test_memif_is_attached_again_under_the_same_name(lab: OvsLab, stack: ExitSta
     containers, (one, two) = _pair(lab, stack, memif())
     containers[1].delete()
     containers[1].add()
-    assert two.link == "down"
+    _until_links([two], "down")
     # A DPDK client does not connect again of its own accord.
     two.command("port stop 0")
     two.command("port start 0")
+    _until_links([one, two], "up")
     lab.traffic(one, two)
     _delete(containers, stack)
 
@@ -182,10 +188,10 @@ def test_a_restarted_switch_takes_its_applications_back(own_lab: OvsLab, stack: 
     lab = own_lab
     containers, (one, two) = _pair(lab, stack, vhost())
     lab.ovs.kill_switch()
-    poll(lambda: [one.link, two.link] == ["down", "down"], "the applications' links are down")
+    _until_links([one, two], "down")
     lab.ovs.start_switch()
     # testpmd notices that the switch has gone when it is asked for its link.
-    poll(lambda: [one.link, two.link] == ["up", "up"], "the applications' links")
+    _until_links([one, two], "up")
     # Packets alone tell: Open vSwitch 3.1 may miss the change of its own columns while it starts.
     poll(lambda: lab.passes(one, two), "packets pass again", 60)
     lab.traffic(one, two)
