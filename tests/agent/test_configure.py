@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from agent.conftest import Container, document
 from lab import vpp_lab
+from lab.agent_lab import Inside
 from lab.node import poll
-from lab.vpp import api_dir
-from lab.vpp_lab import KINDS, TRAFFIC_KINDS, Attached, VppLab, conf
+from lab.vpp_lab import KINDS, TRAFFIC_KINDS, VppLab, conf
 from userspace_cni.agent import command
 from userspace_cni.agent.sources import DIRECTORY_VARIABLE
-from userspace_cni.handover import dump
-from userspace_cni_vpp import connection
-from userspace_cni_vpp.container import API_DIR_VARIABLE, API_SOCKET_VARIABLE
 from userspace_cni_vpp.sections import BridgeSection, MemifSection
-from userspace_cni_vpp.switch import Switch
 
-if TYPE_CHECKING:
-    from lab.netns import Namespace
-
-BRIDGED = conf("memif", "bridge", bridge=BridgeSection(bridge_id=4))
 SECRET = conf(
     "memif", "bridge", bridge=BridgeSection(bridge_id=4), memif=MemifSection(secret="s3cret")
 )
@@ -46,75 +33,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def lab(request: pytest.FixtureRequest) -> Iterator[VppLab]:
     """A host with a VPP of its own."""
     yield from vpp_lab.make(request.param)
-
-
-class Inside:
-    """A container with a VPP, and the agent in it."""
-
-    def __init__(self, lab: VppLab) -> None:
-        self.lab = lab
-        self.netns: Namespace = lab.container()
-        self.vpp: Any = lab.vpp_in(self.netns)
-        self.log = self.vpp.path.with_name("agent.log")
-        self.ready = self.vpp.path.with_name("ready")
-        self._id = self.netns.path.replace("/", "c")[1:]
-
-    def attach(self, ifname: str, address: str, host: Any = BRIDGED) -> Attached:
-        """ADD on the host, and hand over."""
-        found = self.lab.attach(
-            host, address, container=self.netns, container_id=self._id, ifname=ifname
-        )
-        directory = self.lab.directory(self._id)
-        directory.publish(ifname, dump(found.attachment, found.handoff(), "vpp"))
-        return found
-
-    @property
-    def environ(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            API_SOCKET_VARIABLE: str(self.vpp.path),
-            API_DIR_VARIABLE: api_dir(),
-            DIRECTORY_VARIABLE: self.lab.directory(self._id).path,
-        }
-
-    def _command(self, *arguments: str) -> list[str]:
-        agent = Path(sys.executable).with_name("userspace-cni-agent")
-        return [
-            "nsenter", f"--net={self.netns.path}", str(agent), "--ready-file", str(self.ready),
-            "--annotations", "/nowhere", *arguments,
-        ]  # fmt: skip
-
-    def agent(self, *arguments: str) -> int:
-        """Run the agent to its end."""
-        with self.log.open("ab") as log:
-            return subprocess.run(
-                self._command(*arguments), env=self.environ, stderr=log, check=False, timeout=60
-            ).returncode
-
-    @contextmanager
-    def watching(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run the agent until it is told to end."""
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                self._command("--watch", "--interval", "0.1", *arguments),
-                env=self.environ,
-                stderr=log,
-            )
-        with process:
-            try:
-                yield process
-            finally:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    assert process.wait(20) == 0, self.log.read_text()
-                finally:
-                    process.kill()
-
-    @property
-    def interfaces(self) -> list[str]:
-        """The tags in the container's VPP."""
-        switch = Switch(connection.connect(str(self.vpp.path), 5, api_dir()))
-        return sorted(port.tag for port in switch.ports() if port.tag)
 
 
 @pytest.fixture
@@ -181,7 +99,7 @@ def test_a_restarted_vpp_gets_its_interfaces_back(inside: Inside) -> None:
         poll(inside.ready.exists, "ready again")
         _until(inside, 1)
     log = inside.log.read_text()
-    assert log.count("net1: configured") == 2
+    assert (log.count("net1: configured"), log.count("net1: restored")) == (1, 1)
     assert log.count("ERROR") < 4
 
 
@@ -197,7 +115,7 @@ def test_a_restarted_agent_finds_everything_in_place(inside: Inside) -> None:
 def test_waiting_for_interfaces_that_come_late(inside: Inside) -> None:
     inside.attach("net1", "10.9.0.2/24")
     process = subprocess.Popen(
-        inside._command("--wait", "--interface", "net1", "--interface", "net2"),
+        inside.command("--wait", "--interface", "net1", "--interface", "net2"),
         env=inside.environ,
         stderr=subprocess.PIPE,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
 from itertools import count
 from pathlib import Path
@@ -266,7 +266,8 @@ class VppLab:
         assert not any(left.values()), left
 
 
-def make(kind: Kind) -> Iterator[VppLab]:
+@contextmanager
+def started(kind: Kind) -> Iterator[VppLab]:
     """Make a lab below a short path, and end it."""
     directory = Path(tempfile.mkdtemp(prefix="vpp-"))
     try:
@@ -275,3 +276,9 @@ def make(kind: Kind) -> Iterator[VppLab]:
             yield VppLab(kind, directory, stack)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def make(kind: Kind) -> Iterator[VppLab]:
+    """Do as :func:`started`, for fixtures."""
+    with started(kind) as lab:
+        yield lab

@@ -481,6 +481,14 @@ class ContainerEngine(ABC):
         *handoff* has the addresses, routes and MAC that the runtime's ``prevResult`` tells now.
         """
 
+    def restore(self, handoff: Handoff) -> None:
+        """Put back what :meth:`check` misses of what :meth:`add` has made of the same *handoff*.
+
+        Called by the agent. What is still there stays, and so does what the container's operator
+        has added, wherever that is possible. By default, all is added again.
+        """
+        self.add(handoff)
+
     def delete(self, handoff: Handoff) -> None:  # noqa: B027  most interfaces go with their port
         """Take away what :meth:`add` made in the container, when its port is withdrawn.
 

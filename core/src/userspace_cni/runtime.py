@@ -7,7 +7,7 @@ result comes straight up. What is begun is written down first, and each step say
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from userspace_cni.cni.errors import (
     internal_error,
 )
 from userspace_cni.cni.request import Request, version_of
-from userspace_cni.cni.result import Interface, Result
+from userspace_cni.cni.result import Interface, IPConfig, Result
 from userspace_cni.cni.versions import SUPPORTED
 from userspace_cni.config import NetConf
 from userspace_cni.engine import (
@@ -209,7 +209,7 @@ class Runtime:
             attachment,
             directory=directory,
             mac=interface.mac or None,
-            ips=tuple(ip for ip in expected.ips if ip.interface in (index, None)),
+            ips=_without_index(ip for ip in expected.ips if ip.interface in (index, None)),
             routes=tuple(route for route in expected.routes if route not in before.routes),
         )
         plan.host.check(attachment, plan.host_conf, record.port)
@@ -291,20 +291,21 @@ class Runtime:
                 plan = evolve(plan, conf=evolve(plan.conf, container_dir=record.container_dir))
             attachment = self._recorded_attachment(record, request, plan.conf)
             directory = self._recorded_directory(record)
-            handoff = self._handoff(plan, attachment, record.port)
+            # What it was handed over: the engine's routes too, in the same order.
+            told = evolve(attachment, routes=cni_result.load(record.result, _NEWEST).routes)
+            handoff = self._handoff(plan, told, record.port)
             try:
                 plan.host.check(attachment, plan.host_conf, record.port)
                 if handoff.socket:
-                    directory.require(record.ifname, handover.dump(attachment, handoff))
+                    directory.require(record.ifname, handover.dump(told, handoff))
             except CheckFailed as error:
                 logger.warning("attachment %s is to be restored: %s", id_, error)
             else:
                 return False
             with ExitStack() as undo:
                 port = plan.host.restore(attachment, plan.host_conf, record.port, undo)
-                attachment = evolve(attachment, routes=(*attachment.routes, *port.routes))
-                handoff = self._handoff(plan, attachment, port)
-                handover.publish(attachment, handoff, plan.conf, plan.container.info.name, undo)
+                handoff = self._handoff(plan, told, port)
+                handover.publish(told, handoff, plan.conf, plan.container.info.name, undo)
                 if plan.container.where == "node":
                     netns.call(record.netns, _complete, plan.container, handoff)
                 self.store.commit(id_, port, record.result)
@@ -365,7 +366,7 @@ class Runtime:
 
             attachment = evolve(
                 attachment,
-                ips=lambda: allocated().ips,
+                ips=lambda: _without_index(allocated().ips),
                 routes=lambda: allocated().routes,
                 dns=lambda: dns or allocated().dns,
             )
@@ -382,7 +383,7 @@ class Runtime:
         attachment = evolve(
             attachment,
             ips=attachment.ips,
-            routes=(*attachment.routes, *port.routes),
+            routes=tuple(dict.fromkeys((*attachment.routes, *port.routes))),
             dns=attachment.dns,
         )
         handoff = self._handoff(plan, attachment, port)
@@ -704,7 +705,7 @@ class Runtime:
             attachment,
             directory=self._recorded_directory(record),
             mac=interface.mac or attachment.mac,
-            ips=own.ips,
+            ips=_without_index(own.ips),
             routes=tuple(route for route in own.routes if route not in from_port),
             dns=own.dns,
         )
@@ -847,6 +848,11 @@ def _still_there(path: str, request: Request) -> str | None:
         logger.info("the container's network namespace is gone: %s", error)
         return None
     return path or None
+
+
+def _without_index(ips: Iterable[IPConfig]) -> tuple[IPConfig, ...]:
+    """Return *ips* as engines get them: the index means something in a whole result alone."""
+    return tuple(evolve(ip, interface=None) for ip in ips)
 
 
 def _own_interface(expected: Result, attachment: Attachment) -> tuple[int, Interface]:

@@ -40,39 +40,42 @@ class Configurator:
     def _put(self, name: str, document: Document) -> bool:
         known = self._done.get(name)
         try:
-            if known is not None and known != document:
+            if known is not None and not _is_same(known, document):
                 self._done.pop(name)
                 self._remove(known)
-            if self._ensure(name, document, new=known != document):
-                self._done[name] = document
-                self._said.pop(name, None)
-                return True
+                known = None
+            self._ensure(name, document, new=known is None)
+            self._done[name] = document
+            self._said.pop(name, None)
         except CniError as error:
             # The switch in the container may take its time: one line is enough.
             if self._said.get(name) != str(error):
                 logger.error("%s: %s", name, error)
             self._said[name] = str(error)
-        return False
+            return False
+        return True
 
-    def _ensure(self, name: str, document: Document, *, new: bool) -> bool:
+    def _ensure(self, name: str, document: Document, *, new: bool) -> None:
         engine = self._engine(document)
         if engine is None:
             if new:
                 logger.info("%s: %s; the application configures itself", name, summary(document))
-            return True
+            return
         try:
             engine.check(document.handoff)
         except CheckFailed as difference:
             logger.info("%s: %s", name, difference)
-            try:
-                engine.add(document.handoff)
-            except CniError:
-                # Half of an interface would pass for a whole one.
-                with suppress(CniError):
-                    engine.delete(document.handoff)
-                raise
-            logger.info("%s: configured, %s", name, summary(document))
-        return True
+        else:
+            return
+        work, done = (engine.add, "configured") if new else (engine.restore, "restored")
+        try:
+            work(document.handoff)
+        except CniError:
+            # Half of an interface would pass for a whole one.
+            with suppress(CniError):
+                engine.delete(document.handoff)
+            raise
+        logger.info("%s: %s, %s", name, done, summary(document))
 
     def _remove(self, document: Document) -> None:
         name = document.handoff.interface
@@ -92,6 +95,11 @@ class Configurator:
         engine = registry.container_engine(name)()
         # What is finished on the node needs nobody here.
         return engine if engine.where == "container" else None
+
+
+def _is_same(one: Document, other: Document) -> bool:
+    """Tell whether both tell an engine the same; a file may be written anew, and change nothing."""
+    return one.engine == other.engine and one.handoff == other.handoff
 
 
 def summary(document: Document) -> str:

@@ -154,7 +154,8 @@ def load(raw: Mapping[str, Any], directory: str) -> Document:
             mtu=told.mtu,
             point_to_point=told.point_to_point,
             bridge=told.bridge,
-            ips=lists.ips,
+            # Some writers have told the interface's index in their CNI result, which is not here.
+            ips=tuple(attrs.evolve(ip, interface=None) for ip in lists.ips),
             routes=lists.routes,
             dns=lists.dns,
             memif=Memif(**_placed(told.memif, directory)) if told.memif else None,

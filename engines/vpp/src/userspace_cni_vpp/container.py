@@ -94,27 +94,25 @@ class VppContainerEngine(ContainerEngine):
             mac=mac_bytes(handoff.mac) if handoff.mac else bytes(6),
         )
         switch.tag(index, tag)
-        switch.set_mtu(index, handoff.mtu or MTU)
-        if handoff.net_type == "bridge":
-            section, domain = _bridge(handoff)
-            bridge.join(switch, index, section, domain)
-        elif handoff.net_type == "interface":
-            for ip in handoff.ips:
-                switch.add_address(index, _address(handoff, ip.address))
-        switch.up(index)
-        if handoff.net_type == "interface":
-            for dst, gateway in _routes(handoff):
-                switch.add_route(dst, index, 0, gateway)
+        _configure(switch, index, handoff)
+
+    def restore(self, handoff: Handoff) -> None:
+        """See :meth:`.ContainerEngine.restore`. A memif that is there still is kept."""
+        switch = _switch()
+        port = switch.tagged(tags.in_container(handoff.interface))
+        if port is not None and _is_memif_of(switch, port, handoff):
+            _configure(switch, port.index, handoff)
+        else:
+            self.add(handoff)
 
     def check(self, handoff: Handoff) -> None:
         """See :meth:`.ContainerEngine.check`."""
-        memif, switch = _memif(handoff), _switch()
+        switch = _switch()
         port = switch.tagged(tags.in_container(handoff.interface))
         if port is None:
             raise CheckFailed(f"the container's VPP has no interface for {handoff.interface}")
         _check_port(port, handoff)
-        found = switch.memif(port.index)
-        if found is None or found.server != (memif.role == "server") or found.id != memif.id:
+        if not _is_memif_of(switch, port, handoff):
             raise CheckFailed(f"{port.name} in the container is another memif")
         if handoff.net_type == "bridge":
             _, domain = _bridge(handoff)
@@ -154,6 +152,27 @@ def _memif(handoff: Handoff) -> Memif:
     if handoff.memif is None:
         raise InvalidConfig("iftype", f"engine 'vpp' has memif, got {handoff.iftype!r}")
     return handoff.memif
+
+
+def _is_memif_of(switch: Switch, port: Port, handoff: Handoff) -> bool:
+    """Tell whether *port* is the memif of *handoff*."""
+    memif, found = _memif(handoff), switch.memif(port.index)
+    return found is not None and (found.server, found.id) == (memif.role == "server", memif.id)
+
+
+def _configure(switch: Switch, index: int, handoff: Handoff) -> None:
+    """Give the interface *index* all that *handoff* says; what it has already stays."""
+    switch.set_mtu(index, handoff.mtu or MTU)
+    if handoff.net_type == "bridge":
+        section, domain = _bridge(handoff)
+        bridge.join(switch, index, section, domain)
+    elif handoff.net_type == "interface":
+        for ip in handoff.ips:
+            switch.add_address(index, _address(handoff, ip.address))
+    switch.up(index)
+    if handoff.net_type == "interface":
+        for dst, gateway in _routes(handoff):
+            switch.add_route(dst, index, 0, gateway)
 
 
 def _bridge(handoff: Handoff) -> tuple[BridgeSection, int]:
