@@ -481,14 +481,13 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def _served(environ: dict[str, str], stdin: bytes) -> tuple[int, str]:
     """Serve one request in this process."""
-    out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.dict(os.environ, environ, clear=True),
         mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
-        mock.patch.object(sys, "stdout", out),
-        mock.patch.object(sys, "stderr", err),
+        mock.patch.object(sys, "stderr", io.StringIO()),
     ):
-        return executable.main(), out.getvalue()
+        answer = executable.respond()
+        return answer.status, answer.out
 
 
 def _assert_orderly(status: int, out: str) -> None:

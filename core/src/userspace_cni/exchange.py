@@ -7,8 +7,9 @@ is imported here is paid for by every call; all that VERSION does not need is im
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from userspace_cni.cni.errors import CniError, Code, internal_error
 from userspace_cni.cni.versions import SUPPORTED
@@ -90,6 +91,21 @@ def serve(
             raise
         except BaseException as error:
             raise _internal(error) from error
+
+
+def outlive_engines() -> None:
+    """Let ``os._exit`` in an engine end its request as ``sys.exit`` does, and not this process.
+
+    The caller would get no answer, and in the daemon no caller would. A child ends as it wants to.
+    """
+    own, leave = os.getpid(), os._exit
+
+    def end(status: int) -> NoReturn:
+        if os.getpid() == own:
+            raise SystemExit(f"os._exit({status})")
+        leave(status)
+
+    setattr(os, "_exit", end)  # noqa: B010  to mypy a function is no variable
 
 
 def _internal(error: BaseException) -> CniError:

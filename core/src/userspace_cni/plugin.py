@@ -36,12 +36,33 @@ def main() -> int:
         )
         return 0
     try:
-        answer = exchange.answer(os.environ, _read(), _serve)
-    except CniError as error:
-        answer = exchange.failure(error)
-    sys.stdout.write(answer.out)
-    sys.stdout.flush()
+        exchange.outlive_engines()
+        with _reserved_output() as output:
+            answer = respond()
+            output.write(answer.out)
+    except OSError as error:
+        sys.stderr.write(f"userspace: standard output cannot be written: {error}\n")
+        return 1
     return answer.status
+
+
+def respond() -> exchange.Answer:
+    """Serve the request that the environment and standard input make."""
+    try:
+        return exchange.answer(os.environ, _read(), _serve)
+    except CniError as error:
+        return exchange.failure(error)
+
+
+def _reserved_output() -> TextIO:
+    """Return standard output, and leave standard error in its place.
+
+    What an engine, its libraries or their children print cannot get into the answer then.
+    """
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")  # children do not inherit it
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return output
 
 
 def _read() -> bytes:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from userspace_cni import log
+from userspace_cni import exchange, log
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.log import logger
 from userspace_cni.node import systemd
@@ -40,6 +40,7 @@ def run(settings: Settings) -> None:
     # 5 ms; and what is imported is no garbage.
     sys.setswitchinterval(0.0005)
     gc.freeze()
+    exchange.outlive_engines()
     with ExitStack() as stack:
         stack.enter_context(log.process(settings.log_level, settings.log_file))
         stack.enter_context(sole(settings.socket))
