@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lab.node import poll
-from lab.vpp_lab import Attached, VppLab, conf, ips
+from lab.vpp_lab import Attached, Guest, VppLab, conf, ips
 from lab.vpp_simulator import Simulator
 from userspace_cni.cni.errors import CniError, Code, DataplaneError, DataplaneUnavailable
 from userspace_cni.handover import ContainerDirectory
@@ -312,8 +312,33 @@ def test_a_plugin_is_not_loaded(lab: VppLab, plugin: str, module: str, host: Eng
     lab.vpp = lab.vpp_in(lab.host, without=(name,))
     lab.engine = lab.new_engine()
     for act in (lambda: lab.call(lab.engine.status, host), lambda: lab.attach(host, ADDRESS)):
-        with pytest.raises(DataplaneError, match=rf"{plugin}_plugin\.so is not loaded"):
+        with pytest.raises(DataplaneError, match=rf"{plugin}_plugin\.so is not loaded") as caught:
             act()
+        assert f"plugin {plugin}_plugin.so {{ enable }}" in caught.value.details
+
+
+@pytest.mark.parametrize(
+    ("plugin", "module", "host"),
+    [("memif", "memif", BRIDGED), ("memif", "memif", IP_MODE), ("vhost", "vhost_user", VHOST)],
+    ids=["memif-bridge", "memif-routed", "vhost-user"],
+)
+def test_del_needs_no_plugin(lab: VppLab, plugin: str, module: str, host: EngineConf) -> None:
+    """Without the plugin there is no such interface: all is gone, or was never there."""
+    a = lab.attach(host, ADDRESS)
+    never = lab.attachment(lab.container())
+    lab.vpp.kill()
+    lab.vpp = lab.vpp_in(lab.host, without=(module if lab.kind == "simulator" else plugin,))
+    lab.engine = lab.new_engine()
+    a.delete()
+    lab.call(lab.engine.delete, never.id, host, never.netns)
+    assert list(lab.call(lab.engine.list, "blue", host)) == []
+    assert not any(p.index for p in lab.switch.ports())
+
+
+def test_the_containers_vpp_gives_up_without_the_plugin(lab: VppLab) -> None:
+    a = lab.attach(IP_MODE, ADDRESS)
+    without = lab.vpp_in(a.container, without=("memif",))
+    Guest(lab, without, a.handoff()).call("delete")
 
 
 def test_another_definition_is_taken_from_its_own_files(sim: VppLab, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,10 +93,40 @@ def test_a_file_in_the_way_is_not_touched(lab: VppLab) -> None:
     with listener:
         listener.bind(str(taken))
         listener.listen()
-        with pytest.raises(DataplaneError, match="exists"):
+        with pytest.raises(DataplaneError, match="somebody listens"):
             lab.add(attachment, BRIDGED)
     # Nobody listens any more.
     lab.add(attachment, BRIDGED)
+
+
+@pytest.mark.parametrize("tag", ["theirs", ""])
+@pytest.mark.parametrize("host", [ABSTRACT, CLIENT], ids=["abstract", "client"])
+def test_a_memif_of_somebody_else_on_the_socket_stays(
+    lab: VppLab, host: EngineConf, tag: str
+) -> None:
+    probe = lab.attachment(lab.container())
+    switch = lab.switch
+    made = lab.add(probe, host)
+    taken = switch.named(made.name)
+    assert taken is not None
+    switch.tag(taken.index, tag or "x")
+    if not tag:
+        switch.api.call("sw_interface_tag_add_del", is_add=False, sw_if_index=taken.index, tag="")
+    with pytest.raises(DataplaneError, match="has a memif on the socket") as caught:
+        lab.call(lab.engine.add, probe, host, ExitStack())
+    assert made.name in caught.value.msg
+    assert tag in caught.value.msg
+    assert switch.named(made.name) is not None
+
+
+def test_two_attachments_do_not_share_a_socket(lab: VppLab) -> None:
+    section = MemifSection(socketfile="shared.sock")
+    host = conf("memif", "none", memif=section)
+    first = lab.attach(host, container_id="both")
+    with pytest.raises(DataplaneError, match="somebody listens on it") as caught:
+        lab.attach(host, container_id="both", ifname="eth1")
+    assert "socketfile" in caught.value.details
+    first.check()
 
 
 def test_a_long_path_gets_a_short_name(lab: VppLab) -> None:

@@ -83,6 +83,7 @@ class Connection:
         try:
             self._socket.connect(path)
             self._client, self._table = self._introduce()
+            self._offered = frozenset(key.rpartition("_")[0] for key in self._table)
         except BaseException as error:
             self._drop()
             if isinstance(error, OSError):
@@ -104,9 +105,12 @@ class Connection:
                 self._drop()
             return self._socket is not None
 
-    def offers(self, *requests: str) -> bool:
-        """Tell whether the running VPP has all these *requests*."""
-        return all(request in self._requests for request in requests)
+    def has(self, request: str) -> bool:
+        """Tell whether the running VPP knows *request*, also by a definition that we cannot use.
+
+        Without the plugin that brings it, nothing of that plugin's kind exists either.
+        """
+        return request in self._offered
 
     def require(self, *requests: str) -> None:
         """Raise DataplaneError for the first of *requests* that the running VPP does not have."""
@@ -194,9 +198,8 @@ class Connection:
     def _agree(self, api_dir: str) -> tuple[dict[str, Request], dict[str, tuple[str, str]]]:
         """Return the requests that can be used, and why the others cannot."""
         usable = {n: r for n, r in definitions.own().items() if self._has(r)}
-        offered = {key.rpartition("_")[0] for key in self._table}
         others = [r for n, r in definitions.own().items() if n not in usable]
-        changed = [r for r in others if r.message.name in offered]
+        changed = [r for r in others if r.message.name in self._offered]
         failure = "they do not have it"
         if changed:
             try:
@@ -218,7 +221,10 @@ class Connection:
             elif request.module in PLUGINS:
                 reasons[name] = (
                     f"the running VPP has no {name}: {PLUGINS[request.module]} is not loaded",
-                    "enable it in the plugins section of VPP's startup.conf, and restart VPP",
+                    (
+                        "add this line to the plugins section of VPP's startup.conf, and restart "
+                        f"VPP: plugin {PLUGINS[request.module]} {{ enable }}"
+                    ),
                 )
             else:
                 reasons[name] = (

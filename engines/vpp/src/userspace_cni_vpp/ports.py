@@ -303,10 +303,18 @@ def _make_way(directory: SharedDirectory, name: str) -> None:
 
     VPP would replace a file in the way of a vhost-user socket without a word.
     """
-    if not directory.discard_stale(name) and os.path.lexists(f"{directory.path}/{name}"):
+    if directory.discard_stale(name):
+        return
+    with suppress(FileNotFoundError):
+        path = f"{directory.path}/{name}"
+        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
         raise DataplaneError(
-            f"{directory.path}/{name} exists, and is no socket that was left behind",
-            "remove it, or choose another socketfile",
+            f"{path} exists, and somebody listens on it"
+            if is_socket
+            else f"{path} exists, and is no socket",
+            "another attachment of the container has it: choose another socketfile"
+            if is_socket
+            else "remove it, or choose another socketfile",
         )
 
 

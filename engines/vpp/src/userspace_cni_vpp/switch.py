@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from userspace_cni.cni.errors import DataplaneError
 from userspace_cni_vpp.connection import Refused
 from userspace_cni_vpp.retvals import Retval
 
@@ -206,8 +207,10 @@ class Switch:
                 no_zero_copy=not zero_copy,
                 hw_addr=mac,
             )
-        except Refused:
-            self._clean_up_socket(socket_id)
+        except Refused as error:
+            if error.retval == Retval.SUBIF_ALREADY_EXISTS:
+                raise self._taken(socket, socket_id) from error
+            self._clean_up_socket(socket_id, id)
             raise
         return int(reply.sw_if_index)
 
@@ -236,9 +239,12 @@ class Switch:
 
     def remove_memif_socket(self, socket_id: int) -> None:
         """Remove a memif socket that no interface is on; what is gone already is no error."""
+        request = "memif_socket_filename_add_del_v2"
+        if not self.api.has(request):
+            return
         try:
             self.api.call(
-                "memif_socket_filename_add_del_v2",
+                request,
                 is_add=False,
                 socket_id=socket_id,
                 socket_filename="",
@@ -248,13 +254,31 @@ class Switch:
             if error.retval not in (Retval.UNEXPECTED_INTF_STATE, Retval.INVALID_ARGUMENT):
                 raise
 
-    def _clean_up_socket(self, socket_id: int) -> None:
-        """Remove what VPP keeps of a memif that it refused to make."""
-        number = struct.pack(">I", socket_id)
-        for found in self.api.dump("memif_dump", containing=[number]):
-            if found.socket_id == socket_id:
-                self.api.call("memif_delete", sw_if_index=found.sw_if_index)
+    def _clean_up_socket(self, socket_id: int, id_: int) -> None:
+        """Remove what VPP keeps of the memif *id_* that it refused to make.
+
+        That has no tag yet. What has one is not what was refused.
+        """
+        for port in self._on_socket(socket_id):
+            if port.name == f"memif{socket_id}/{id_}" and not port.tag:
+                self.api.call("memif_delete", subject=port.name, sw_if_index=port.index)
         self.remove_memif_socket(socket_id)
+
+    def _taken(self, socket: str, socket_id: int) -> DataplaneError:
+        """Return the error that names whose memif is on *socket* already."""
+        whose = ", ".join(
+            f"{port.name}, tagged {port.tag!r}" if port.tag else f"{port.name}, without a tag"
+            for port in self._on_socket(socket_id)
+        )
+        return DataplaneError(
+            f"VPP has a memif on the socket {socket} already: {whose}",
+            "choose another socketfile, or remove that interface if nobody needs it: "
+            "vppctl delete interface memif NAME",
+        )
+
+    def _on_socket(self, socket_id: int) -> list[Port]:
+        """Return the memifs on a socket, which are called memif<socket>/<id>."""
+        return self.ports(name=f"memif{socket_id}/")
 
     # -- bridge domains
 
