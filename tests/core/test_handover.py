@@ -30,11 +30,11 @@ def _document(ifname: str = "eth0", network: str = "n") -> dict[str, Any]:
 
 
 @contextmanager
-def _listening(path: str, kind: socket.SocketKind) -> Iterator[None]:
+def _listening(path: str, kind: socket.SocketKind) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, kind) as server:
         server.bind(path)
         server.listen()
-        yield
+        yield server
 
 
 def test_it_lasts_until_the_last_interface_goes(directory: ContainerDirectory) -> None:
@@ -113,8 +113,11 @@ def test_only_a_stale_socket_is_removed(
     directory: ContainerDirectory, kind: socket.SocketKind
 ) -> None:
     path = f"{directory.path}/eth0.sock"
-    with _listening(path, kind):
+    with _listening(path, kind) as listener:
         assert not directory.discard_stale("eth0.sock")
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()  # it has not noticed the look
     assert directory.discard_stale("eth0.sock")
     assert not directory.discard_stale("eth0.sock")
     Path(path).write_text("no socket")

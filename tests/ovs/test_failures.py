@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from lab.ovs_lab import Container, OvsLab, complete, kernel, make, memif, vhost
 from lab.plugin import attachments
 from userspace_cni import settings
 from userspace_cni.cni import request
+from userspace_cni.handover import ContainerDirectory
 from userspace_cni.runtime import Runtime
 
 
@@ -237,6 +239,16 @@ def test_an_add_that_the_store_has_forgotten_is_left_alone(lab: OvsLab) -> None:
 
 
 # -- the shared directory
+
+
+def test_a_look_whether_somebody_listens_does_not_hang_the_switch(lab: OvsLab) -> None:
+    """DPDK's memif driver waits for ever for a peer that connected and went without a word."""
+    container = lab.attach(memif())
+    base, name = os.path.split(container.interface["socketPath"])
+    directory = ContainerDirectory(Path(base).parent, container.name, lab.plugin.run_dir / "s")
+    assert not directory.discard_stale(name)
+    container.delete()
+    lab.attach(vhost()).delete()  # ovs-vswitchd answers
 
 
 def test_a_symbolic_link_in_place_of_the_directory_is_not_followed(
