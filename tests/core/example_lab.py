@@ -221,32 +221,52 @@ def with_trouble(lab: ExampleLab, interpreter: Path) -> ExampleLab:
     return evolve(lab, engine="trouble")
 
 
-def make_venv(directory: Path, modules: Mapping[str, str], entry_points: Mapping[str, str]) -> Path:
+def make_venv(
+    directory: Path,
+    modules: Mapping[str, str],
+    entry_points: Mapping[str, str],
+    packages: Mapping[str, Mapping[str, str]] | None = None,
+) -> Path:
     """Make a virtualenv with all that ours has, and one more distribution; return its interpreter.
 
     Args:
         directory: The virtualenv's.
         modules: Text of modules by name.
         entry_points: Lines of entry_points.txt by group.
+        packages: Further ones, as :func:`add_packages` has them.
 
     """
     subprocess.run(
         [sys.executable, "-m", "venv", "--without-pip", "--symlinks", directory], check=True
     )
     ours = sysconfig.get_path("purelib")
-    theirs = Path(
-        sysconfig.get_path("purelib", vars={"base": str(directory), "platbase": str(directory)})
-    )
-    (theirs / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+    interpreter = directory / "bin" / "python"
+    extra = {
+        "METADATA": "Metadata-Version: 2.1\nName: lab-extra\nVersion: 1.0\n",
+        "entry_points.txt": "".join(f"[{group}]\n{rows}\n" for group, rows in entry_points.items()),
+    }
+    add_packages(interpreter, modules, {"lab_extra-1.0.dist-info": extra, **(packages or {})})
+    path = f"import site; site.addsitedir({ours!r})\n"
+    (_site_packages(interpreter) / "ours.pth").write_text(path)
+    return interpreter
+
+
+def add_packages(
+    interpreter: Path, modules: Mapping[str, str], packages: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Install *modules*, and *packages*: files by the name of their metadata's directory."""
+    theirs = _site_packages(interpreter)
     for name, text in modules.items():
         (theirs / f"{name}.py").write_text(text)
-    info = theirs / "lab_extra-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-extra\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "".join(f"[{group}]\n{lines}\n" for group, lines in entry_points.items())
-    )
-    return directory / "bin" / "python"
+    for package, files in packages.items():
+        (theirs / package).mkdir()
+        for name, text in files.items():
+            (theirs / package / name).write_text(text)
+
+
+def _site_packages(interpreter: Path) -> Path:
+    base = str(interpreter.parent.parent)
+    return Path(sysconfig.get_path("purelib", vars={"base": base, "platbase": base}))
 
 
 def shell(*words: object) -> str:

@@ -11,7 +11,6 @@ from attrs import evolve
 from core import example_lab
 from lab.plugin import clean_environ
 from userspace_cni.engine import CONTAINER_ENGINES, HOST_ENGINES
-from userspace_cni.install import executables, install
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +23,16 @@ _MODULES = {
     "lab_import": "import a_library_that_nobody_has\n",
     "lab_raises": "raise RuntimeError('the library is too old')\n",
     "lab_kind": "Class = dict\ninstance = 7\n",
+    "lab_exits": "raise SystemExit('this machine does not please me')\n",
+    "lab_asserts": "assert False, 'a library of another version'\n",
+    "lab_unfinished": (
+        "from userspace_cni.engine import HostEngine\n"
+        "class Abstract(HostEngine):\n"
+        "    def add(self, attachment, conf, undo): ...\n"
+        "from example_engine import ExampleHostEngine\n"
+        "class Nameless(ExampleHostEngine):\n"
+        "    info = None\n"
+    ),
 }
 _ENGINES = """
 good = lab_good:Host
@@ -34,7 +43,23 @@ attribute = lab_good:Missing
 module = lab_nowhere:Host
 kind = lab_kind:Class
 instance = lab_kind:instance
+exits = lab_exits:Host
+asserts = lab_asserts:Host
+abstract = lab_unfinished:Abstract
+nameless = lab_unfinished:Nameless
+value = no object at all
+twin = lab_good:Host
 """
+#: Packages that are broken as packages, by the name of their metadata's directory.
+_PACKAGES = {
+    "lab_twin-2.0.dist-info": {
+        "METADATA": "Metadata-Version: 2.1\nName: lab-twin\nVersion: 2.0\n",
+        "entry_points.txt": f"[{HOST_ENGINES}]\ntwin = example_engine:ExampleHostEngine\n",
+    },
+    "lab_headless-3.0.dist-info": {
+        "entry_points.txt": f"[{HOST_ENGINES}]\nheadless = lab_good:Host\n",
+    },
+}
 
 
 @pytest.fixture(scope="session")
@@ -44,12 +69,13 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("crowded") / "venv",
         _MODULES,
         {HOST_ENGINES: _ENGINES, CONTAINER_ENGINES: "good = example_engine:ExampleContainerEngine"},
+        _PACKAGES,
     )
 
 
 @pytest.fixture
 def crowded_lab(lab: ExampleLab, crowded: Path) -> ExampleLab:
-    install(lab.plugin.bin_dir, executables(lab.plugin.bin_dir, str(crowded)))
+    lab.plugin.interpreted_by(crowded)
     return lab
 
 
@@ -63,6 +89,12 @@ def crowded_lab(lab: ExampleLab, crowded: Path) -> ExampleLab:
         ("module", "lab_nowhere"),
         ("kind", "is not a subclass of HostEngine"),
         ("instance", "7 is not a subclass of HostEngine"),
+        ("exits", "SystemExit: this machine does not please me"),
+        ("asserts", "AssertionError: a library of another version"),
+        ("abstract", "Abstract has no check, delete, list, status"),
+        ("nameless", "Nameless.info is no EngineInfo"),
+        ("value", "reinstall the package"),
+        ("twin", "is in more than one package: lab-extra 1.0, lab-twin 2.0"),
     ],
 )
 def test_a_broken_engine_says_why(crowded_lab: ExampleLab, name: str, says: str) -> None:
@@ -74,6 +106,9 @@ def test_a_broken_engine_says_why(crowded_lab: ExampleLab, name: str, says: str)
     status = crowded_lab.call("STATUS", conf)
     assert status.code == 50
     assert says in status.text
+    for said in (outcome.err, status.err):
+        assert "Could not load" not in said
+        assert "Traceback" not in said
     crowded_lab.assert_clean()
 
 
@@ -82,6 +117,9 @@ def test_the_others_stay_usable(crowded_lab: ExampleLab) -> None:
     assert crowded_lab.add(crowded_lab.conf())["interfaces"]
     good = {"engine": "good", "iftype": "note"}
     assert crowded_lab.call("STATUS", crowded_lab.conf(host=good)).status == 0
+    headless = {"engine": "headless", "iftype": "note"}
+    own = {"engine": "example"}
+    assert crowded_lab.call("STATUS", crowded_lab.conf(host=headless, container=own)).status == 0
 
 
 def test_an_engine_that_is_not_installed_is_told_with_those_that_are(
@@ -92,19 +130,74 @@ def test_an_engine_that_is_not_installed_is_told_with_those_that_are(
     assert "host engine 'nope' is not installed" in outcome.text
     assert "example" in outcome.text
     assert "good" in outcome.text
+    assert outcome.err == ""
+    misspelt = crowded_lab.call("ADD", crowded_lab.conf(host={"engine": "exmaple"}))
+    assert 'did you mean "example"?' in misspelt.text
 
 
-def test_the_command_lists_all_and_marks_the_broken(crowded: Path) -> None:
+def _listed(interpreter: Path) -> dict[tuple[str, ...], str]:
+    """Return the lines of ``userspace-cni engines`` by end, name and package."""
     done = subprocess.run(
-        [crowded, "-c", "from userspace_cni.cli import main; main(['engines'])"],
+        [interpreter, "-c", "from userspace_cni.cli import main; main(['engines'])"],
         env=clean_environ(),
         capture_output=True,
         check=True,
         text=True,
     )
-    lines = {tuple(line.split()[:2]): line for line in done.stdout.splitlines()}
-    assert "lab-extra 1.0  ports are files" in lines["host", "good"]
-    assert "BROKEN" not in lines["host", "example"]
-    for name in ("syntax", "import", "raises", "attribute", "module", "kind", "instance"):
-        assert "BROKEN: " in lines["host", name]
-    assert ("container", "example") in lines
+    assert done.stderr == ""
+    return {tuple(line.split()[:3]): line for line in done.stdout.splitlines()}
+
+
+def test_the_command_lists_all_and_marks_the_broken(crowded: Path) -> None:
+    lines = _listed(crowded)
+    assert "lab-extra 1.0  ports are files" in lines["host", "good", "lab-extra"]
+    (example,) = (line for key, line in lines.items() if key[:2] == ("host", "example"))
+    assert "BROKEN" not in example
+    broken = {key[1] for key, line in lines.items() if "BROKEN: " in line}
+    assert broken == {
+        *("syntax", "import", "raises", "attribute", "module", "kind", "instance"),
+        *("exits", "asserts", "abstract", "nameless", "value", "twin"),
+    }
+    for package in ("lab-extra", "lab-twin"):
+        assert "uninstall all but one of them" in lines["host", "twin", package]
+    assert any(key[:2] == ("container", "example") for key in lines)
+    (headless,) = (line for key, line in lines.items() if key[:2] == ("host", "headless"))
+    assert "lab_headless-3.0.dist-info" in headless
+
+
+def test_a_package_that_cannot_be_read_hides_no_other(
+    lab: ExampleLab, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    interpreter = example_lab.make_venv(
+        tmp_path_factory.mktemp("unreadable") / "venv",
+        {},
+        {HOST_ENGINES: "this is no entry point"},
+    )
+    lab.plugin.interpreted_by(interpreter)
+    lab.add(lab.conf())
+    assert lab.call("STATUS", lab.conf(host={"engine": "nope"})).code == 50
+    lines = _listed(interpreter)
+    assert "BROKEN: its entry_points.txt cannot be read; reinstall" in lines["?", "?", "lab-extra"]
+    assert any(key[:2] == ("host", "example") for key in lines)
+
+
+def test_an_engine_that_is_installed_later_is_found(
+    lab: ExampleLab, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    interpreter = example_lab.make_venv(tmp_path_factory.mktemp("later") / "venv", {}, {})
+    lab.plugin.interpreted_by(interpreter)
+    late = {"engine": "late", "iftype": "note"}
+    assert lab.call("ADD", lab.conf(host=late)).code == 100
+    example_lab.add_packages(
+        interpreter,
+        {"lab_late": _MODULES["lab_good"] + "from example_engine import *\n"},
+        {
+            "lab_late-1.0.dist-info": {
+                "METADATA": "Metadata-Version: 2.1\nName: lab-late\nVersion: 1.0\n",
+                "entry_points.txt": f"[{HOST_ENGINES}]\nlate = lab_late:Host\n"
+                f"[{CONTAINER_ENGINES}]\nlate = lab_late:ExampleContainerEngine\n",
+            }
+        },
+    )
+    lab.add(lab.conf(host=late))
+    lab.call("DEL", lab.conf(host=late)).succeeded()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import frozen
 
-from userspace_cni.cni.errors import CniError, Code
-from userspace_cni.engine import CONTAINER_ENGINES, HOST_ENGINES, ContainerEngine, HostEngine
+from userspace_cni.cni.errors import CniError, Code, did_you_mean
+from userspace_cni.engine import (
+    CONTAINER_ENGINES,
+    HOST_ENGINES,
+    ContainerEngine,
+    EngineInfo,
+    HostEngine,
+)
 from userspace_cni.log import logger
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import Distribution, EntryPoint
 
 _T = TypeVar("_T")
 
@@ -29,7 +36,7 @@ class Installed:
     end: str
     distribution: str
     version: str
-    #: Its summary; where it cannot be loaded, why.
+    #: Its summary; where it cannot be loaded, why, and what to do.
     summary: str
     usable: bool
 
@@ -49,74 +56,164 @@ def container_engine(name: str) -> type[ContainerEngine]:
     return _load(CONTAINER_ENGINES, "container", name, ContainerEngine)
 
 
-def installed() -> Iterable[Installed]:
-    """Load and describe every installed engine."""
+def installed() -> Iterator[Installed]:
+    """Load and describe every installed engine, the broken ones too."""
     for end, group, kind in (
         ("host", HOST_ENGINES, HostEngine),
         ("container", CONTAINER_ENGINES, ContainerEngine),
     ):
-        for entry_point in sorted(_entry_points(group), key=lambda entry: str(entry.name)):
+        for entry_point, distribution in sorted(_announced(group), key=lambda found: found[0].name):
             try:
                 summary, usable = _load(group, end, entry_point.name, kind).info.summary, True
             except CniError as error:
                 summary, usable = str(error), False
+            name, version = _identity(distribution)
             yield Installed(
                 name=entry_point.name,
                 end=end,
-                distribution=entry_point.dist.name if entry_point.dist else "",
-                version=entry_point.dist.version if entry_point.dist else "",
+                distribution=name,
+                version=version,
                 summary=summary,
                 usable=usable,
             )
-
-
-def _entry_points(group: str) -> Iterable[EntryPoint]:
-    # stevedore's own list comes from a cache that does not say whose they are.
-    from importlib.metadata import entry_points
-
-    return entry_points(group=group)
+    for distribution in _unreadable():
+        name, version = _identity(distribution)
+        yield Installed(
+            name="?",
+            end="?",
+            distribution=name,
+            version=version,
+            summary="its entry_points.txt cannot be read; reinstall the package",
+            usable=False,
+        )
 
 
 @cache
 def _load(group: str, end: str, name: str, kind: type[_T]) -> type[_T]:
-    from stevedore.driver import DriverManager
-    from stevedore.exception import NoMatches
+    import logging
 
-    failures: list[Exception] = []
+    from stevedore.driver import DriverManager
+
+    logging.getLogger("stevedore").setLevel(logging.CRITICAL)  # our own errors say it all
+    failures: list[BaseException] = []
     try:
         manager: Any = DriverManager(
             group,
             name,
             on_load_failure_callback=lambda *failure: failures.append(failure[2]),
         )
-    except NoMatches:
-        if failures:
-            raise _broken(end, name, failures[0]) from failures[0]
-        raise _missing(group, end, name) from None
-    engine = manager.driver
+        engine = manager.driver
+    except (Exception, SystemExit):  # noqa: BLE001  a package may raise anything
+        engine = _load_afresh(group, end, name, failures)
+    if problem := _misfit(engine, kind):
+        raise _broken(end, name, problem)
+    loaded: type[_T] = engine
+    return loaded
+
+
+def _load_afresh(group: str, end: str, name: str, failures: Iterable[BaseException]) -> object:
+    """Load engine *name* without stevedore, which reads what is installed only once.
+
+    It finds nothing at all, too, where one package has an entry_points.txt that cannot be read, and
+    neither of two that share a name.
+    """
+    importlib.invalidate_caches()
+    found = [announced for announced in _announced(group) if announced[0].name == name]
+    if not found:
+        raise _missing(group, end, name)
+    if len(found) > 1:
+        packages = sorted(" ".join(_identity(distribution)) for _, distribution in found)
+        raise CniError(
+            Code.ENGINE_BROKEN,
+            f"{end} engine {name!r} is in more than one package: {', '.join(packages)}",
+            "uninstall all but one of them",
+        )
+    for failure in failures:
+        raise _broken(end, name, _told(failure)) from failure
+    try:
+        return found[0][0].load()
+    except (Exception, SystemExit) as error:
+        raise _broken(end, name, _told(error)) from error
+
+
+def _misfit(engine: object, kind: type[object]) -> str:
+    """Return what keeps *engine* from being a *kind*, empty if nothing does."""
     if not (isinstance(engine, type) and issubclass(engine, kind)):
-        raise _broken(end, name, TypeError(f"{engine!r} is not a subclass of {kind.__name__}"))
-    return engine
+        return f"{engine!r} is not a subclass of {kind.__name__}"
+    if lacking := sorted(getattr(engine, "__abstractmethods__", ())):
+        return f"{engine.__name__} has no {', '.join(lacking)}"
+    if not isinstance(getattr(engine, "info", None), EngineInfo):
+        return f"{engine.__name__}.info is no EngineInfo"
+    return ""
+
+
+def _announced(group: str) -> Iterator[tuple[EntryPoint, Distribution]]:
+    """Yield the entry points of *group*, and whose they are; what cannot be read is left out."""
+    for distribution in _distributions():
+        try:
+            entry_points = distribution.entry_points.select(group=group)
+        except Exception as error:  # noqa: BLE001  any broken package of the interpreter's
+            logger.debug("package %s is broken: %s", _identity(distribution), error)
+            continue
+        for entry_point in entry_points:
+            yield entry_point, distribution
+
+
+def _unreadable() -> Iterator[Distribution]:
+    """Yield the packages of engines that cannot be read."""
+    for distribution in _distributions():
+        text = distribution.read_text("entry_points.txt") or ""
+        if HOST_ENGINES in text or CONTAINER_ENGINES in text:
+            try:
+                list(distribution.entry_points)
+            except Exception:  # noqa: BLE001  that is the question
+                yield distribution
+
+
+def _distributions() -> Iterator[Distribution]:
+    """Yield what is installed; the first of a name hides those after it, as modules do."""
+    from importlib.metadata import distributions
+
+    seen = set()
+    for distribution in distributions():
+        name, _ = _identity(distribution)
+        if name not in seen:
+            seen.add(name)
+            yield distribution
+
+
+def _identity(distribution: Distribution) -> tuple[str, str]:
+    """Return a package's name and version; a broken one's place, for want of them."""
+    try:
+        name, version = distribution.metadata["Name"], distribution.version
+    except Exception:  # noqa: BLE001  newer Pythons raise where older ones return None
+        name, version = None, None
+    place = getattr(distribution, "_path", distribution.locate_file(""))
+    return (name or f"without metadata: {place}", version or "")
 
 
 def _missing(group: str, end: str, name: str) -> CniError:
-    others = ", ".join(sorted({entry.name for entry in _entry_points(group)})) or "none"
+    others = sorted({entry_point.name for entry_point, _ in _announced(group)})
     remedy = (
         f"install it with: pip install 'userspace-cni[{_EXTRAS[name]}]'"
         if name in _EXTRAS
-        else "install the package that provides it, or correct the name"
+        else f"{did_you_mean(name, (*others, *_EXTRAS))}install the package that provides it, or "
+        "correct the name"
     )
     return CniError(
         Code.ENGINE_NOT_INSTALLED,
         f"{end} engine {name!r} is not installed",
-        f"{remedy} (installed {end} engines: {others})",
+        f"{remedy} (installed {end} engines: {', '.join(others) or 'none'})",
     )
 
 
-def _broken(end: str, name: str, cause: Exception) -> CniError:
-    logger.debug("%s engine %r failed to load", end, name, exc_info=cause)
+def _told(cause: BaseException) -> str:
+    return f"{type(cause).__name__}: {cause}"
+
+
+def _broken(end: str, name: str, problem: str) -> CniError:
     return CniError(
         Code.ENGINE_BROKEN,
         f"{end} engine {name!r} is installed but cannot be loaded",
-        f"{type(cause).__name__}: {cause}; reinstall the package that provides it",
+        f"{problem}; reinstall the package that provides it, and restart a node daemon that runs",
     )

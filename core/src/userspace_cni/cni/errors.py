@@ -6,6 +6,7 @@ library; 100 and above are ours.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -64,6 +65,15 @@ class CniError(Exception):
         if self.details:
             body["details"] = self.details
         return body
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``did you mean "vlanId"? `` if *word* looks like one that is *known*, else nothing."""
+    from difflib import get_close_matches  # nobody pays for it who makes no mistake
+
+    folded = {one.lower(): one for one in known}
+    close = get_close_matches(word.lower(), folded, n=1)
+    return f'did you mean "{folded[close[0]]}"? ' if close else ""
 
 
 def internal_error(cause: BaseException) -> CniError:
