@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from lab.netns import Namespace
+    from userspace_cni_vpp.switch import Switch
 
 BRIDGE = {"bridgeName": "blue", "gateway": True, "vlanId": 9}
 NETWORKS: list[dict[str, Any]] = [
@@ -204,6 +205,72 @@ def test_what_somebody_changed_by_hand(lab: VppLab, host: Any, same: bool) -> No
     assert Path(a.port.socket).is_socket()
     a.delete()
     lab.assert_clean()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s, _, d: _flags(s, d, 1), "learn"),
+        (lambda s, _, d: _flags(s, d, 6), "forward, flood"),
+        (lambda s, _, d: s.api.call("sw_interface_set_flags", sw_if_index=_bvi(s, d)), "is down"),
+        (lambda s, _, d: s.set_mac(_bvi(s, d), b"\2abcde"), "MAC address"),
+        (lambda s, i, _: s.set_mac(i, b"\2abcde"), "MAC address"),
+        (lambda s, i, _: s.api.call("l2_interface_efp_filter", sw_if_index=i), "filter"),
+    ],
+    ids=["learn", "forward-flood", "bvi-down", "bvi-mac", "mac", "vlan-filter"],
+)
+def test_what_somebody_changed_around_a_port(lab: VppLab, change: Any, words: str) -> None:
+    section = BridgeSection(bridge_name="blue", vlan_id=7, gateway=True)
+    a = lab.attach(conf("memif", "bridge", bridge=section), "10.1.0.2/24>10.1.0.1")
+    a.check()
+    index = _index(a)
+    change(lab.switch, index, section.domain)
+    with pytest.raises(CheckFailed, match=words):
+        a.check()
+    _restore(a)
+    assert _index(a) == index
+    a.delete()
+    lab.assert_clean()
+
+
+def test_a_bridge_domain_of_somebody_else_stays_as_it_is(lab: VppLab) -> None:
+    lab.switch.create_domain(9, "theirs")
+    _flags(lab.switch, 9, 1)
+    a = lab.attach(conf("memif", "bridge", bridge=BridgeSection(bridge_id=9)))
+    a.check()
+    lab.switch.set_mtu(_index(a), 1400)
+    _restore(a)
+    domain = lab.switch.domain(9)
+    assert domain is not None
+    assert domain.off == ("learn",)
+
+
+@pytest.mark.parametrize("vrf", [0, 3])
+@pytest.mark.parametrize("what", ["down", "mac"])
+def test_what_somebody_changed_of_a_gateway(lab: VppLab, what: str, vrf: int) -> None:
+    host = conf("memif", "interface", interface=InterfaceSection(vrf=vrf))
+    a = lab.attach(host, "10.1.0.2/24>10.1.0.1")
+    lender = lab.switch.borrowers()[_index(a)]
+    if what == "down":
+        lab.switch.api.call("sw_interface_set_flags", sw_if_index=lender, flags=0)
+    else:
+        lab.switch.set_mac(_index(a), b"\2abcde")
+    with pytest.raises(CheckFailed, match="is down" if what == "down" else "MAC"):
+        a.check()
+    _restore(a)
+    a.delete()
+    lab.assert_clean()
+
+
+def _flags(switch: Switch, domain: int, off: int) -> None:
+    switch.api.call("bridge_flags", bd_id=domain, is_set=False, flags=off)
+
+
+def _bvi(switch: Switch, number: int) -> int:
+    domain = switch.domain(number)
+    assert domain is not None
+    assert domain.bvi is not None
+    return domain.bvi
 
 
 def test_the_applications_own_socket_is_not_missed(lab: VppLab) -> None:

@@ -79,6 +79,8 @@ class Interface:
 class Domain:
     id: int
     tag: str
+    #: BRIDGE_API_FLAG_*: learn, forward, flood, uu_flood.
+    flags: int = 15
 
 
 @define
@@ -119,6 +121,12 @@ class Model:
         return {"vpe_pid": os.getpid()}
 
     def cli_inband(self, request: Any) -> Fields:
+        if request.cmd.endswith(" features"):
+            port = next(p for p in self.interfaces.values() if p.name in request.cmd.split())
+            filters = (
+                "EFP_FILTER (l2-efp-filter)" if port.efp_filter else "OUTPUT (interface-output)"
+            )
+            return {"reply": f"Feature paths configured\n\nl2-output:\n  {filters}\n"}
         if request.cmd != "show buffers":
             return {"reply": f"unknown input `{request.cmd}'\n"}
         return {
@@ -167,6 +175,10 @@ class Model:
         self._port(request.sw_if_index).mtu = request.mtu[0]
         return {}
 
+    def sw_interface_set_mac_address(self, request: Any) -> Fields:
+        self._port(request.sw_if_index).mac = bytes(request.mac_address)
+        return {}
+
     def create_loopback_instance(self, request: Any) -> Fields:
         used = {p.more["instance"] for p in self.interfaces.values() if p.kind == "Loopback"}
         instance = next(n for n in range(16384) if n not in used)
@@ -209,10 +221,10 @@ class Model:
             found.append(
                 {
                     "bd_id": domain.id,
-                    "flood": True,
-                    "uu_flood": True,
-                    "forward": True,
-                    "learn": True,
+                    "learn": bool(domain.flags & 1),
+                    "forward": bool(domain.flags & 2),
+                    "flood": bool(domain.flags & 4),
+                    "uu_flood": bool(domain.flags & 8),
                     "bd_tag": domain.tag,
                     "bvi_sw_if_index": bvi,
                     "uu_fwd_sw_if_index": NONE,
@@ -221,6 +233,16 @@ class Model:
                 }
             )
         return found
+
+    def bridge_flags(self, request: Any) -> Fields:
+        domain = self.domains.get(request.bd_id)
+        if domain is None:
+            raise Refusal(NO_SUCH_ENTRY)
+        if request.is_set:
+            domain.flags |= request.flags
+        else:
+            domain.flags &= ~request.flags
+        return {"resulting_feature_bitmap": domain.flags}
 
     def sw_interface_set_l2_bridge(self, request: Any) -> Fields:
         port = self._port(request.rx_sw_if_index)
@@ -234,6 +256,7 @@ class Model:
         self.domains.setdefault(request.bd_id, Domain(request.bd_id, ""))
         port.domain, port.is_bvi = request.bd_id, is_bvi
         port.vtr = (0, 0, 0)
+        port.efp_filter = False
         return {}
 
     def l2_interface_vlan_tag_rewrite(self, request: Any) -> Fields:

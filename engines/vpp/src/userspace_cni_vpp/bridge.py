@@ -69,6 +69,19 @@ def provide_gateways(
     switch.up(bvi)
 
 
+def mend(switch: Switch, section: BridgeSection, domain: int) -> None:
+    """Put right what somebody changed of a bridge domain of ours, and of its BVI."""
+    tag = tags.of_bridge(section.name)
+    found = switch.domain(domain)
+    if found is None or found.tag != tag:
+        return
+    if found.off:
+        switch.set_forwarding(domain)
+    bvi = switch.find(found.bvi) if found.bvi is not None else None
+    if bvi is not None and bvi.tag == tag and bvi.mac != tags.shared_mac(tag).hex(":"):
+        switch.set_mac(bvi.index, tags.shared_mac(tag))
+
+
 def gateways(attachment: Attachment) -> list[IPInterface]:
     """Return the gateways of the attachment's addresses, with the length of their networks."""
     missing = [str(ip.address) for ip in attachment.ips if ip.gateway is None]
@@ -110,11 +123,41 @@ def check(
             f"the interface {port.name} has another VLAN",
             f"expected {section.vlan_id}, found {port.vlan}",
         )
+    if section.vlan_id is not None and not switch.filters_vlan(port.name):
+        raise CheckFailed(
+            f"the interface {port.name} has lost the filter of its VLAN {section.vlan_id}",
+            "frames of other VLANs reach the container",
+        )
+    tag = tags.of_bridge(section.name)
+    if found.tag == tag and found.off:
+        raise CheckFailed(
+            f"somebody has switched off in bridge domain {domain}: {', '.join(found.off)}",
+            f"mend it with: vppctl set bridge-domain {found.off[0].replace('_', '-')} {domain}",
+        )
     if section.gateway:
-        there = switch.addresses(found.bvi) if found.bvi is not None else set()
-        lost = [str(address) for address in gateways(attachment) if address not in there]
-        if lost:
-            raise CheckFailed(f"bridge domain {domain} has lost the gateway {', '.join(lost)}")
+        _check_gateway(switch, found, attachment, tag, domain)
+
+
+def _check_gateway(
+    switch: Switch, found: Domain, attachment: Attachment, tag: str, domain: int
+) -> None:
+    """Raise CheckFailed unless the bridge domain *found* has a BVI that answers."""
+    bvi = switch.find(found.bvi) if found.bvi is not None else None
+    there = switch.addresses(bvi.index) if bvi is not None else set()
+    lost = [str(address) for address in gateways(attachment) if address not in there]
+    if lost or bvi is None:
+        raise CheckFailed(f"bridge domain {domain} has lost the gateway {', '.join(lost)}")
+    if not bvi.up:
+        raise CheckFailed(
+            f"{bvi.name}, which has the gateways of bridge domain {domain}, is down",
+            f"set it up with: vppctl set interface state {bvi.name} up",
+        )
+    mac = tags.shared_mac(tag).hex(":")
+    if bvi.tag == tag and bvi.mac != mac:
+        raise CheckFailed(
+            f"{bvi.name}, the gateway of bridge domain {domain}, has another MAC address",
+            f"expected {mac}, found {bvi.mac}",
+        )
 
 
 def _require_name(found: Domain | None, section: BridgeSection, domain: int) -> None:

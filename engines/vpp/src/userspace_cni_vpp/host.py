@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from userspace_cni.engine import Attachment, EngineConf
+    from userspace_cni_vpp.switch import Port
 
 API_SOCKET = "/run/vpp/api.sock"
 API_DIR = "/usr/share/vpp/api"
@@ -93,6 +94,12 @@ class VppHostEngine(HostEngine):
                 f"the interface {found.name} is down",
                 f"set it up with: vppctl set interface state {found.name} up",
             )
+        mac = tags.host_mac(attachment.id).hex(":")
+        if ports.has_mac(conf) and found.mac != mac:
+            raise CheckFailed(
+                f"the interface {found.name} has another MAC address",
+                f"mend it with: vppctl set interface mac address {found.name} {mac}",
+            )
         mtu = attachment.mtu or ports.MTU
         if found.mtu != mtu:
             raise CheckFailed(
@@ -126,6 +133,7 @@ class VppHostEngine(HostEngine):
         if found is not None and found.tag == tags.of(attachment):
             # What the peer is connected to is kept if that is enough.
             with suppress(CheckFailed, Refused):
+                self._mend(attachment, conf, switch, found)
                 self._configure(attachment, conf, switch, found.index)
                 self.check(attachment, conf, port)
                 return port
@@ -176,6 +184,16 @@ class VppHostEngine(HostEngine):
                     has_mac=ports.has_mac(conf),
                 )
         switch.up(index)
+
+    def _mend(self, attachment: Attachment, conf: EngineConf, switch: Switch, found: Port) -> None:
+        """Put right what :meth:`_configure` leaves alone because a new port has it right."""
+        mac = tags.host_mac(attachment.id)
+        if ports.has_mac(conf) and found.mac != mac.hex(":"):
+            switch.set_mac(found.index, mac)
+        if conf.net_type == "bridge":
+            section, domain = bridge.section_of(conf)
+            with self.node.lock(bridge.lock_name(domain)):
+                bridge.mend(switch, section, domain)
 
     def _remove(self, attachment_id: str, conf: EngineConf) -> None:
         """Remove the attachment's interface, and shared things of ours that are left unused."""

@@ -108,6 +108,12 @@ def check(switch: Switch, port: Port, attachment: Attachment, section: Interface
     else:
         wanted = _gateways(attachment)
         lender = switch.borrowers().get(port.index, port.index)
+    lending = switch.find(lender)
+    if lending is not None and not lending.up:
+        raise CheckFailed(
+            f"{lending.name}, which has the gateway of {port.name}, is down",
+            f"set it up with: vppctl set interface state {lending.name} up",
+        )
     lost = wanted - switch.addresses(lender)
     if lost:
         raise CheckFailed(
@@ -129,7 +135,9 @@ def _gateway(switch: Switch, addresses: set[IPInterface], vrf: int) -> int:
         switch.tag(index, tag)
     if found is None or not found.up:
         for version in sorted({a.version for a in addresses}) if vrf else ():
-            switch.set_table(index, vrf, version)
+            # VPP refuses it once there is an address, also if nothing would change.
+            if switch.table_of(index, version) != vrf:
+                switch.set_table(index, vrf, version)
     for address in sorted(addresses, key=str):
         switch.add_address(index, address)
     if found is None or not found.up:

@@ -23,6 +23,8 @@ NONE = 0xFFFFFFFF
 _ADMIN_UP = 1
 _LINK_UP = 2
 _PUSH_1 = 1  # L2_VTR_PUSH_1: tag on the way in, untag on the way out
+#: What a bridge domain of ours does, by VPP's name of the field, with the flag (BRIDGE_API_FLAG_*).
+FORWARDING = {"learn": 1, "forward": 2, "flood": 4, "uu_flood": 8}
 _NORMAL_PORT = 0
 _BVI_PORT = 1
 _DROP = 2  # FIB_API_PATH_TYPE_DROP
@@ -74,6 +76,8 @@ class Domain:
     bvi: int | None
     #: Indices of all its interfaces, the BVI included.
     members: frozenset[int]
+    #: What it should do and does not: some of FORWARDING.
+    off: tuple[str, ...]
 
 
 class Switch:
@@ -141,6 +145,10 @@ class Switch:
         """Set the MTU of IP packets, in bytes."""
         # The others of the four (IP4, IP6, MPLS) are 0: as the first.
         self.api.call("sw_interface_set_mtu", sw_if_index=index, mtu=[mtu, 0, 0, 0])
+
+    def set_mac(self, index: int, mac: bytes) -> None:
+        """Set the MAC address of an interface."""
+        self.api.call("sw_interface_set_mac_address", sw_if_index=index, mac_address=mac)
 
     def remove(self, port: Port) -> None:
         """Remove an interface, of whichever kind; what is gone already is no error."""
@@ -289,10 +297,7 @@ class Switch:
                 "bridge_domain_add_del_v2",
                 subject=f"bridge domain {domain}",
                 bd_id=domain,
-                flood=True,
-                uu_flood=True,
-                forward=True,
-                learn=True,
+                **dict.fromkeys(FORWARDING, True),
                 bd_tag=tag,
                 is_add=True,
             )
@@ -311,8 +316,19 @@ class Switch:
                     tag=found.bd_tag,
                     bvi=None if bvi == NONE else bvi,
                     members=frozenset(member.sw_if_index for member in found.sw_if_details),
+                    off=tuple(name for name in FORWARDING if not getattr(found, name)),
                 )
         return None
+
+    def set_forwarding(self, domain: int) -> None:
+        """Make a bridge domain learn, forward and flood, as one that we make does."""
+        self.api.call(
+            "bridge_flags",
+            subject=f"bridge domain {domain}",
+            bd_id=domain,
+            is_set=True,
+            flags=sum(FORWARDING.values()),
+        )
 
     def remove_domain(self, domain: int) -> None:
         """Remove an empty bridge domain; one that somebody has just begun to use stays."""
@@ -353,6 +369,15 @@ class Switch:
             # vnet_main.api_errno); only a wrong interface is an error of its own.
             if error.retval == Retval.INVALID_SW_IF_INDEX:
                 raise
+
+    def filters_vlan(self, name: str) -> bool:
+        """Tell whether the interface *name* has the filter of :meth:`set_vlan`.
+
+        No message of the API tells it. A VPP that does not answer as expected is believed.
+        """
+        shown = self.api.call("cli_inband", cmd=f"show interface {name} features").reply
+        _, told, features = shown.partition("l2-output:")
+        return not told or "EFP_FILTER" in features
 
     # -- addresses and routes
 
