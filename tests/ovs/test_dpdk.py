@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +13,10 @@ import pytest
 from lab.node import poll
 from lab.ovs_lab import Container, OvsLab, memif, start, vhost
 from lab.testpmd import Testpmd
+from userspace_cni.cni.errors import CheckFailed
+from userspace_cni_ovs import host, switch
+from userspace_cni_ovs.ports import PortSpec
+from userspace_cni_ovs.sections import BridgeSection
 
 
 def _pair(
@@ -132,11 +136,34 @@ def test_large_frames_pass_where_the_mtu_is_large(lab: OvsLab, stack: ExitStack)
     _delete([large, also_large, normal], stack)
 
 
-def test_memif_refuses_an_mtu_that_its_driver_cannot_have(lab: OvsLab) -> None:
-    outcome = lab.container(memif(mtu=9000)).call("ADD")
-    assert outcome.code == 7
-    assert "mtu" in outcome.text
-    assert "9000" in outcome.text
+@pytest.mark.parametrize(("network", "most"), [(vhost, 9702), (memif, 1500)])
+def test_an_mtu_that_the_switch_does_not_give_is_refused(
+    lab: OvsLab, network: Any, most: int
+) -> None:
+    for mtu in (most + 1, 20000):
+        outcome = lab.container(network(mtu=mtu)).call("ADD")
+        assert outcome.code == 7
+        assert "mtu" in outcome.text
+        assert f"{most} bytes" in outcome.text
+        assert str(mtu) in outcome.text
+
+
+def test_the_largest_mtu_is_what_the_switch_has(lab: OvsLab, stack: ExitStack) -> None:
+    container = lab.attach(vhost(mtu=9702))
+    start(container, container, stack)
+    lab.ovs.until_link(container.port)
+    poll(lambda: lab.ovs.get("Interface", container.port, "mtu") == "9702", "the MTU")
+    container.check().succeeded()
+    _delete([container], stack)
+
+
+@pytest.mark.parametrize(("given", "fits"), [(0, True), (9000, True), (1500, False)])
+def test_check_sees_an_mtu_that_the_switch_has_not_given(given: int, fits: bool) -> None:
+    """As where it has not the memory for it; 0 is before an application has connected."""
+    spec = PortSpec(name="p", type="", bridge=BridgeSection(), external_ids={}, mtu_request=9000)
+    found = switch.Port(uuid="", port={}, interface={"mtu": given}, bridge="")
+    with nullcontext() if fits else pytest.raises(CheckFailed, match="expected 9000, found 1500"):
+        host._require_mtu(found, spec)
 
 
 _RATE = 8_000_000  # bit/s: a thousand frames of 1,000 bytes each second

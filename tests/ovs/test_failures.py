@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from lab.node import poll
 from lab.ovs import DPDK, PLAIN
 from lab.ovs_lab import Container, OvsLab, complete, kernel, make, memif, vhost
-from lab.plugin import attachments
+from lab.plugin import Outcome, attachments
 from userspace_cni import settings
 from userspace_cni.cni import request
 from userspace_cni.handover import ContainerDirectory
@@ -111,17 +112,25 @@ def test_a_port_name_that_is_taken(lab: OvsLab) -> None:
 
 
 def test_a_port_that_the_switch_refuses(lab: OvsLab) -> None:
-    config = memif(host={"memif": {"secret": "s3cret"}})
-    container = lab.container(config, name="occupied")
+    # One more than DPDK's memif driver can have.
+    config = memif(host={"memif": {"secret": "s3cret", "bufferSize": 65536}})
+    outcome = lab.container(config).call("ADD")
+    assert outcome.code == 102
+    assert "Error attaching device" in outcome.text
+    assert "s3cret" not in outcome.out + outcome.err
+    assert lab.leftovers() == []
+
+
+def test_a_socket_that_somebody_listens_on(lab: OvsLab) -> None:
+    container = lab.container(memif(), name="occupied")
     directory = lab.plugin.run_dir / "shared/occupied"
     directory.mkdir(parents=True)
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as somebody:
         somebody.bind(str(directory / "eth0.sock"))
         somebody.listen()
         outcome = container.call("ADD")
-    assert outcome.code == 102
-    assert "Error attaching device" in outcome.text
-    assert "s3cret" not in outcome.out + outcome.err
+    assert outcome.code == 103
+    assert "somebody listens on it" in outcome.text
     assert lab.leftovers() == []
 
 
@@ -249,6 +258,38 @@ def test_a_look_whether_somebody_listens_does_not_hang_the_switch(lab: OvsLab) -
     assert not directory.discard_stale(name)
     container.delete()
     lab.attach(vhost()).delete()  # ovs-vswitchd answers
+
+
+@pytest.mark.parametrize("kind", ["vhostuser", "memif", "veth", "tap"])
+def test_two_networks_with_one_name_of_the_interface(
+    lab: OvsLab, tmp_path: Path, kind: str
+) -> None:
+    networks: dict[str, Any] = {"vhostuser": vhost, "memif": memif}
+    network = networks.get(kind, partial(kernel, kind, "10.30.0.0/24", tmp_path))
+    one = lab.attach(network() | {"if0name": "net0"})
+    _refused(one, network() | {"if0name": "net0"}, "net0")
+
+
+@pytest.mark.parametrize(
+    ("network", "section"), [(vhost, "vhost"), (memif, "memif")], ids=["vhostuser", "memif"]
+)
+def test_two_networks_with_one_socket(lab: OvsLab, network: Any, section: str) -> None:
+    one = lab.attach(network())
+    outcome = _refused(one, network(host={section: {"socketfile": "eth0.sock"}}), "eth0.sock")
+    assert "socketfile" in outcome.text
+
+
+def _refused(one: Container, second: dict[str, Any], what: str) -> Outcome:
+    """Attach the container to one network more, which must fail, and change nothing."""
+    lab = one.lab
+    two = Container(lab, one.name, one.netns, complete(second | {"name": "other"}), "eth1")
+    outcome = two.call("ADD")
+    assert outcome.code == 103
+    assert what in outcome.text
+    one.check().succeeded()
+    assert lab.ovs.ports("br0") == [one.port]
+    one.delete()
+    return outcome
 
 
 def test_a_symbolic_link_in_place_of_the_directory_is_not_followed(

@@ -10,7 +10,7 @@ import pytest
 
 from lab.contract import host_engine_life, host_engine_undo
 from lab.vpp_lab import VppLab, conf, ips, route
-from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
+from userspace_cni.cni.errors import CheckFailed, CniError, DataplaneError, InvalidConfig
 from userspace_cni_vpp import tags
 from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection
 
@@ -85,7 +85,7 @@ def test_a_file_in_the_way_is_not_touched(lab: VppLab) -> None:
     directory.provide()
     taken = Path(directory.path, "eth0.sock")
     taken.write_text("precious")
-    with pytest.raises(DataplaneError, match="exists"):
+    with pytest.raises(CniError, match="exists, and is no socket"):
         lab.add(attachment, BRIDGED)
     assert taken.read_text() == "precious"
     taken.unlink()
@@ -93,7 +93,7 @@ def test_a_file_in_the_way_is_not_touched(lab: VppLab) -> None:
     with listener:
         listener.bind(str(taken))
         listener.listen()
-        with pytest.raises(DataplaneError, match="somebody listens"):
+        with pytest.raises(CniError, match="somebody listens"):
             lab.add(attachment, BRIDGED)
     # Nobody listens any more.
     lab.add(attachment, BRIDGED)
@@ -120,10 +120,9 @@ def test_a_memif_of_somebody_else_on_the_socket_stays(
 
 
 def test_two_attachments_do_not_share_a_socket(lab: VppLab) -> None:
-    section = MemifSection(socketfile="shared.sock")
-    host = conf("memif", "none", memif=section)
+    host = conf("memif", "none", memif=MemifSection(socketfile="shared.sock"))
     first = lab.attach(host, container_id="both")
-    with pytest.raises(DataplaneError, match="somebody listens on it") as caught:
+    with pytest.raises(CniError, match="somebody listens on it") as caught:
         lab.attach(host, container_id="both", ifname="eth1")
     assert "socketfile" in caught.value.details
     first.check()

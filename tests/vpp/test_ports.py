@@ -9,7 +9,7 @@ import pytest
 
 from lab.contract import host_engine_life, host_engine_undo
 from lab.vpp_lab import VppLab, conf, ips
-from userspace_cni.cni.errors import CheckFailed, CniError, DataplaneError, InvalidConfig
+from userspace_cni.cni.errors import CheckFailed, CniError, InvalidConfig
 from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection, VhostSection
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def test_vhost_user_server_spares_a_file_in_the_way(lab: VppLab) -> None:
     attachment.directory.provide()
     taken = Path(attachment.directory.path, "eth0.sock")
     taken.write_text("precious")
-    with pytest.raises(DataplaneError, match="exists"):
+    with pytest.raises(CniError, match="exists"):
         lab.add(attachment, SERVER)
     assert taken.read_text() == "precious"
 

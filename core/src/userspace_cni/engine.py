@@ -201,6 +201,15 @@ class SharedDirectory(ABC):
     def discard_stale(self, name: str) -> bool:
         """Remove the socket *name* if nobody listens on it any more; tell whether it was so."""
 
+    @abstractmethod
+    def make_way(self, name: str) -> None:
+        """Do as :meth:`discard_stale`, for a switch that is about to make the socket *name*.
+
+        Raises:
+            CniError: when somebody listens on it, or something else has the name.
+
+        """
+
 
 @frozen(kw_only=True, slots=False)
 class Attachment:

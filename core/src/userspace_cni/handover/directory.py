@@ -134,26 +134,39 @@ class ContainerDirectory(SharedDirectory):
             return False
         return True
 
+    def make_way(self, name: str) -> None:
+        """See :meth:`.SharedDirectory.make_way`."""
+        if self.discard_stale(name):
+            return
+        with self._reported("use"), self._opened() as directory, suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                raise CniError(
+                    Code.ALREADY_ATTACHED,
+                    f"{self.path}/{name} exists, and somebody listens on it",
+                    "is it the socket of another attachment of this container? Give each another "
+                    "socketfile",
+                )
+            raise CniError(
+                Code.IO_FAILURE,
+                f"{self.path}/{name} exists, and is no socket",
+                "remove it, or choose another socketfile",
+            )
+
     # -- for the runtime
 
     def publish(self, ifname: str, document: Mapping[str, Any]) -> None:
         """Write the hand-over file of *ifname*: at once, readable for the directory's group.
 
         Raises:
-            CniError: 103 when another attachment of the container has that file, 5 when it cannot
-                be written.
+            CniError: 103 when another attachment of the container has that file, that name of the
+                interface or that socket; 5 when it cannot be written.
 
         """
         name = ifname + _SUFFIX
         with self._reported(f"write {name} into"), self._opened() as directory:
-            there = _read(directory, name)
-            if there is not None and there.get("id") != document["id"]:
-                raise CniError(
-                    Code.ALREADY_ATTACHED,
-                    f"{self.path}/{name} is the hand-over file of another attachment, to network "
-                    f"{there.get('network')!r}",
-                    "give the attachments of one container different interface names",
-                )
+            for other, there in _documents(directory):
+                if there.get("id") != document["id"]:
+                    self._require_other(other, there, ifname, document)
             _write(directory, name, document)
 
     def publish_legacy(self, ifname: str, document: Mapping[str, Any]) -> None:
@@ -212,6 +225,26 @@ class ContainerDirectory(SharedDirectory):
         # Ours alone: no container sees the directory of aliases.
         with suppress(OSError):
             self._alias().unlink()
+
+    def _require_other(
+        self, other: str, there: Mapping[str, Any], ifname: str, document: Mapping[str, Any]
+    ) -> None:
+        """Raise 103 if the attachment *there*, by *other*, has what *document* is to have."""
+        interface, port = document.get("interface"), _socket_of(document)
+        if other == ifname:
+            what, remedy = f"the hand-over file {ifname}{_SUFFIX}", "CNI_IFNAME"
+        elif interface is not None and there.get("interface") == interface:
+            what, remedy = f"an interface {interface}", "if0name"
+        elif port is not None and _socket_of(there) == port:
+            what, remedy = f"the socket {port}", "socketfile"
+        else:
+            return
+        raise CniError(
+            Code.ALREADY_ATTACHED,
+            f"the container has {what} already, by {other} on network {there.get('network')!r}",
+            f"give each attachment of one container another {remedy}; "
+            f"see {self.path}/{other}{_SUFFIX}",
+        )
 
     def _removed(self) -> bool:
         """Remove the directory if it is empty; tell whether it was."""
@@ -299,6 +332,13 @@ def _documents(directory: int) -> Iterator[tuple[str, dict[str, Any]]]:
             document = _read(directory, name)
             if document is not None:
                 yield ifname, document
+
+
+def _socket_of(document: Mapping[str, Any]) -> str | None:
+    """Return the name of the socket in a hand-over file, which may say anything."""
+    port = document.get("memif") or document.get("vhostUser")
+    name = port.get("socket") if isinstance(port, Mapping) else None
+    return name if isinstance(name, str) else None
 
 
 def _read(directory: int, name: str) -> dict[str, Any] | None:

@@ -116,6 +116,7 @@ class OvsHostEngine(HostEngine):
                 f"expected external_ids:{tags.ID}={attachment.id}; DEL and ADD make it again",
             )
         _compare(found, spec)
+        _require_mtu(found, spec)
         if (
             port.memif is not None
             and wanted.memif is not None
@@ -189,7 +190,7 @@ class OvsHostEngine(HostEngine):
         directory.provide(user=user, group=group)
         # Of a switch that was killed; they would be in the way.
         if _serves(spec):
-            directory.discard_stale(ports.socket_name(attachment, conf))
+            directory.make_way(ports.socket_name(attachment, conf))
         if spec.type == _VHOST_SERVER:
             self.node.directory(self._vhost_sockets(conf, settings)).discard_stale(spec.name)
 
@@ -432,6 +433,19 @@ def _compare(found: switch.Port, spec: PortSpec) -> None:
                 f"the port {spec.name} has another {what}",
                 switch.without_secret(f"expected {wanted}, found {there}"),
             )
+
+
+def _require_mtu(found: switch.Port, spec: PortSpec) -> None:
+    """Raise CheckFailed if the switch has given the port another MTU than it was asked for.
+
+    It has none before an application has connected.
+    """
+    mtu = optional(found.interface["mtu"]) or spec.mtu_request
+    if spec.mtu_request is not None and mtu != spec.mtu_request:
+        raise CheckFailed(
+            f"Open vSwitch has not given the port {spec.name} the MTU that it was asked for",
+            f"expected {spec.mtu_request}, found {mtu}; its log says why",
+        )
 
 
 def _is_made(db: Ovsdb, attachment_id: str, spec: PortSpec) -> bool:

@@ -147,7 +147,9 @@ def _finish_veth(interface: str, alias: str) -> None:
 
 
 def _finish_tap(attachment: Attachment, mtu: int) -> None:
-    with _links(f"cannot set up the container's interface {attachment.interface}") as links:
+    with _links(
+        f"cannot set up the container's interface {attachment.interface} with MTU {mtu}"
+    ) as links:
         links.link(
             "set",
             ifname=attachment.interface,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 DPDK = ("vhostuser", "memif")
 #: Bytes, where nobody asks for another.
 MTU = 1500
+#: The largest MTU of a DPDK port in Open vSwitch (lib/netdev-dpdk.c: NETDEV_DPDK_MAX_PKT_LEN less
+#: Ethernet's header, two VLAN tags and the checksum). It refuses a larger one in its log alone.
+_DPDK_MTU_MAX = 9702
 #: The bridge of netType none, where a controller rules: OVN's integration bridge.
 _CONTROLLERS_BRIDGE = "br-int"
 _CHARACTERS_OF_DEVARGS = ",="
@@ -173,6 +176,12 @@ def require_possible(attachment: Attachment, conf: EngineConf) -> None:
             f"a memif port of Open vSwitch carries {MTU} bytes and no other MTU, "
             f"got {attachment.mtu}",
             "its DPDK driver (net_memif) cannot change it; use iftype vhostuser for larger frames",
+        )
+    if conf.iftype in DPDK and attachment.mtu is not None and attachment.mtu > _DPDK_MTU_MAX:
+        raise InvalidConfig(
+            "mtu",
+            f"a DPDK port of Open vSwitch carries at most {_DPDK_MTU_MAX} bytes, "
+            f"got {attachment.mtu}",
         )
     if attachment.bandwidth is not None and conf.iftype not in DPDK:
         raise InvalidConfig(

@@ -327,6 +327,7 @@ _INTERFACE_COLUMNS = (
     "options",
     "ofport",
     "error",
+    "mtu",
     "mtu_request",
     "ingress_policing_rate",
 )

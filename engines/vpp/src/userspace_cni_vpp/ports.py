@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
+from userspace_cni.cni.errors import CheckFailed, InvalidConfig
 from userspace_cni.engine import Memif, VhostUser
 from userspace_cni_vpp import kernel, tags
 from userspace_cni_vpp.sections import MemifSection, VhostSection
@@ -192,7 +192,7 @@ def _create_memif(attachment: Attachment, conf: EngineConf, switch: Switch) -> i
                 'use "path", or a shorter path',
             )
     if is_file and server:
-        _make_way(directory, name)
+        directory.make_way(name)
     index = switch.create_memif(
         socket,
         number=tags.number(attachment.id),
@@ -219,7 +219,7 @@ def _create_vhost_user(attachment: Attachment, conf: EngineConf, switch: Switch)
     directory.provide(user=section.user, group=section.group)
     server = section.mode == "server"
     if server:
-        _make_way(directory, name)
+        directory.make_way(name)
     reply = switch.api.call(
         "create_vhost_user_if_v2",
         subject=f"the vhost-user port on {directory.path}/{name}",
@@ -296,26 +296,6 @@ def _name(attachment_id: str, conf: EngineConf) -> str:
             return f"host-{host_name(attachment_id)}"
         case _:
             return ""
-
-
-def _make_way(directory: SharedDirectory, name: str) -> None:
-    """Remove a socket that a switch left; raise for all else that has the name.
-
-    VPP would replace a file in the way of a vhost-user socket without a word.
-    """
-    if directory.discard_stale(name):
-        return
-    with suppress(FileNotFoundError):
-        path = f"{directory.path}/{name}"
-        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
-        raise DataplaneError(
-            f"{path} exists, and somebody listens on it"
-            if is_socket
-            else f"{path} exists, and is no socket",
-            "another attachment of the container has it: choose another socketfile"
-            if is_socket
-            else "remove it, or choose another socketfile",
-        )
 
 
 def _directory(attachment: Attachment) -> SharedDirectory:
