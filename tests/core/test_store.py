@@ -92,7 +92,7 @@ def test_a_record_goes_through_its_states_as_it_was_given(store: Store) -> None:
     )
     assert store.get(RECORD.id) == attached
     assert store.deleting("example") == []
-    store.mark_deleting(RECORD.id)
+    store.mark(RECORD.id, "deleting")
     assert store.deleting("example") == [evolve(attached, state="deleting")]
     assert store.deleting("other") == []
     store.remove(RECORD.id)

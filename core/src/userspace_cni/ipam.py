@@ -308,6 +308,11 @@ class Allocation:
             raise self._outcome
         return self._outcome
 
+    @property
+    def failed(self) -> bool:
+        """Whether it is known that no address was given."""
+        return isinstance(self._outcome, CniError)
+
     def undo(self) -> None:
         """Free what was allocated; raises as :meth:`Ipam.delete` does."""
         try:

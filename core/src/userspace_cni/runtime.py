@@ -44,10 +44,13 @@ from userspace_cni.ipam import Allocation, Ipam
 from userspace_cni.locks import Locks
 from userspace_cni.log import logger
 from userspace_cni.settings import Settings
-from userspace_cni.store import Record, Store
+from userspace_cni.store import Record, Store, StoreFailed
 
 _NEWEST = SUPPORTED[-1]
 _VALID_ATTACHMENTS = "cni.dev/valid-attachments"
+_UNUSABLE = (Code.INVALID_NETWORK_CONFIG, Code.UNSUPPORTED_FIELD)
+#: States of a record, written before anything is touched.
+_TO_BE_REMOVED = ("deleting", "unknown")
 
 
 @frozen(kw_only=True)
@@ -91,6 +94,8 @@ class Runtime:
         self._locks = Locks(settings.run_dir / "locks", settings.timeout)
         self._host_engines: dict[str, HostEngine] = {}
         self._guard = Lock()
+        #: Attachments whose DEL came while that could not be written down.
+        self._unwanted: set[str] = set()
 
     def close(self) -> None:
         """Close what is open, the engines' connections included."""
@@ -160,7 +165,8 @@ class Runtime:
                         container_dir=plan.conf.container_dir or "",
                     )
                 )
-            with self._undone_on_failure(attachment.id) as undo:
+            self._unwanted.discard(attachment.id)
+            with self._undone_on_failure(attachment.id, allocation) as undo:
                 own, port = self._attach(plan, attachment, request, allocation, undo)
                 answer = previous.extended_by(own) if previous else own
                 body = cni_result.dump(answer, request.cni_version)
@@ -170,17 +176,29 @@ class Runtime:
         return body
 
     def delete(self, request: Request) -> None:
-        """Detach the container; what is gone already is no error."""
+        """Detach the container; what is gone already is no error.
+
+        Raises:
+            CniError: 11 while the store cannot be read or written: it alone can tell what there is
+                to remove, and that nobody may put it back.
+
+        """
         id_ = attachment_id(request.network, request.container_id, request.ifname)
+        record: Record | None = None
+        removed = False
         with self._lock(id_):
             if not request.wanted():
                 # The shim has queued it, or it will come again; an ADD may have come since.
                 raise CniError(Code.TRY_AGAIN_LATER, "the caller has gone before its DEL began")
-            record = self._find(id_)
-            if record is not None:
-                removed = self._detach(evolve(record, netns=request.netns or record.netns), request)
-            else:
-                self._detach_unknown(request)
+            try:
+                record = self.store.get(id_)
+                if record is None:
+                    self._detach_unknown(request)
+                else:
+                    removed = self._detach(_completed(record, request), request)
+            except StoreFailed as error:
+                self._unwanted.add(id_)
+                raise CniError(Code.TRY_AGAIN_LATER, error.msg, error.details) from error
         if record is not None and removed:
             self._retry_deletions(record.engine, request)
 
@@ -195,10 +213,11 @@ class Runtime:
         attachment = self._attachment(request, plan.conf)
         record = self.store.get(attachment.id)
         if record is None or record.state != "attached" or record.port is None:
+            damage = f"its record is damaged: {record.damage}" if record and record.damage else ""
             raise CheckFailed(
                 f"container {request.container_id} is not attached to network "
                 f"{request.network} by {request.ifname}",
-                "no completed ADD is recorded; DEL it and ADD it again",
+                f"{damage or 'no completed ADD is recorded'}; DEL it and ADD it again",
             )
         if not request.netns_override:
             netns.require_foreign(request.netns)
@@ -252,35 +271,56 @@ class Runtime:
         failures: list[CniError] = []
         for record in self.store.of_network(request.network):
             if record.id not in valid:
-                self._collect(record.id, failures, partial(self._detach, record, request), record)
+                work = partial(self._detach, _completed(record, request), request)
+                self._collect(record.id, failures, work, record)
         try:
             plan = self._plan(conf)
+            untold = len(failures)
             for id_ in sorted({*plan.host.list(request.network, plan.host_conf)} - valid):
                 self._collect(id_, failures, partial(plan.host.delete, id_, plan.host_conf, None))
+            # A port that nobody has recorded may have any address.
+            ports_are_known = len(failures) == untold
             self._withdraw_all(conf, valid, failures)
         except Exception as error:  # noqa: BLE001  an engine may raise anything; go on
             failures.append(_cni_error(error))
+            ports_are_known = False
         else:
             self._retry_deletions(plan.host_conf.engine, request)
-        if ipam := self._ipam(conf.ipam_type, request, request.config):
+        if ports_are_known and conf.ipam_type:
             try:
-                ipam.gc()
+                self._free_all(conf.ipam_type, request, valid)
             except CniError as error:
                 failures.append(error)
         if failures:
             raise _joined(failures)
 
+    def _free_all(self, kind: str, request: Request, valid: set[str]) -> None:
+        """Let the IPAM plugin *kind* free all but what *valid* attachments have, or others still.
+
+        What could not be removed, or is being added, has its address until it is gone.
+        """
+        there = [r for r in self.store.of_network(request.network) if r.id not in valid]
+        network = dict(request.config)
+        if there:
+            network[_VALID_ATTACHMENTS] = [
+                *network[_VALID_ATTACHMENTS],
+                *({"containerID": r.container_id, "ifname": r.ifname} for r in there),
+            ]
+        if ipam := self._ipam(kind, request, network):
+            ipam.gc()
+
     def restore(self, id_: str) -> bool:
         """Put back what a switch has lost of attachment *id_*; tell whether anything was missing.
 
-        Nothing is done while a request works on the attachment, or if it is not attached.
+        Nothing is done while a request works on the attachment, or if it is not attached, or if its
+        DEL has come, carried out or not.
 
         Raises:
             CniError: what went wrong; the attachment stays recorded, for the next try.
 
         """
         with self._locks.hold_if_free(_lock_name(id_)) as held:
-            record = self.store.get(id_) if held else None
+            record = self.store.get(id_) if held and id_ not in self._unwanted else None
             if record is None or record.state != "attached" or record.port is None:
                 return False
             if netns.is_gone(record.netns, record.namespace):
@@ -420,7 +460,7 @@ class Runtime:
         old = self.store.get(attachment.id)
         if old is None:
             return
-        if old.state == "attached":
+        if old.state in ("attached", "damaged"):
             raise _already_attached(request)
         logger.warning("removing what an unfinished request left of this attachment")
         self._detach(old, request)
@@ -432,10 +472,11 @@ class Runtime:
             )
 
     @contextmanager
-    def _undone_on_failure(self, id_: str) -> Iterator[ExitStack]:
+    def _undone_on_failure(self, id_: str, allocation: Allocation | None) -> Iterator[ExitStack]:
         """Run the undo steps, in reverse, when the body fails; then forget the attachment.
 
-        What cannot be undone stays in the store, for DEL and GC.
+        What cannot be undone stays in the store, for DEL and GC. Without addresses it is as good as
+        ``unknown``: an IPAM plugin that cannot allocate may never be able to free.
         """
         undo = ExitStack()
         try:
@@ -445,7 +486,11 @@ class Runtime:
                 undo.close()
             except Exception as error:  # noqa: BLE001  an engine's undo step may raise anything
                 logger.exception("an ADD that failed could not be undone whole")
-                self._quietly(self.store.mark_deleting, id_, because=error)
+                mark = partial(
+                    self.store.mark,
+                    state="unknown" if allocation and allocation.failed else "deleting",
+                )
+                self._quietly(mark, id_, because=error)
             else:
                 self._quietly(self.store.remove, id_)
             raise
@@ -456,12 +501,12 @@ class Runtime:
     def _detach(self, record: Record, request: Request) -> bool:
         """Remove an attachment: from the dataplane, then its addresses, then its record.
 
-        A switch that is down leaves the record as ``deleting``, to be removed when it is back, and
-        its addresses allocated until then, so that nobody else gets one that is still in use.
-        Return whether it is removed.
+        That it is to be removed is written down before anything is touched, so that nobody puts it
+        back. Each step needs the one before: no address is freed, for somebody else to get, while
+        its port may be there. A switch that is down leaves the record, for when it is back. Return
+        whether it is removed.
         """
-        ipam_type = str((record.config.get("ipam") or {}).get("type", ""))
-        ipam = self._ipam(ipam_type, request, record.config, record)
+        ipam = self._ipam(_ipam_type(record.config), request, record.config, record)
         if ipam is None:
             return self._detach_and(nullcontext, record, request)
         with self._phase("ipam"):
@@ -471,21 +516,37 @@ class Runtime:
 
     def _detach_and(self, free: Callable[[], object], record: Record, request: Request) -> bool:
         """Do as :meth:`_detach`; *free* gives the addresses back."""
-        failures: list[CniError] = []
+        is_news = record.state not in _TO_BE_REMOVED
+        if is_news:
+            with self._phase("store"):
+                self.store.mark(record.id, "deleting")
         try:
             plan = self._recorded_plan(record, request)
+            record = self._ascertained(plan, record)
             with self._phase("host"):
                 plan.host.delete(record.id, plan.host_conf, _still_there(record.netns, request))
         except DataplaneUnavailable as error:
-            if record.state != "deleting":
+            if self.store.get(record.id) is None:
+                self.store.begin(record)
+                is_news = True
+            if is_news:
                 logger.warning("removal put off until the switch is back: %s", error)
-            if self._find(record.id) is None:
-                self.store.begin(evolve(record, state="deleting"))
-            else:
-                self.store.mark_deleting(record.id)
             return False
-        except Exception as error:  # noqa: BLE001  an engine may raise anything; IPAM is next
-            failures.append(_cni_error(error))
+        except CniError as error:
+            if record.state != "unknown" or error.code not in _UNUSABLE:
+                raise
+            logger.warning("no ADD is recorded, and the network cannot be used: %s", error)
+        else:
+            self._free(free, record)
+        with self._phase("store"):
+            if record.state != "unknown" or self.store.get(record.id) is not None:
+                self.store.remove(record.id)
+        self._unwanted.discard(record.id)
+        return True
+
+    def _free(self, free: Callable[[], object], record: Record) -> None:
+        """Take back all that an attachment without a port has: see :meth:`_detach`."""
+        failures: list[CniError] = []
         try:
             self._withdraw(record)
         except CniError as error:
@@ -494,14 +555,30 @@ class Runtime:
             with self._phase("ipam"):
                 free()
         except CniError as error:
-            failures.append(error)
+            # Else a configuration that no ADD can have succeeded with would fail for ever.
+            if record.state == "unknown" and error.code != Code.TRY_AGAIN_LATER:
+                logger.warning("no ADD is recorded, there is no port, and IPAM fails: %s", error)
+            else:
+                failures.append(error)
         self._withdraw_from_pod(record)
-        with self._phase("store"):
-            if failures:
-                self._quietly(self.store.mark_deleting, record.id)
-                raise _joined(failures)
-            self._quietly(self.store.remove, record.id)
-        return True
+        if failures:
+            raise _joined(failures)
+
+    def _ascertained(self, plan: _Plan, record: Record) -> Record:
+        """Return *record*, which is no longer ``unknown`` if the switch has a port of it.
+
+        An ADD has succeeded then, and whatever it allocated is to be freed.
+        """
+        if record.state != "unknown" or record.id not in plan.host.list(
+            record.network, plan.host_conf
+        ):
+            return record
+        record = evolve(record, state="deleting")
+        if self.store.get(record.id) is None:
+            self.store.begin(record)
+        else:
+            self.store.mark(record.id, "deleting")
+        return record
 
     def _detach_unknown(self, request: Request) -> None:
         """Remove an attachment that the store does not know: by tag, and by the given config.
@@ -521,8 +598,10 @@ class Runtime:
                 ifname=request.ifname,
                 netns=request.netns,
                 engine=plan.host_conf.engine,
+                state="unknown",
                 config=dict(request.config),
                 args=request.args,
+                path=request.path,
             ),
             request,
         )
@@ -561,10 +640,9 @@ class Runtime:
         Nor if it is not recorded as *record* any more: another request has worked on it meanwhile.
         """
         with self._locks.hold_if_free(_lock_name(id_)) as held:
-            if not held or self._find(id_) != record:
-                return
             try:
-                work()
+                if held and self.store.get(id_) == record:
+                    work()
             except Exception as error:  # noqa: BLE001  an engine may raise anything; go on
                 failures.append(_cni_error(error))
 
@@ -599,7 +677,7 @@ class Runtime:
         try:
             return self._plan(config.load(evolve(request, config=record.config)))
         except CniError as error:
-            if error.code not in (Code.INVALID_NETWORK_CONFIG, Code.UNSUPPORTED_FIELD):
+            if error.code not in _UNUSABLE:
                 raise
             logger.warning("the recorded configuration cannot be used any more: %s", error)
             return self._plan(config.load(request))
@@ -741,11 +819,12 @@ class Runtime:
             }
             if record.id != attachment_id(request.network, request.container_id, request.ifname):
                 environ.pop("CNI_ARGS", None)  # they are about another container
+        elsewhere = record.path if record is not None else ()
         return Ipam(
             type=kind,
             config=network,
             cni_version=version_of(network),
-            path=request.path,
+            path=(*request.path, *(path for path in elsewhere if path not in request.path)),
             environ=environ,
             timeout=self._settings.timeout,
             ends_with_us=self._alone,
@@ -759,14 +838,6 @@ class Runtime:
             return nullcontext()
         with self._phase("ipam"):
             return ipam.add(lock)
-
-    def _find(self, id_: str) -> Record | None:
-        """Return the record of an attachment; without a working store, None: DEL needs none."""
-        try:
-            return self.store.get(id_)
-        except CniError as error:
-            logger.error("going on without the store: %s", error)
-            return None
 
     def _quietly(
         self, step: Callable[[str], None], id_: str, because: Exception | None = None
@@ -809,6 +880,25 @@ def _request_of(record: Record) -> Request:
             "CNI_ARGS": ";".join(f"{key}={value}" for key, value in record.args.items()),
         },
     )
+
+
+def _completed(record: Record, request: Request) -> Record:
+    """Return *record* with what the DEL or GC *request* tells where the record does not."""
+    if request.command == "DEL":
+        record = evolve(
+            record,
+            network=request.network,
+            container_id=request.container_id,
+            ifname=request.ifname,
+            netns=request.netns or record.netns,
+        )
+    return evolve(record, config=record.config or dict(request.config))
+
+
+def _ipam_type(network: Mapping[str, Any]) -> str:
+    section = network.get("ipam")
+    kind = section.get("type") if isinstance(section, Mapping) else None
+    return kind if isinstance(kind, str) else ""
 
 
 def _joined(failures: list[CniError]) -> CniError:

@@ -2,19 +2,22 @@
 
 The tags in the dataplane are the truth about what exists. The store adds the configuration that
 ADD was called with, and survives a crash at any point: :meth:`Store.begin` returns when the intent
-is on the disk.
+is on the disk. A row that is damaged says so and keeps no other from being read; a file that is
+damaged is kept under another name, and a new one begun.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 from attrs import asdict, field, fields, frozen
 
@@ -23,8 +26,15 @@ from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.result import Result
 from userspace_cni.cni.versions import SUPPORTED
 from userspace_cni.engine import HostPort, Memif, VhostUser, attachment_id
+from userspace_cni.log import logger
 
-State = Literal["adding", "attached", "deleting"]
+#: ``adding`` from before anything is touched, ``attached`` once ADD is done, ``deleting`` from
+#: before anything is removed: it never goes back from there. ``unknown``: a DEL came of what no ADD
+#: had recorded, and could not be carried out yet. ``damaged`` is never written: the row cannot be
+#: read as what it should be.
+State = Literal["adding", "attached", "deleting", "unknown", "damaged"]
+
+_T = TypeVar("_T")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS attachment (
@@ -58,6 +68,20 @@ _VERSION = 2
 _RESULT_VERSION = SUPPORTED[-1]
 #: The members of a HostPort that are classes of their own.
 _SOCKETS = {"memif": Memif, "vhost_user": VhostUser}
+_COLUMNS = (
+    "id, network, container_id, ifname, netns, namespace, engine, state, config, args, path, port, "
+    "result, directory, container_dir"
+)
+#: What SQLite calls a file, or a table in it, that is not what we have written. SQLITE_ERROR: our
+#: statements are always the same, so it is the schema that does not fit them.
+_DAMAGE = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class StoreFailed(CniError):
+    """The store cannot be read or written now, so that nothing may be taken for granted."""
+
+    def __init__(self, msg: str, details: str = "") -> None:
+        super().__init__(Code.IO_FAILURE, msg, details)
 
 
 @frozen(kw_only=True)
@@ -72,8 +96,6 @@ class Record:
     namespace: str = ""
     #: The host engine's name.
     engine: str
-    #: ``adding`` from before anything is touched, ``attached`` once ADD is done, ``deleting`` when
-    #: something could not be removed yet.
     state: State = "adding"
     #: The network configuration of the ADD.
     config: dict[str, Any]
@@ -88,11 +110,15 @@ class Record:
     directory: str = ""
     #: Where the container has the shared directory, empty where nobody says.
     container_dir: str = ""
+    #: What cannot be read of its row, empty where all can.
+    damage: str = ""
+    _id: str = field(default="", alias="id")
 
     @property
     def id(self) -> str:
         """The attachment's id."""
-        return attachment_id(self.network, self.container_id, self.ifname)
+        # The row's own where it has one: with that, what is damaged is found by its tag.
+        return self._id or attachment_id(self.network, self.container_id, self.ifname)
 
 
 @frozen(kw_only=True)
@@ -115,17 +141,20 @@ class Store:
     Threads share one connection, in turns: SQLite lets one write at a time anyway, and waits for
     others by polling.
 
-    Every method raises CniError 5 when the disk or the file fails.
+    Every method raises StoreFailed when the disk or the file fails.
     """
 
     def __init__(self, directory: Path, timeout: float) -> None:
         """Keep the store in *directory*, waiting *timeout* seconds for other processes."""
         self.path = directory / "attachments.db"
+        self._wal = directory / "attachments.db-wal"
         self._timeout = timeout
         self._connection: sqlite3.Connection | None = None
-        #: Device and inode of the open file.
-        self._file = (0, 0)
+        #: Device and inode of the open file, and of its log.
+        self._file = self._log = (0, 0)
         self._turn = RLock()
+        #: The ids of damaged rows that have been told of.
+        self._told: set[str] = set()
 
     def close(self) -> None:
         """Close the file."""
@@ -135,148 +164,211 @@ class Store:
                 self._connection = None
 
     def begin(self, record: Record) -> None:
-        """Write down that *record* is going to be made."""
-        with self._transaction() as db:
-            db.execute(
-                "INSERT INTO attachment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    record.id,
-                    record.network,
-                    record.container_id,
-                    record.ifname,
-                    record.netns,
-                    record.namespace,
-                    record.engine,
-                    record.state,
-                    json.dumps(record.config),
-                    json.dumps(dict(record.args)),
-                    ":".join(record.path),
-                    None,
-                    None,
-                    record.directory,
-                    record.container_dir,
-                ),
-            )
+        """Write down that *record* is going to be made, or removed, as its state says."""
+        self._write(
+            f"INSERT INTO attachment ({_COLUMNS}) "  # noqa: S608  constants
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            record.id,
+            record.network,
+            record.container_id,
+            record.ifname,
+            record.netns,
+            record.namespace,
+            record.engine,
+            record.state,
+            json.dumps(record.config),
+            json.dumps(dict(record.args)),
+            ":".join(record.path),
+            None,
+            None,
+            record.directory,
+            record.container_dir,
+        )
 
     def commit(self, id_: str, port: HostPort, result: dict[str, Any]) -> None:
         """Write down that attachment *id_* is made."""
-        with self._transaction() as db:
-            db.execute(
-                "UPDATE attachment SET state = 'attached', port = ?, result = ? WHERE id = ?",
-                (_dump_port(port), json.dumps(result), id_),
-            )
+        self._write(
+            "UPDATE attachment SET state = 'attached', port = ?, result = ? WHERE id = ?",
+            _dump_port(port),
+            json.dumps(result),
+            id_,
+        )
 
-    def mark_deleting(self, id_: str) -> None:
-        """Write down that attachment *id_* is to be removed, and could not be yet."""
-        with self._transaction() as db:
-            db.execute("UPDATE attachment SET state = 'deleting' WHERE id = ?", (id_,))
+    def mark(self, id_: str, state: Literal["deleting", "unknown"]) -> None:
+        """Write down that attachment *id_* is to be removed; see :data:`State`."""
+        self._write("UPDATE attachment SET state = ? WHERE id = ?", state, id_)
 
     def remove(self, id_: str) -> None:
-        """Forget attachment *id_*."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM attachment WHERE id = ?", (id_,))
+        """Forget attachment *id_*, which is ``deleting`` or has never been attached.
+
+        The disk is not waited for: one that comes back after a power failure is removed again.
+        """
+        self._write("DELETE FROM attachment WHERE id = ?", id_, durable=False)
 
     def get(self, id_: str) -> Record | None:
         """Return attachment *id_*, None where there is none."""
-        return next(self._select("WHERE id = ?", id_), None)
+        return next(iter(self._select("WHERE id = ?", id_)), None)
 
     def of_network(self, network: str) -> list[Record]:
         """Return all attachments of *network*."""
-        return list(self._select("WHERE network = ?", network))
+        return self._select("WHERE network = ?", network)
 
     def deleting(self, engine: str) -> list[Record]:
         """Return the attachments of *engine* whose removal has to be tried again."""
-        return list(self._select("WHERE state = 'deleting' AND engine = ?", engine))
+        condition = "WHERE state != 'attached' AND state IN ('deleting', 'unknown') AND engine = ?"
+        return [record for record in self._select(condition, engine) if record.state != "damaged"]
 
     def all(self) -> list[Record]:
         """Return every attachment, by network and container."""
-        return list(self._select("ORDER BY network, container_id, ifname"))
+        return self._select("ORDER BY network, container_id, ifname")
 
     def revision(self) -> object:
         """Return a value that changes whenever anything is written, by whomever."""
-        with self._turn, self._reported():
-            if not self.path.exists():
-                return None
-            db = self._open()
+
+        def read(db: sqlite3.Connection) -> object:
             (foreign,) = db.execute("PRAGMA data_version").fetchone()
             return foreign, db.total_changes
 
+        return self._read(read, None)
+
     def outlines(self) -> list[Outline]:
         """Return all attachments, in short."""
-        with self._turn, self._reported():
-            if not self.path.exists():
-                return []
-            columns = [attribute.name for attribute in fields(Outline)][:-1]
-            rows = self._open().execute(
-                f"SELECT {', '.join(columns)}, "  # noqa: S608  constants
-                "coalesce(json_extract(config, '$.host'), '{}') AS host "
-                "FROM attachment ORDER BY rowid"
-            )
-            names = [column[0] for column in rows.description]
-            return [Outline(**dict(zip(names, row, strict=True))) for row in rows.fetchall()]
+        columns = [attribute.name for attribute in fields(Outline)][:-1]
+        columns[columns.index("state")] = (
+            "CASE WHEN json_valid(config) AND (state IN ('adding', 'deleting', 'unknown') OR "
+            "state = 'attached' AND json_valid(args) AND json_valid(port) AND json_valid(result)) "
+            "THEN state ELSE 'damaged' END"
+        )
+        query = (
+            f"SELECT {', '.join(columns)}, "  # noqa: S608  constants
+            "CASE WHEN json_valid(config) THEN coalesce(json_extract(config, '$.host'), '{}') "
+            "ELSE '{}' END FROM attachment ORDER BY rowid"
+        )
+        names = [attribute.name for attribute in fields(Outline)]
+        rows: list[Any] = self._read(lambda db: db.execute(query).fetchall(), [])
+        return [Outline(**dict(zip(names, row, strict=True))) for row in rows]
 
     def require_writable(self) -> None:
-        """Raise CniError 5 if nothing could be written now."""
-        with self._transaction() as db:
-            # What it is already; but a transaction that writes nothing would succeed on any disk.
-            db.execute(f"PRAGMA user_version = {_VERSION}")
+        """Raise StoreFailed if nothing could be written now."""
+        # What it is already; but a transaction that writes nothing would succeed on any disk.
+        self._write(f"PRAGMA user_version = {_VERSION}")
 
-    def _select(self, condition: str, *values: str) -> Iterator[Record]:
-        columns = (
-            "network, container_id, ifname, netns, namespace, engine, state, config, args, path, "
-            "port, result, directory, container_dir"
-        )
-        query = f"SELECT {columns} FROM attachment {condition}"  # noqa: S608  constants
-        with self._turn, self._reported():
-            if not self.path.exists():
+    def _select(self, condition: str, *values: str) -> list[Record]:
+        query = f"SELECT {_COLUMNS} FROM attachment {condition}"  # noqa: S608  constants
+        rows: list[Any] = self._read(lambda db: db.execute(query, values).fetchall(), [])
+        records = [_record(row) for row in rows]
+        for record in records:
+            if record.damage and record.id not in self._told:
+                self._told.add(record.id)
+                logger.error(
+                    "the record of attachment %s (container %s, %s, network %s) in the store %s is "
+                    "damaged: %s; it stays as it is until a DEL or a GC removes the attachment",
+                    record.id,
+                    record.container_id,
+                    record.ifname,
+                    record.network,
+                    self.path,
+                    record.damage,
+                )
+        return records
+
+    def _read(self, query: Callable[[sqlite3.Connection], _T], without: _T) -> _T:
+        """Return what *query* finds; *without* a file, that: reading makes none."""
+
+        def read(db: sqlite3.Connection | None) -> _T:
+            return without if db is None else query(db)
+
+        return self._run(read, make=False)
+
+    def _write(self, statement: str, *values: str | None, durable: bool = True) -> None:
+        def write(db: sqlite3.Connection | None) -> None:
+            assert db is not None  # noqa: S101  it is made
+            if durable:
+                db.execute(statement, values)
                 return
-            rows = self._open().execute(query, values).fetchall()
-        for row in rows:
-            yield Record(
-                network=row[0],
-                container_id=row[1],
-                ifname=row[2],
-                netns=row[3],
-                namespace=row[4],
-                engine=row[5],
-                state=row[6],
-                config=json.loads(row[7]),
-                args=json.loads(row[8]),
-                path=tuple(filter(None, row[9].split(":"))),
-                port=None if row[10] is None else _load_port(row[10]),
-                result={} if row[11] is None else json.loads(row[11]),
-                directory=row[12],
-                container_dir=row[13],
-            )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._turn, self._reported():
-            db = self._open()
-            db.execute("BEGIN IMMEDIATE")
+            db.execute("PRAGMA synchronous = NORMAL")
             try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
+                db.execute(statement, values)
+            finally:
+                db.execute("PRAGMA synchronous = FULL")
 
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is not None and self._file != _identity(self.path):
-            self.close()  # somebody has removed or replaced it
+        self._run(write, make=True)
+
+    def _run(self, work: Callable[[sqlite3.Connection | None], _T], *, make: bool) -> _T:
+        """Do *work* with the store; with a new one, if the present one turns out to be damaged."""
+        with self._turn, self._reported():
+            try:
+                return work(self._open(make=make))
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                self._put_aside(error)
+                return work(self._open(make=make))
+
+    def _open(self, *, make: bool) -> sqlite3.Connection | None:
+        if self._connection is not None:
+            self._look_after()
         if self._connection is None:
+            if not make and not self.path.exists():
+                return None
             self.path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             connection = sqlite3.connect(
                 self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
             )
+            # Damage may be anything, no UTF-8 too.
+            connection.text_factory = lambda raw: raw.decode(errors="backslashreplace")
+            self._file = _identity(self.path)
             try:
                 self._prepare(connection)
             except BaseException:
                 connection.close()
                 raise
-            self._connection, self._file = connection, _identity(self.path)
+            self._connection = connection
+            self._file, self._log = _identity(self.path), _identity(self._wal)
         return self._connection
+
+    def _look_after(self) -> None:
+        """Close the file if somebody has removed or replaced it, or its log, behind our back."""
+        assert self._connection is not None  # noqa: S101  it is open
+        if self._file != _identity(self.path):
+            logger.error(
+                "the store %s was removed or replaced while it was in use. What it recorded is no "
+                "longer known: those attachments go on working, DEL and GC find them by their "
+                "tags, and nobody puts back what a switch loses of them. Leave the file alone",
+                self.path,
+            )
+            self.close()
+        elif self._log not in ((0, 0), _identity(self._wal)):
+            logger.error(
+                "%s was removed or replaced while the store was in use; what it held is written "
+                "into the store now, if nobody else has written since. Leave it alone",
+                self._wal,
+            )
+            # We have it open still.
+            with suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self.close()
+
+    def _put_aside(self, because: Exception) -> None:
+        """Give the damaged file another name, unless another process was faster."""
+        self.close()
+        with _locked(self.path.parent):
+            if self._file != _identity(self.path):
+                return
+            aside = f"{self.path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{self._file[1]}"
+            for suffix in ("-wal", "-shm", ""):
+                with suppress(FileNotFoundError):
+                    os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")
+        logger.error(
+            "the store %s is damaged (%s). It is kept as %s, and a new one is begun. What it "
+            "recorded is no longer known: those attachments go on working, DEL and GC find them by "
+            "their tags, and nobody puts back what a switch loses of them. Check the disk; "
+            "sqlite3 %s .recover shows what can be read, and the file may be removed",
+            self.path,
+            because,
+            aside,
+            aside,
+        )
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         # A transaction that returned survives a power failure, and costs one fsync(2).
@@ -290,8 +382,7 @@ class Store:
         elif version == 1:
             _upgrade(connection)
         elif version != _VERSION:
-            raise CniError(
-                Code.IO_FAILURE,
+            raise StoreFailed(
                 f"the store {self.path} has format {version}, this version knows {_VERSION}",
                 "a newer userspace-cni wrote it: upgrade this one",
             )
@@ -301,11 +392,77 @@ class Store:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise CniError(
-                Code.IO_FAILURE,
+            raise StoreFailed(
                 f"the store {self.path} failed: {error}",
                 "check that its directory is writable and that the disk is not full",
             ) from error
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    # The lowest byte; the others say more of it.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    """Return what *row* of the table says; what cannot be read is told in ``damage``."""
+    id_, network, container_id, ifname, netns, namespace, engine, state = row[:8]
+    damage: list[str] = []
+
+    def read(column: str, text: str | None, load: Callable[[str], _T]) -> _T | None:
+        if text is None:
+            return None
+        try:
+            return load(text)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, CniError) as error:
+            damage.append(f"{column} cannot be read: {error}")
+            return None
+
+    config = read("config", row[8], _load_object) or {}
+    usable = not damage
+    args = read("args", row[9], _load_object) or {}
+    port = read("port", row[11], _load_port)
+    result = read("result", row[12], _load_object) or {}
+    if id_ != attachment_id(network, container_id, ifname):
+        damage.append("its id is not the one of its network, container and interface")
+    if state not in get_args(State):
+        damage.append(f"state is {state!r}")
+    # What is to be removed needs no more than its configuration.
+    removable = usable and state in ("adding", "deleting", "unknown")
+    return Record(
+        network=network,
+        container_id=container_id,
+        ifname=ifname,
+        netns=netns,
+        namespace=namespace,
+        engine=engine,
+        state="damaged" if damage and not removable else state,
+        config=config,
+        args=args,
+        path=tuple(filter(None, row[10].split(":"))),
+        port=port,
+        result=result,
+        directory=row[13],
+        container_dir=row[14],
+        damage="; ".join(damage),
+        id=id_ if damage else "",
+    )
+
+
+def _load_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise TypeError(f"expected a JSON object, got {type(value).__name__}")
+    return value
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:

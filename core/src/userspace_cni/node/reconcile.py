@@ -173,15 +173,15 @@ class Reconciler:
         for line in outlines:
             due, _ = self._pauses.get(line.id, (now, 0.0))
             switch = line.engine, line.host
-            if due > now or switch in silent or stop.is_set():
-                continue
+            if due > now or switch in silent or stop.is_set() or line.state == "damaged":
+                continue  # of a damaged record nothing can be taken for granted
             if line.state != "attached":
                 removed = self._remove(line, _has_state(line.state), now)
             elif now - self._gone.get(line.id, now) >= self._node.grace and line.id in self._gone:
                 removed = self._remove(line, _has_no_namespace, now)
             else:
                 continue
-            if not removed and line.state == "deleting":
+            if not removed and line.state != "attached":
                 silent.add(switch)  # the next would wait for the same answer
 
     def _remove(self, line: Outline, still: Callable[[Record], bool], now: float) -> bool:
@@ -221,5 +221,7 @@ def _reason(line: Outline) -> str:
             return f"its network namespace {line.netns} is gone"
         case "adding":
             return "its ADD has died half way"
+        case "unknown":
+            return "its DEL came while its switch was down"
         case _:
             return "it was to be removed before"
