@@ -9,11 +9,12 @@ import subprocess
 import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lab.disk import fill, small_disk
+from lab.node import poll
 from lab.plugin import Outcome, clean_environ
 from userspace_cni.engine import attachment_id
 
@@ -266,3 +267,57 @@ def test_gc_frees_no_address_of_a_port_that_is_there(trouble: ExampleLab) -> Non
     trouble.mend()
     trouble.call("GC", conf | {GC: []}).succeeded()
     trouble.assert_clean()
+
+
+@pytest.mark.one_process("the daemon goes on when its client is killed")
+def test_gc_removes_the_lock_of_an_add_that_died_before_its_record(lab: ExampleLab) -> None:
+    conf = lab.conf(ipam=lab.spy_ipam())
+    lab.add(conf, container="c2")
+    with closing(sqlite3.connect(lab.plugin.state_dir / "attachments.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with lab.started("ADD", json.dumps(conf).encode()) as process:
+            poll(lab.locks, "the lock of the ADD, which waits for the store")
+            process.kill()
+            process.wait()
+    assert lab.locks()
+    valid = [{"containerID": "c2", "ifname": "eth0"}]
+    lab.call("GC", conf | {GC: valid}).succeeded()
+    assert (lab.locks(), lab.states()) == ([], {"c2": "attached"})
+
+
+# -- paths that nothing can be written to
+
+LONG = "/run/" + "n" * 300
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"runtimeConfig": {"CNIDeviceInfoFile": LONG}}, "runtimeConfig.CNIDeviceInfoFile"),
+        ({"runtimeConfig": {"CNIDeviceInfoFile": "relative"}}, "runtimeConfig.CNIDeviceInfoFile"),
+        ({"sharedDir": LONG}, "sharedDir"),
+        ({"sharedDir": "/run" + "/n" * 3000}, "sharedDir"),
+    ],
+    ids=["device-info", "no device-info", "name", "path"],
+)
+def test_a_path_that_is_too_long_fails_add_and_keeps_no_del(
+    lab: ExampleLab, keys: dict[str, Any], named: str
+) -> None:
+    conf = lab.conf(ipam=lab.spy_ipam(), **keys)
+    outcome = lab.call("ADD", conf)
+    assert outcome.code == 7
+    assert named in outcome.text
+    assert lab.spy.calls() == []
+    lab.call("DEL", conf).succeeded()
+    # What an ADD of before did not refuse.
+    lab.add(lab.conf(ipam=lab.spy_ipam()))
+    with closing(sqlite3.connect(lab.plugin.state_dir / "attachments.db")) as db, db:
+        db.execute("UPDATE attachment SET config = ?", (json.dumps(conf),))
+    lab.call("DEL", conf).succeeded()
+    lab.assert_clean()
+
+
+def test_a_container_id_that_is_no_name_of_a_directory_keeps_no_del(lab: ExampleLab) -> None:
+    lab.add(lab.conf(), container="c" * 300)
+    lab.call("DEL", lab.conf(), container="c" * 300).succeeded()
+    lab.assert_clean()

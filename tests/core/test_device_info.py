@@ -97,11 +97,24 @@ def test_somebody_else_s_file_is_not_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["relative", "/a/../b", "/a/./b", "/a/", "/a\0b", "/a\nb", 7, ["/a"]]
+    "path",
+    [
+        *("relative", "/a/../b", "/a/./b", "/a/", "/a\0b", "/a\nb", 7, ["/a"]),
+        *("/a/" + "n" * 256, "/" + "ü" * 128, "/" + "a/" * 2048 + "b"),
+    ],
 )
 def test_a_path_that_is_none_is_refused(path: object) -> None:
     with pytest.raises(InvalidConfig, match=r"runtimeConfig\.CNIDeviceInfoFile"):
         device_info.path_of({"CNIDeviceInfoFile": path})
+
+
+def test_the_longest_path_is_one(tmp_path: Path) -> None:
+    path = f"{tmp_path}/{'n' * 255}"
+    assert device_info.path_of({"CNIDeviceInfoFile": path}) == path
+    device_info.write(path, INFO)
+    assert _read(Path(path)) == INFO
+    device_info.remove(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("config", [{}, {"CNIDeviceInfoFile": ""}, {"CNIDeviceInfoFile": None}])

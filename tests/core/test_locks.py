@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.locks import Locks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _HOLD = """
@@ -98,6 +100,71 @@ def test_a_symbolic_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) 
         pass
     assert caught.value.code == Code.IO_FAILURE
     assert not victim.exists()
+
+
+@contextmanager
+def _mounted(path: Path) -> Iterator[None]:
+    """Make *path* a mount point: nobody can remove it then."""
+    subprocess.run(["mount", "--bind", path, path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_a_file_that_cannot_be_removed_fails_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    locks = Locks(tmp_path, 0.05)
+    with locks.hold("a"):
+        (file,) = tmp_path.iterdir()
+    file.touch()
+    with _mounted(file):
+        with locks.hold("a"):
+            pass
+        assert str(file) in caplog.text
+        with locks.hold_if_free("a") as held:
+            assert held
+    assert list(tmp_path.iterdir()) == [file]
+    locks.sweep()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_locked_is_code_5_with_its_path(tmp_path: Path) -> None:
+    locks = Locks(tmp_path / "locks", 0.05)
+    (tmp_path / "locks").mkdir()
+    with locks.hold("a"):
+        (file,) = (tmp_path / "locks").iterdir()
+    file.mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    for use in (locks.hold, locks.hold_if_free):
+        with pytest.raises(CniError) as caught, use("a"):
+            pass
+        assert caught.value.code == Code.IO_FAILURE
+        assert str(file) in caught.value.msg
+        assert "run_dir" in caught.value.details
+    locks.sweep()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_the_dead_left_is_swept_and_what_the_living_hold_is_not(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, tmp_path], stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        locks = Locks(tmp_path, 1)
+        locks.sweep()
+        (file,) = tmp_path.iterdir()
+        with locks.hold("mine"):
+            locks.sweep()
+            assert len(list(tmp_path.iterdir())) == 2
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    assert list(tmp_path.iterdir()) == [file]
+    locks.sweep()
+    assert list(tmp_path.iterdir()) == []
+    Locks(tmp_path / "not there", 1).sweep()
 
 
 def test_threads_take_turns_and_nothing_is_remembered(tmp_path: Path) -> None:

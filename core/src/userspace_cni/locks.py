@@ -16,8 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.log import logger
 
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _PAUSE = 0.005  # seconds; flock(2) has no timeout of its own
 
 
@@ -37,7 +38,8 @@ class Locks:
         """Hold the lock *name*; the file descriptor that is given holds it.
 
         Raises:
-            CniError: 11 when another holds it for longer than the timeout.
+            CniError: 11 when another holds it for longer than the timeout, 5 when its file cannot
+                be made or locked.
 
         """
         deadline = time.monotonic() + self._timeout
@@ -48,6 +50,7 @@ class Locks:
                         Code.TRY_AGAIN_LATER,
                         f"the lock {name!r} is held by another request "
                         f"for over {self._timeout:g} s",
+                        f"its file is {self._path(name)}; fuser tells which process has it open",
                     )
                 time.sleep(_PAUSE)
             with self._held(name, descriptor):
@@ -86,35 +89,68 @@ class Locks:
         digest = sha256(name.encode(errors="surrogatepass")).hexdigest()
         return f"{self._directory}/{digest[:32]}"
 
+    def sweep(self) -> None:
+        """Remove the files of holders that died: nobody else would, if their names are not needed.
+
+        What cannot be removed is logged, and harms nobody.
+        """
+        with suppress(FileNotFoundError):
+            for name in os.listdir(self._directory):
+                path = f"{self._directory}/{name}"
+                try:
+                    # What is locked, or is gone meanwhile, belongs to somebody.
+                    if (descriptor := _locked(path, 0)) is not None:
+                        _release(path, descriptor)
+                except OSError as error:
+                    logger.warning("the lock file %s cannot be looked at: %s", path, error.strerror)
+
     def _try(self, name: str) -> int | None:
         path = self._path(name)
         try:
             try:
-                descriptor = os.open(path, _FLAGS, 0o640)
+                return _locked(path, os.O_CREAT)
             except FileNotFoundError:
                 self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-                descriptor = os.open(path, _FLAGS, 0o640)
+                return _locked(path, os.O_CREAT)
         except OSError as error:
             raise CniError(
-                Code.IO_FAILURE, f"the lock file {path} cannot be made: {error.strerror}"
+                Code.IO_FAILURE,
+                f"the lock file {path} cannot be made or locked: {error.strerror}",
+                "check run_dir in the node's settings: root must be able to write there, on a "
+                "file system with flock(2)",
             ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The holder before us may have removed the file between our open and our lock.
-            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
-                return descriptor
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        os.close(descriptor)
-        return None
 
     @contextmanager
     def _held(self, name: str, descriptor: int) -> Iterator[None]:
         try:
             yield
         finally:
-            try:
-                with suppress(FileNotFoundError):
-                    os.unlink(self._path(name))
-            finally:
-                os.close(descriptor)
+            _release(self._path(name), descriptor)
+
+
+def _locked(path: str, flags: int) -> int | None:
+    """Return a descriptor that holds the lock file *path*, None while another does."""
+    descriptor = os.open(path, _FLAGS | flags, 0o640)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The holder before us may have removed the file between our open and our lock.
+        if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _release(path: str, descriptor: int) -> None:
+    try:
+        os.unlink(path)
+    except OSError as error:
+        # What was done under the lock is done. The file is free, and the next GC removes it.
+        if not isinstance(error, FileNotFoundError):
+            logger.warning("the lock file %s cannot be removed: %s", path, error.strerror)
+    finally:
+        os.close(descriptor)

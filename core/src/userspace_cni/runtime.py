@@ -135,6 +135,7 @@ class Runtime:
     def add(self, request: Request) -> dict[str, Any]:
         """Attach the container and return the result in the version of the request."""
         plan = self._plan(config.load(request))
+        handover.require_possible(plan.conf)
         previous = plan.conf.previous(request.cni_version)
         attachment = self._attachment(request, plan.conf)
         if not request.netns_override:
@@ -247,6 +248,7 @@ class Runtime:
         conf = config.load(request)
         try:
             plan = self._plan(conf)
+            handover.require_possible(conf)
             self.store.require_writable()
             if conf.kubeconfig is not None:
                 from userspace_cni.kubernetes import kubeconfig
@@ -267,6 +269,7 @@ class Runtime:
     def gc(self, request: Request) -> None:
         """Remove all of the network's attachments that the request does not call valid."""
         valid = _valid_attachments(request)
+        self._locks.sweep()
         conf = config.load(request)
         failures: list[CniError] = []
         for record in self.store.of_network(request.network):

@@ -7,7 +7,12 @@ where the network asks, what the first plugin wrote (:mod:`.legacy`).
 
 from userspace_cni.handover.directory import ContainerDirectory, published
 from userspace_cni.handover.document import Document, dump, load
-from userspace_cni.handover.publication import container_socket, publish, withdraw
+from userspace_cni.handover.publication import (
+    container_socket,
+    publish,
+    require_possible,
+    withdraw,
+)
 
 __all__ = [
     "ContainerDirectory",
@@ -17,5 +22,6 @@ __all__ = [
     "load",
     "publish",
     "published",
+    "require_possible",
     "withdraw",
 ]

@@ -6,10 +6,11 @@ Multus names the file by ``runtimeConfig.CNIDeviceInfoFile`` and copies it into 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from userspace_cni.cni.errors import CniError, Code, InvalidConfig
@@ -23,6 +24,7 @@ KEY = "cnideviceinfofile"
 #: What the specification calls the ends of a memif; they are the container's.
 ROLES = {"server": "master", "client": "slave"}
 
+_NAME_MAX, _PATH_MAX = 255, 4095  # bytes: <linux/limits.h>, less the final NUL
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -56,8 +58,20 @@ def path_of(runtime_config: Mapping[str, Any]) -> str:
                 raise InvalidConfig(
                     f"runtimeConfig.{key}", f"expected the absolute path of a file, got {value!r}"
                 )
+            require_possible(f"runtimeConfig.{key}", value)
             return value
     return ""
+
+
+def require_possible(key: str, path: str) -> None:
+    """Raise InvalidConfig if no file can have *path*, the value of *key*: it is too long."""
+    longest = max(len(os.fsencode(name)) for name in path.split("/"))
+    if longest > _NAME_MAX or len(os.fsencode(path)) > _PATH_MAX:
+        raise InvalidConfig(
+            key,
+            f"expected a path of at most {_PATH_MAX} bytes whose names have at most {_NAME_MAX}, "
+            f"got {path!r}",
+        )
 
 
 def write(path: str, info: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -88,11 +102,16 @@ def restore(path: str, before: Mapping[str, Any] | None) -> None:
 
 def remove(path: str) -> None:
     """Remove the file, if it has a port of a user-space switch; raises as :func:`write` does."""
-    with suppress(FileNotFoundError, NotADirectoryError), _opened(path) as (directory, name):
-        there = _read(directory, name)
-        if there is not None and there.get("type") in ("memif", "vhost-user"):
-            with _reported(path):
-                os.unlink(name, dir_fd=directory)
+    with _reported(path):
+        try:
+            with _opened(path) as (directory, name):
+                there = _read(directory, name)
+                if there is not None and there.get("type") in ("memif", "vhost-user"):
+                    os.unlink(name, dir_fd=directory)
+        except OSError as error:
+            # Nothing has that path.
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+                raise
 
 
 def _merged(before: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,6 +152,6 @@ def _reported(path: str) -> Iterator[None]:
     except OSError as error:
         raise CniError(
             Code.IO_FAILURE,
-            f"the device-info file {path} cannot be written: {error.strerror}",
+            f"the device-info file {path} cannot be written or removed: {error.strerror}",
             "the runtime chose it (runtimeConfig.CNIDeviceInfoFile); check its directory",
         ) from error

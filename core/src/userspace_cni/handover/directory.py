@@ -290,6 +290,8 @@ class ContainerDirectory(SharedDirectory):
                 what = "something that is no directory has its name"
             raise self._failure(action, what) from error
         except OSError as error:
+            if action == "clean up" and error.errno == errno.ENAMETOOLONG:
+                raise FileNotFoundError(error.errno, error.strerror) from error
             raise self._failure(action, error.strerror or str(error)) from error
 
     def _failure(self, action: str, what: str) -> CniError:

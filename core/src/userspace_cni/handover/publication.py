@@ -16,6 +16,13 @@ from userspace_cni.handover.document import ABSTRACT, dump
 from userspace_cni.log import logger
 
 
+def require_possible(conf: NetConf) -> None:
+    """Raise InvalidConfig if *conf* has a path that :func:`publish` can never write to."""
+    device_info.path_of(conf.runtime_config)
+    if conf.shared_dir is not None:
+        device_info.require_possible("sharedDir", conf.shared_dir)
+
+
 def publish(
     attachment: Attachment, handoff: Handoff, conf: NetConf, engine: str, undo: ExitStack
 ) -> None:

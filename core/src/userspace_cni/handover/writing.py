@@ -16,7 +16,7 @@ def replace(directory: int, name: str, content: bytes, mode: int, group: int = -
         OSError: it cannot be written; what was there is there still.
 
     """
-    draft = f".{name}.{secrets.token_hex(8)}"
+    draft = f".{secrets.token_hex(12)}"  # not longer than any name that may be asked for
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(draft, flags, mode, dir_fd=directory)
     try:
