@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -16,10 +17,11 @@ from attrs import evolve, frozen
 from lab.conf import host_local, leases
 from lab.plugin import Outcome, Plugin
 from lab.spy import Spy
+from userspace_cni.cni.versions import SUPPORTED
 from userspace_cni.store import Record, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 SUBNET = "10.66.0.0/24"
 
@@ -112,11 +114,18 @@ class ExampleLab:
         """Return the configuration of the spy as IPAM plugin."""
         return self.spy.ipam(SUBNET, self.directory / "leases", **keys)
 
-    def script(self, body: str, name: str = "ipam-script") -> dict[str, Any]:
-        """Install a shell script as IPAM plugin; return its configuration."""
+    def script(
+        self, body: str, name: str = "ipam-script", versions: Sequence[str] = SUPPORTED
+    ) -> dict[str, Any]:
+        """Install a shell script as IPAM plugin; return its configuration.
+
+        It speaks *versions*, and *body* answers all but VERSION.
+        """
         path = self.plugin.bin_dir / name
         path.unlink(missing_ok=True)
-        path.write_text(f"#!/bin/sh\n{body}\n")
+        answer = shell(json.dumps({"cniVersion": versions[-1], "supportedVersions": versions}))
+        known = f"[ $CNI_COMMAND != VERSION ] || {{ echo {answer}; exit; }}"
+        path.write_text(f"#!/bin/sh\n{known}\n{body}\n")
         path.chmod(0o755)
         return {"type": name}
 

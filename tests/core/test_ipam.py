@@ -15,6 +15,7 @@ import pytest
 from core.example_lab import shell
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from core.example_lab import ExampleLab
@@ -58,6 +59,15 @@ def _recording(lab: ExampleLab, body: str) -> str:
         (_printing('{"cniVersion": "1.0.0", "ips": 7}'), 105, "ips: expected a list, got 7"),
         ('echo \'{"code": 11, "msg": "not now", "details": "busy"}\'; exit 1', 11, "not now busy"),
         ('echo \'{"code": 777, "msg": "mine", "more": 1}\'; exit 1', 777, "mine"),
+        ('echo \'{"code": true, "msg": "odd"}\'; exit 1', 105, "exited with 1"),
+        *(
+            (
+                f'echo \'{{"code": {code}, "msg": "odd"}}\'; exit 1',
+                105,
+                f"ipam ipam-script failed with its code {code}: odd",
+            )
+            for code in (999, 100, 105, -1, 2**32, 10**30)
+        ),
         ('echo \'{"code": 0, "msg": "zero"}\'; exit 1', 105, "zero"),
     ],
 )
@@ -149,7 +159,7 @@ def test_a_plugin_that_hangs_is_given_up(lab: ExampleLab) -> None:
     outcome = lab.call("ADD", conf)
     assert time.monotonic() - began < 10
     assert outcome.code == 11
-    assert "did not answer ADD within 0.3 s" in outcome.text
+    assert "did not answer ADD in time: a request has 0.3 s" in outcome.text
     lab.assert_clean()
 
 
@@ -301,3 +311,104 @@ def test_a_plugin_needs_no_path_and_no_shell(lab: ExampleLab) -> None:
     assert lab.add(conf)["ips"]
     assert not (lab.plugin.bin_dir / "pwned").exists()
     assert subprocess.run(["test", "!", "-e", "pwned"], check=False).returncode == 0
+
+
+# -- versions
+
+
+def test_host_local_that_speaks_1_0_0_serves_a_network_of_1_1_0(lab: ExampleLab) -> None:
+    conf = lab.conf("1.1.0", ipam=lab.host_local())
+    lab.call("STATUS", conf).succeeded()
+    result = lab.add(conf)
+    assert (result["cniVersion"], result["ips"]) == (
+        "1.1.0",
+        [{"address": "10.66.0.2/24", "gateway": "10.66.0.1", "interface": 0}],
+    )
+    checked = conf | {"prevResult": result}
+    lab.call("CHECK", checked).succeeded()
+    lab.call("GC", conf | {GC: [{"containerID": "c1", "ifname": "eth0"}]}).succeeded()
+    assert lab.leases() == ["10.66.0.2"]
+    lab.call("DEL", checked).succeeded()
+    lab.assert_clean()
+    lab.add(conf, container="c2")
+    lab.call("GC", conf | {GC: []}).succeeded()
+    lab.assert_clean()
+
+
+def test_an_old_plugin_gets_the_configuration_in_its_version(lab: ExampleLab) -> None:
+    seen = lab.directory / "seen"
+    body = f"cat > {seen}\n{_printing(ONE)}"
+    conf = lab.conf(ipam=lab.script(body, versions=["0.4.0", "1.0.0"]))
+    conf["prevResult"] = {
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "lo", "sandbox": lab.netns, "mtu": 9000, "socketPath": "/s"}],
+    }
+    assert lab.add(conf)["cniVersion"] == "1.1.0"
+    told = json.loads(seen.read_text())
+    assert told["cniVersion"] == told["prevResult"]["cniVersion"] == "1.0.0"
+    assert told["prevResult"]["interfaces"] == [{"name": "lo", "sandbox": lab.netns}]
+    assert told["ipam"] == conf["ipam"]
+
+
+@pytest.mark.parametrize("command", ["ADD", "STATUS"])
+def test_a_plugin_without_a_common_version_is_refused(lab: ExampleLab, command: str) -> None:
+    conf = lab.conf(ipam=lab.script(_printing(ONE), versions=["2.0.0"]))
+    outcome = lab.call(command, conf)
+    assert outcome.code == 1
+    assert "ipam ipam-script speaks CNI 2.0.0, the network 1.1.0" in outcome.text
+    lab.assert_clean()
+
+
+def test_a_plugin_that_refuses_the_version_is_told_as_too_old(lab: ExampleLab) -> None:
+    refusal = 'echo \'{"code": 1, "msg": "incompatible CNI versions"}\'; exit 1'
+    outcome = lab.call("ADD", lab.conf("1.0.0", ipam=lab.script(refusal)))
+    assert outcome.code == 1
+    assert "ipam ipam-script does not speak CNI 1.0.0: incompatible" in outcome.text
+    assert "lower the network's cniVersion" in outcome.text
+
+
+@pytest.mark.parametrize("answer", ["", "{}", "[]", '{"supportedVersions": 7}', "exit 1"])
+def test_a_plugin_that_does_not_say_its_versions_gets_the_networks(
+    lab: ExampleLab, answer: str
+) -> None:
+    seen = lab.directory / "seen"
+    says = answer if answer.startswith("exit") else f"printf %s {shell(answer)}"
+    lab.script(f"cat > {seen}\n{_printing(ONE)}", name="silent")
+    program = lab.plugin.bin_dir / "silent"
+    kept = program.read_text().splitlines()
+    kept[1] = f"[ $CNI_COMMAND != VERSION ] || {{ {says}; exit; }}"
+    program.write_text("\n".join(kept))
+    assert lab.add(lab.conf(ipam={"type": "silent"}))["ips"]
+    assert json.loads(seen.read_text())["cniVersion"] == "1.1.0"
+
+
+def _counting(lab: ExampleLab, version: str) -> tuple[dict[str, Any], Callable[[], int]]:
+    """Return a network, and how often its plugin has been asked for its versions."""
+    log = lab.directory / "asked"
+    conf = lab.conf(version, ipam=lab.script(_printing(ONE)))
+    program = lab.plugin.bin_dir / "ipam-script"
+    head, *rest = program.read_text().splitlines()
+    counted = f"[ $CNI_COMMAND != VERSION ] || echo >> {log}"
+    program.write_text("\n".join([head, counted, *rest]))
+    return conf, lambda: len(log.read_text()) if log.exists() else 0
+
+
+def test_a_plugin_is_not_asked_for_a_version_that_all_speak(lab: ExampleLab) -> None:
+    conf, asked = _counting(lab, "1.0.0")
+    lab.add(conf)
+    lab.call("DEL", conf).succeeded()
+    assert asked() == 0
+
+
+def test_the_daemon_asks_a_plugin_once_and_again_when_it_is_replaced(lab: ExampleLab) -> None:
+    conf, asked = _counting(lab, "1.1.0")
+    for number in range(3):
+        lab.add(conf, container=f"c{number}")
+    assert asked() == (1 if lab.plugin.daemon else 3)
+    program = lab.plugin.bin_dir / "ipam-script"
+    draft = program.with_name("draft")
+    draft.write_text(program.read_text())
+    draft.chmod(0o755)
+    draft.replace(program)
+    lab.add(conf, container="c3")
+    assert asked() == (2 if lab.plugin.daemon else 4)

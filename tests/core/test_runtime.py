@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -191,33 +190,6 @@ def test_add_of_a_queued_key_cleans_first_when_the_switch_is_back(lab: ExampleLa
 # -- an ADD that dies
 
 
-def _ended(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return "State:\tZ" in status
-
-
-@contextmanager
-def _killed_in_ipam(lab: ExampleLab) -> Iterator[dict[str, Any]]:
-    """Kill an ADD while its IPAM plugin works; give the configuration."""
-    pid, freed = lab.directory / "pid", lab.directory / "freed"
-    script = lab.script(
-        f"case $CNI_COMMAND in ADD) cat >&2; echo $$ > {pid}.draft; mv {pid}.draft {pid};"
-        " exec sleep 60;;"
-        f" DEL) touch {freed};; esac"
-    )
-    conf = lab.conf(ipam=script)
-    with lab.started("ADD", json.dumps(conf).encode()) as process:
-        poll(pid.exists, "the IPAM plugin's start")
-        assert lab.states() == {"c1": "adding"}
-        process.kill()
-        process.wait()
-    poll(lambda: _ended(int(pid.read_text())), "the IPAM plugin's end: it must not go on alone")
-    yield conf
-
-
 @contextmanager
 def _killed_in_engine(trouble: ExampleLab) -> Iterator[dict[str, Any]]:
     """Kill an ADD after its engine made the port; give the configuration."""
@@ -232,15 +204,6 @@ def _killed_in_engine(trouble: ExampleLab) -> Iterator[dict[str, Any]]:
     assert (trouble.ports(), trouble.leases()) == ([ID], ["10.66.0.2"])
     assert trouble.states() == {"c1": "adding"}
     yield conf
-
-
-@pytest.mark.one_process("the daemon goes on when its client is killed")
-@pytest.mark.parametrize("cleaner", ["DEL", "GC"])
-def test_an_add_killed_in_ipam_is_cleaned_up(lab: ExampleLab, cleaner: str) -> None:
-    with _killed_in_ipam(lab) as conf:
-        lab.call(cleaner, conf | {GC: []}).succeeded()
-    assert (lab.directory / "freed").exists()
-    lab.assert_clean()
 
 
 @pytest.mark.one_process("the daemon goes on when its client is killed")

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import selectors
-import signal
-import stat
-import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from attrs import frozen
+from attrs import define
 
+from userspace_cni import deadline
 from userspace_cni.cni import result
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.result import Result
+from userspace_cni.cni.versions import SINCE, SUPPORTED, at_least
+from userspace_cni.executable import ERR_MAX, OUT_MAX, Child, find
 from userspace_cni.log import logger
 
-# A plugin that is being replaced answers "text file busy" for a moment; libcni waits as long.
-_BUSY_TRIES = 5
-_BUSY_PAUSE = 1.0  # seconds
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+#: Every plugin in the field speaks this version and those before it: nobody is asked.
+_UNASKED = "1.0.0"
+#: An ADD is not begun with less than this, or a part of all the time: it would be killed half way.
+_LEAST = 1.0  # seconds
+_LEAST_PART = 0.1
+#: Codes of ours begin here (CNI SPEC, section 5 "Error"), and a code is an unsigned number there.
+_OWN_CODES = 100
+_CODE_MAX = 2**32 - 1
 
-_OUT_MAX = 1 << 20  # bytes; a result has a few hundred
-_ERR_MAX = 1 << 16  # bytes
+#: What executables have answered to VERSION, by path; with what tells when one was replaced.
+_answered: dict[Path, tuple[tuple[int, int], tuple[str, ...]]] = {}
 
 
 class NotStarted(CniError):
     """The plugin has not run at all."""
 
 
-@frozen(kw_only=True)
+@define(kw_only=True, slots=False)
 class Ipam:
     """The IPAM plugin of one network, called on behalf of one request."""
 
@@ -48,23 +49,26 @@ class Ipam:
     path: tuple[str, ...]
     #: The environment of our own request.
     environ: Mapping[str, str]
-    #: In seconds.
+    #: How long one call may take, in seconds, where the request's deadline is not earlier.
     timeout: float
-    #: A plugin that runs ends when the thread ends that started it. Of a process that may be killed
-    #: with its request: else a plugin that hangs would keep the attachment locked.
-    ends_with_us: bool = False
+    #: A file descriptor that holds the lock of the attachment. The plugin inherits it: if we die,
+    #: no other request works on the attachment before the plugin has ended.
+    lock: int | None = None
 
-    def add(self, lock: int | None = None) -> Allocation:
+    def add(self) -> Allocation:
         """Start to allocate addresses: see :class:`Allocation`.
 
-        The plugin inherits the file descriptor *lock*: if we die, the attachment stays locked until
-        the plugin has ended, and no DEL runs before that.
-
         Raises:
-            NotStarted: when the plugin cannot be executed.
+            CniError: when the plugin cannot be executed, or too little time is left to let it work.
 
         """
-        return Allocation(self, self.launch("ADD", lock))
+        if deadline.left() < min(_LEAST, self.timeout * _LEAST_PART):
+            raise CniError(
+                Code.TRY_AGAIN_LATER,
+                f"too little time is left to ask the IPAM plugin {self.type} for an address",
+                "the request has waited for something else; see the messages before",
+            )
+        return Allocation(self)
 
     def delete(self) -> None:
         """Free what :meth:`add` allocated.
@@ -81,15 +85,34 @@ class Ipam:
 
     def check(self) -> None:
         """Verify that the addresses are still ours; raises as :meth:`delete` does."""
-        self._run("CHECK")
+        self._run_if_known("CHECK")
 
     def status(self) -> None:
         """Ask whether addresses can be had; raises as :meth:`delete` does."""
-        self._run("STATUS")
+        self._run_if_known("STATUS")
 
     def gc(self) -> None:
         """Free what belongs to none of the valid attachments; raises as :meth:`delete` does."""
-        self._run("GC")
+        self._run_if_known("GC")
+
+    def _run(self, command: str) -> None:
+        child = self.start(command)
+        child.tell(self.stdin)
+        self.finish(command, child)
+
+    def _run_if_known(self, command: str) -> None:
+        """Do *command*, unless the plugin speaks no version that has it: it has no say then."""
+        if at_least(self.spoken, SINCE[command]):
+            self._run(command)
+        else:
+            logger.info(
+                "ipam %s speaks CNI %s at most, which has no %s: it is not asked",
+                self.type,
+                self.spoken,
+                command,
+            )
+
+    # -- what it says
 
     def allocated(self, output: bytes) -> Result:
         """Return the addresses in the *output* of an ADD; raises as :meth:`delete` does."""
@@ -99,7 +122,7 @@ class Ipam:
             raise self._misbehaved(f"ADD printed no JSON: {output[:200]!r}") from None
         raw = {} if raw is None else raw  # as libcni reads it
         stated = raw.get("cniVersion") if isinstance(raw, dict) else None
-        version = stated if stated in result.VERSIONS else self.cni_version
+        version = stated if stated in result.VERSIONS else self.spoken
         try:
             allocated = result.load(raw, version)
         except CniError as error:
@@ -108,119 +131,150 @@ class Ipam:
             raise self._misbehaved("ADD returned no IP address")
         return allocated
 
+    def finish(self, command: str, child: Child, until: float | None = None) -> bytes:
+        """Wait for a *child* that was told what to do, and return what it prints.
+
+        It is ended at *until*, of the monotonic clock. Raises as :meth:`delete` does.
+        """
+        status = child.wait(deadline.after(self.timeout) if until is None else until)
+        if status is None:
+            child.kill()
+            raise CniError(
+                Code.TRY_AGAIN_LATER,
+                f"IPAM plugin {self.type} did not answer {command} in time: "
+                f"a request has {self.timeout:g} s",
+                "see what keeps the plugin, or raise timeout in the node's settings",
+            )
+        if child.err:
+            told = bytes(child.err[:ERR_MAX]).decode(errors="replace").rstrip()
+            logger.warning("ipam %s says: %s", self.type, told)
+        if len(child.out) > OUT_MAX:
+            raise self._misbehaved(f"{command} printed more than {OUT_MAX} bytes")
+        if status == 0:
+            return bytes(child.out)
+        raise self._error(command, status, bytes(child.out))
+
+    def _error(self, command: str, status: int, out: bytes) -> CniError:
+        """Return the error that the plugin printed, under its own code where that is not ours."""
+        try:
+            raw = json.loads(out)
+            code, msg, details = raw["code"], str(raw["msg"]), str(raw.get("details", ""))
+        except (ValueError, RecursionError, KeyError, TypeError):
+            code = None
+        if not isinstance(code, int) or isinstance(code, bool):
+            ending = f"was killed by signal {-status}" if status < 0 else f"exited with {status}"
+            return self._misbehaved(f"{command} {ending} and printed no error as JSON")
+        if code == Code.INCOMPATIBLE_VERSION:
+            return CniError(
+                code,
+                f"ipam {self.type} does not speak CNI {self.spoken}: {msg}",
+                f"install a newer one, or lower the network's cniVersion. {details}".rstrip(),
+            )
+        ours = code >= _OWN_CODES and code in {*map(int, Code)}
+        if 0 < code <= _CODE_MAX and not ours:
+            return CniError(code, f"ipam {self.type}: {msg}", details)
+        return CniError(Code.IPAM, f"ipam {self.type} failed with its code {code}: {msg}", details)
+
+    def _misbehaved(self, how: str) -> CniError:
+        return CniError(Code.IPAM, f"ipam {self.type}: {how}", "see its messages on stderr")
+
+    # -- what it is told, and in which version
+
+    @cached_property
+    def spoken(self) -> str:
+        """The version to speak with the plugin: the network's, or else the newest that it knows.
+
+        Raises:
+            CniError: 1 when it knows none that is not newer; as :meth:`delete` when it fails.
+
+        """
+        if at_least(_UNASKED, self.cni_version):
+            return self.cni_version
+        known = self._known()
+        if not known or self.cni_version in known:
+            return self.cni_version
+        older = SUPPORTED[: SUPPORTED.index(self.cni_version)]
+        for version in reversed(older):
+            if version in known:
+                return version
+        raise CniError(
+            Code.INCOMPATIBLE_VERSION,
+            f"ipam {self.type} speaks CNI {', '.join(known)}, the network {self.cni_version}",
+            "install one that speaks the network's cniVersion, or change that",
+        )
+
+    def _known(self) -> tuple[str, ...]:
+        """Return the versions that the plugin says it speaks; none when it does not say."""
+        found = self._executable.stat()
+        identity = found.st_ino, found.st_mtime_ns
+        answered = _answered.get(self._executable)
+        if answered is not None and answered[0] == identity:
+            return answered[1]
+        child = self._launch("VERSION")
+        child.tell(json.dumps({"cniVersion": self.cni_version}).encode())
+        versions: tuple[str, ...] = ()
+        try:
+            listed = json.loads(self.finish("VERSION", child))["supportedVersions"]
+            versions = tuple(version for version in listed if isinstance(version, str))
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
+            logger.info("ipam %s does not say which versions it speaks: %s", self.type, error)
+        except CniError as error:
+            if error.code == Code.TRY_AGAIN_LATER:
+                raise
+            logger.info("ipam %s does not say which versions it speaks: %s", self.type, error)
+        _answered[self._executable] = identity, versions
+        return versions
+
     @property
     def stdin(self) -> bytes:
         """What the plugin is given on standard input."""
-        return json.dumps(self.config).encode()
+        return json.dumps(self._in_version(self.spoken)).encode()
 
-    def _run(self, command: str) -> None:
-        self.finish(command, self.launch(command), self.stdin)
+    def _in_version(self, version: str) -> Mapping[str, Any]:
+        if version == self.cni_version:
+            return self.config
+        config = {**self.config, "cniVersion": version}
+        if isinstance(previous := config.get("prevResult"), dict):
+            stated = previous.get("cniVersion")
+            own = stated if stated in result.VERSIONS else self.cni_version
+            with suppress(CniError):  # DEL must not fail for it; who needs it will say so
+                config["prevResult"] = result.dump(result.load(previous, own), version)
+        return config
 
-    def launch(self, command: str, lock: int | None = None) -> subprocess.Popen[bytes]:
+    # -- its execution
+
+    def start(self, command: str) -> Child:
         """Start the plugin, which waits for its configuration; raises NotStarted."""
-        executable = self._find()
+        _ = self.spoken  # asked before, not beside
+        return self._launch(command)
+
+    def _launch(self, command: str) -> Child:
         try:
-            return self._execute(executable, command, lock)
+            environ = {**self.environ, "CNI_COMMAND": command}
+            return Child(self._executable, environ, self.lock)
         except OSError as error:
             raise NotStarted(
-                Code.IPAM, f"IPAM plugin {executable} cannot be executed", error.strerror or ""
+                Code.IPAM,
+                f"IPAM plugin {self._executable} cannot be executed",
+                error.strerror or "",
             ) from error
 
-    def _execute(self, executable: Path, command: str, lock: int | None) -> subprocess.Popen[bytes]:
-        for remaining in reversed(range(_BUSY_TRIES)):
-            try:
-                # Without preexec_fn the process is made by vfork(2), however large we are.
-                return subprocess.Popen(  # noqa: S603  an absolute path, found in CNI_PATH
-                    [executable],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    bufsize=0,
-                    env={**self.environ, "CNI_COMMAND": command},
-                    pass_fds=() if lock is None else (lock,),
-                    preexec_fn=_end_with(os.getpid()) if self.ends_with_us else None,  # noqa: PLW1509
-                )
-            except OSError as error:
-                if error.errno != errno.ETXTBSY or not remaining:
-                    raise
-                logger.info("%s is being replaced, waiting", executable)
-                time.sleep(_BUSY_PAUSE)
-        raise AssertionError  # pragma: no cover  the last try returns or raises
-
-    def finish(self, command: str, process: subprocess.Popen[bytes], stdin: bytes = b"") -> bytes:
-        """Give a plugin that was started the rest of its *stdin*, and return what it prints.
-
-        Raises as :meth:`delete` does.
-        """
-        with process:
-            try:
-                out, err = _exchanged(process, stdin, time.monotonic() + self.timeout)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise CniError(
-                    Code.TRY_AGAIN_LATER,
-                    f"IPAM plugin {self.type} did not answer {command} within {self.timeout:g} s",
-                    "see what keeps it, or raise timeout in the node's settings",
-                ) from None
-            except BaseException:
-                process.kill()
-                raise
-        if err:
-            told = err[:_ERR_MAX].decode(errors="replace").rstrip()
-            logger.warning("ipam %s says: %s", self.type, told)
-        if len(out) > _OUT_MAX:
-            raise self._misbehaved(f"{command} printed more than {_OUT_MAX} bytes")
-        if process.returncode == 0:
-            return out
-        raise self._error(command, process.returncode, out)
-
-    def _find(self) -> Path:
+    @cached_property
+    def _executable(self) -> Path:
         if not self.path:
             raise NotStarted(
                 Code.INVALID_ENVIRONMENT,
                 f"CNI_PATH is needed to find the IPAM plugin {self.type!r}",
             )
-        for directory in self.path:
-            candidate = Path(directory, self.type)
-            try:
-                mode = candidate.stat().st_mode
-            except OSError:
-                continue
-            if candidate.is_absolute() and stat.S_ISREG(mode) and os.access(candidate, os.X_OK):
-                return candidate
-        raise NotStarted(
-            Code.IPAM,
-            f"IPAM plugin {self.type!r} is in none of the directories of CNI_PATH "
-            f"({':'.join(self.path)})",
-            "install it there, or correct ipam.type",
-        )
-
-    def _error(self, command: str, status: int, out: bytes) -> CniError:
-        """Return the error that the plugin printed, under its own code."""
-        try:
-            raw = json.loads(out)
-            code, msg = int(raw["code"]), str(raw["msg"])
-        except (ValueError, OverflowError, RecursionError, KeyError, TypeError):
-            ending = f"was killed by signal {-status}" if status < 0 else f"exited with {status}"
-            return self._misbehaved(f"{command} {ending} and printed no error as JSON")
-        return CniError(code or Code.IPAM, f"ipam {self.type}: {msg}", str(raw.get("details", "")))
-
-    def _misbehaved(self, how: str) -> CniError:
-        return CniError(Code.IPAM, f"ipam {self.type}: {how}", "see its messages on stderr")
-
-
-def _end_with(parent: int) -> Callable[[], None]:
-    """Return what a child does first, so that it ends when we are killed."""
-    import ctypes
-
-    prctl = ctypes.CDLL(None).prctl
-
-    def child() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return child
+        found = find(self.type, self.path)
+        if found is None:
+            raise NotStarted(
+                Code.IPAM,
+                f"IPAM plugin {self.type!r} is in none of the directories of CNI_PATH "
+                f"({':'.join(self.path)})",
+                "install it there, or correct ipam.type",
+            )
+        return found
 
 
 class Deletion:
@@ -233,10 +287,10 @@ class Deletion:
     def __init__(self, ipam: Ipam) -> None:
         """Start the plugin of *ipam*; that it cannot be started is told later."""
         self._ipam = ipam
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._problem: CniError | None = None
         try:
-            self._process = ipam.launch("DEL")
+            self._child = ipam.start("DEL")
         except CniError as error:
             self._problem = error
 
@@ -244,15 +298,15 @@ class Deletion:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            with self._process as process:
-                process.kill()
+        if self._child is not None:
+            self._child.kill()
 
     def carry_out(self) -> None:
         """Free the addresses; raises as :meth:`Ipam.delete` does."""
-        process, self._process = self._process, None
-        if process is not None:
-            self._ipam.finish("DEL", process, self._ipam.stdin)
+        child, self._child = self._child, None
+        if child is not None:
+            child.tell(self._ipam.stdin)
+            self._ipam.finish("DEL", child)
         elif self._problem is not None:
             raise self._problem
 
@@ -264,31 +318,25 @@ class Allocation:
     it is told to. A context manager, which ends a plugin that was not told.
     """
 
-    def __init__(self, ipam: Ipam, process: subprocess.Popen[bytes]) -> None:
-        """Stand for the ADD of *ipam* that *process* carries out."""
+    def __init__(self, ipam: Ipam) -> None:
+        """Start the plugin of *ipam* for an ADD; raises as :meth:`Ipam.add`."""
         self._ipam = ipam
-        self._process = process
-        self._left: bytes | None = None
+        self._child = ipam.start("ADD")
+        #: When it must have ended; None before it has begun.
+        self._until: float | None = None
         self._outcome: Result | CniError | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._left is None:
-            with self._process as process:
-                process.kill()
+        if self._until is None:
+            self._child.kill()
 
     def begin(self) -> None:
         """Tell the plugin to allocate. Only from now on there may be something to :meth:`undo`."""
-        assert self._process.stdin is not None  # noqa: S101  a pipe
-        os.set_blocking(self._process.stdin.fileno(), False)
-        self._left = self._ipam.stdin
-        with suppress(BrokenPipeError):
-            # A pipe takes 64 KiB; what is more comes with the wait.
-            self._left = self._left[os.write(self._process.stdin.fileno(), self._left) :]
-        if not self._left:
-            self._process.stdin.close()
+        self._until = deadline.after(self._ipam.timeout)
+        self._child.tell(self._ipam.stdin)
 
     def result(self) -> Result:
         """Wait for the addresses and return them.
@@ -300,7 +348,7 @@ class Allocation:
         if self._outcome is None:
             try:
                 self._outcome = self._ipam.allocated(
-                    self._ipam.finish("ADD", self._process, self._left or b"")
+                    self._ipam.finish("ADD", self._child, self._until)
                 )
             except CniError as error:
                 self._outcome = error
@@ -327,70 +375,3 @@ class Allocation:
                 logger.warning("IPAM DEL after a failed IPAM ADD: %s", error)
         else:
             self._ipam.delete()
-
-
-def _exchanged(
-    process: subprocess.Popen[bytes], config: bytes, deadline: float
-) -> tuple[bytes, bytes]:
-    """Give *config* to *process*; return what it prints until it ends, of too much the beginning.
-
-    Until it ends, not until its pipes do: what it has started and left running may hold them open.
-
-    Raises:
-        subprocess.TimeoutExpired: it has not ended at *deadline*, of the monotonic clock.
-
-    """
-    out, err = bytearray(), bytearray()
-    ending = os.pidfd_open(process.pid)
-    with open(ending, "rb", buffering=0) as end, selectors.PollSelector() as selector:
-        selector.register(end, selectors.EVENT_READ)
-        selector.register(process.stdout, selectors.EVENT_READ, _reader(out, _OUT_MAX))  # type: ignore[arg-type]
-        selector.register(process.stderr, selectors.EVENT_READ, _reader(err, _ERR_MAX))  # type: ignore[arg-type]
-        if process.stdin is not None and not process.stdin.closed:
-            os.set_blocking(process.stdin.fileno(), False)
-            selector.register(process.stdin, selectors.EVENT_WRITE, _writer(config))
-        ended = False
-        while True:
-            ready = selector.select(0 if ended else deadline - time.monotonic())
-            if not ready:
-                break
-            for key, _ in ready:
-                if key.fileobj is end:
-                    selector.unregister(end)
-                    ended = True  # all that it has printed is there now
-                elif key.data(key.fd):
-                    selector.unregister(key.fileobj)
-                    key.fileobj.close()  # type: ignore[union-attr]
-            if time.monotonic() >= deadline:
-                break
-    if not ended:
-        raise subprocess.TimeoutExpired(process.args, 0)
-    process.wait()
-    return bytes(out), bytes(err)
-
-
-def _reader(kept: bytearray, limit: int) -> Callable[[int], bool]:
-    """Return what reads a pipe into *kept* up to *limit*, and tells whether it has ended."""
-
-    def read(pipe: int) -> bool:
-        chunk = os.read(pipe, 1 << 16)
-        if len(kept) <= limit:
-            kept.extend(chunk)
-        return not chunk
-
-    return read
-
-
-def _writer(data: bytes) -> Callable[[int], bool]:
-    """Return what writes *data* into a pipe, and tells whether nothing is left for its reader."""
-    left = memoryview(data)
-
-    def write(pipe: int) -> bool:
-        nonlocal left
-        try:
-            left = left[os.write(pipe, left) :]
-        except BrokenPipeError:
-            return True
-        return not left
-
-    return write

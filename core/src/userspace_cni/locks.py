@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
+from userspace_cni import deadline
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.log import logger
 
@@ -31,6 +32,8 @@ class Locks:
         self._timeout = timeout
         #: By name, as long as anyone here holds or awaits it: the lock, and how many do.
         self._turns: dict[str, tuple[threading.Lock, int]] = {}
+        #: The file descriptors of those that are held here.
+        self._descriptors: dict[str, int] = {}
         self._guard = threading.Lock()
 
     @contextmanager
@@ -38,19 +41,21 @@ class Locks:
         """Hold the lock *name*; the file descriptor that is given holds it.
 
         Raises:
-            CniError: 11 when another holds it for longer than the timeout, 5 when its file cannot
-                be made or locked.
+            CniError: 11 when another holds it for longer than the timeout, or than our own request
+                may take; 5 when its file cannot be made or locked.
 
         """
-        deadline = time.monotonic() + self._timeout
-        with self._turn(name, self._timeout) as ours:
+        began = time.monotonic()
+        until = deadline.after(self._timeout)
+        with self._turn(name, max(until - began, 0)) as ours:
             while (descriptor := self._try(name) if ours else None) is None:
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= until:
+                    holder = ours and _holder(self._path(name))
                     raise CniError(
                         Code.TRY_AGAIN_LATER,
-                        f"the lock {name!r} is held by another request "
-                        f"for over {self._timeout:g} s",
-                        f"its file is {self._path(name)}; fuser tells which process has it open",
+                        f"the lock {name!r} is held by {holder or 'another request'} "
+                        f"for over {max(until - began, 0):.3g} s",
+                        f"its file is {self._path(name)}; end what holds it if that hangs",
                     )
                 time.sleep(_PAUSE)
             with self._held(name, descriptor):
@@ -66,6 +71,10 @@ class Locks:
                 return
             with self._held(name, descriptor):
                 yield True
+
+    def held(self, name: str) -> int | None:
+        """Return the file descriptor that holds the lock *name*, for whoever works under it."""
+        return self._descriptors.get(name)
 
     @contextmanager
     def _turn(self, name: str, timeout: float) -> Iterator[bool]:
@@ -122,9 +131,11 @@ class Locks:
 
     @contextmanager
     def _held(self, name: str, descriptor: int) -> Iterator[None]:
+        self._descriptors[name] = descriptor
         try:
             yield
         finally:
+            del self._descriptors[name]
             _release(self._path(name), descriptor)
 
 
@@ -154,3 +165,15 @@ def _release(path: str, descriptor: int) -> None:
             logger.warning("the lock file %s cannot be removed: %s", path, error.strerror)
     finally:
         os.close(descriptor)
+
+
+def _holder(path: str) -> str:
+    """Return who else has the file *path* open, as ``process 7 (host-local)``; empty for nobody."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if int(pid) == os.getpid():
+            continue
+        with suppress(OSError):  # it has ended
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{descriptor}") == path:
+                    return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"
+    return ""

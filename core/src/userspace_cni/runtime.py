@@ -81,9 +81,8 @@ class Runtime:
 
         Args:
             settings: The node's.
-            alone: This process serves one request, in its main thread, and ends: what the request
-                starts ends with it, and it also removes what others could not while a switch was
-                down. False for a daemon.
+            alone: This process serves one request and ends: it also removes what others could not
+                while a switch was down. False for a daemon.
             phase: Surrounds the steps of requests: ipam, host, handover, container, store.
 
         """
@@ -509,7 +508,8 @@ class Runtime:
         its port may be there. A switch that is down leaves the record, for when it is back. Return
         whether it is removed.
         """
-        ipam = self._ipam(_ipam_type(record.config), request, record.config, record)
+        lock = self._locks.held(_lock_name(record.id))
+        ipam = self._ipam(_ipam_type(record.config), request, record.config, record, lock)
         if ipam is None:
             return self._detach_and(nullcontext, record, request)
         with self._phase("ipam"):
@@ -809,8 +809,12 @@ class Runtime:
         request: Request,
         network: Mapping[str, Any],
         record: Record | None = None,
+        lock: int | None = None,
     ) -> Ipam | None:
-        """Return the IPAM plugin *kind*, called for *record* or else for the request itself."""
+        """Return the IPAM plugin *kind*, called for *record* or else for the request itself.
+
+        What it changes, it changes under the attachment's *lock*.
+        """
         if not kind:
             return None
         environ = dict(request.environ)
@@ -830,17 +834,17 @@ class Runtime:
             path=(*request.path, *(path for path in elsewhere if path not in request.path)),
             environ=environ,
             timeout=self._settings.timeout,
-            ends_with_us=self._alone,
+            lock=lock,
         )
 
     def _allocation(
         self, plan: _Plan, request: Request, lock: int
     ) -> AbstractContextManager[Allocation | None]:
-        ipam = self._ipam(plan.conf.ipam_type, request, request.config)
+        ipam = self._ipam(plan.conf.ipam_type, request, request.config, lock=lock)
         if ipam is None:
             return nullcontext()
         with self._phase("ipam"):
-            return ipam.add(lock)
+            return ipam.add()
 
     def _quietly(
         self, step: Callable[[str], None], id_: str, because: Exception | None = None
