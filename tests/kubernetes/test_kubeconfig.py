@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 import threading
+import time
 from base64 import b64encode
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from lab.kubernetes_api import NAMESPACE, POD, TOKEN, Authority, KubernetesApi
+from userspace_cni import deadline
 from userspace_cni.cni.errors import CniError
 from userspace_cni.kubernetes import client, kubeconfig
 from userspace_cni.kubernetes.client import Client
@@ -267,15 +269,27 @@ def test_what_is_kept_secret_is_not_in_its_repr(api: KubernetesApi, tmp_path: Pa
 # -- servers that are not well
 
 
-@pytest.mark.parametrize("way", ["hang", "drip"])
+@pytest.mark.parametrize("way", ["nothing", "headers", "100 Continue", "body"])
 def test_a_slow_server_is_not_waited_for(
     api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(client, "TIMEOUT", 0.3)
-    setattr(api, way, True)
+    monkeypatch.setattr(client, "TIMEOUT", 0.5)
+    api.hang, api.drip = way == "nothing", way if way != "nothing" else ""
+    begun = time.monotonic()
     refused = _refused(api.kubeconfig(tmp_path / "kubeconfig"))
     assert refused.code == 11
     assert "cannot be reached" in refused.msg
+    assert time.monotonic() - begun < 10
+
+
+def test_a_request_that_has_little_time_left_waits_no_longer(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
+    api.drip = "headers"
+    begun = time.monotonic()
+    with deadline.within(0.3):
+        assert _refused(api.kubeconfig(tmp_path / "kubeconfig")).code == 11
+    assert time.monotonic() - begun < client.TIMEOUT
 
 
 @contextmanager

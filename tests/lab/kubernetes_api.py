@@ -71,9 +71,9 @@ class KubernetesApi:
     meddling: int = 0
     #: How many PATCHes are carried out and never answered.
     dropped: int = 0
-    #: Say nothing, or never come to an end.
+    #: Say nothing, or never come to an end: of the "headers", the "body", or "100 Continue".
     hang: bool = False
-    drip: bool = False
+    drip: str = ""
     _server: ThreadingHTTPServer = field(init=False)
     _guard: threading.Lock = field(factory=threading.Lock, init=False)
     _ended: threading.Event = field(factory=threading.Event, init=False)
@@ -249,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
         if api.hang:
             api.wait()
         elif api.drip:
-            self._drip()
+            self._drip(api.drip)
         elif api.answer is not None:
             self._send(*api.answer)
         else:
@@ -277,12 +277,17 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self._reply(*answer)
 
-    def _drip(self) -> None:
+    def _drip(self, part: str) -> None:
+        """Send a byte, or an interim answer, again and again: each well within any timeout."""
+        drop = b"HTTP/1.1 100 Continue\r\n\r\n" if part == "100 Continue" else b"x"
         with suppress(OSError):
-            self.send_response(200)
-            self.end_headers()
+            if part == "headers":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-")
+            elif part == "body":
+                self.send_response(200)
+                self.end_headers()
             while not self.server.api.wait(0.02):
-                self.wfile.write(b" ")
+                self.wfile.write(drop)
 
     def _reply(self, status: int, body: dict[str, Any]) -> None:
         self._send(status, json.dumps(body).encode())

@@ -7,14 +7,17 @@ proxies, no redirects: the token goes to the server that the kubeconfig names, a
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
+from io import BufferedReader, RawIOBase
 from time import monotonic
 from typing import Any
 
+from userspace_cni import deadline
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.kubernetes import kubeconfig
 
@@ -39,6 +42,56 @@ _KINDS: Mapping[int, type[CniError]] = {
 }
 #: What says nothing about the configuration.
 _AGAIN = (*_KINDS, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+def _left(until: float) -> float:
+    """Return how many seconds are left; raises TimeoutError for none."""
+    if (left := until - monotonic()) <= 0:
+        raise TimeoutError(f"it takes longer than {TIMEOUT:g} s")
+    return left
+
+
+def _connected(host: str, port: int, until: float) -> socket.socket:
+    """Connect to one of the addresses of *host*, all of them together before *until*."""
+    problem: OSError = OSError("it has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
+        end = socket.socket(family, kind, protocol)
+        try:
+            end.settimeout(_left(until))
+            end.connect(address)
+            end.settimeout(_left(until))
+        except OSError as error:
+            end.close()
+            problem = error
+        else:
+            return end
+    raise problem
+
+
+class _Bounded(RawIOBase):
+    """A socket as :mod:`http.client` uses it, all of whose reads and writes end before *until*.
+
+    A timeout of the socket alone would begin anew with every byte that a server drips. Whoever has
+    made the socket closes it.
+    """
+
+    def __init__(self, end: socket.socket, until: float) -> None:
+        self._end = end
+        self._until = until
+
+    def sendall(self, data: bytes) -> None:
+        self._end.settimeout(_left(self._until))
+        self._end.sendall(data)
+
+    def makefile(self, _mode: str) -> BufferedReader:
+        return BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._end.settimeout(_left(self._until))
+        return self._end.recv_into(buffer)
 
 
 class Client:
@@ -109,22 +162,22 @@ class Client:
             headers["Authorization"] = f"Bearer {access.token}"
         if body is not None:
             headers["Content-Type"] = _MERGE_PATCH
-        deadline = monotonic() + TIMEOUT
-        with closing(HTTPConnection(access.host, access.port, timeout=TIMEOUT)) as connection:
-            connection.connect()
-            connection.sock = access.context.wrap_socket(
-                connection.sock, server_hostname=access.server_name
+        until = deadline.after(TIMEOUT)
+        with ExitStack() as stack:
+            raw = stack.enter_context(_connected(access.host, access.port, until))
+            # The handshake, like each write, is limited as a whole by the socket's own timeout.
+            end = stack.enter_context(
+                access.context.wrap_socket(raw, server_hostname=access.server_name)
             )
+            connection = stack.enter_context(closing(HTTPConnection(access.host, access.port)))
+            connection.sock = _Bounded(end, until)
             connection.request(method, path, body, headers)
-            # The connection may have left its socket to the response.
             with connection.getresponse() as response:
                 content = b""
                 while chunk := response.read1(1 << 16):
                     content += chunk
                     if len(content) > _ANSWER_MAX:
                         raise HTTPException(f"its answer is larger than {_ANSWER_MAX} bytes")
-                    if monotonic() > deadline:
-                        raise TimeoutError(f"its answer takes longer than {TIMEOUT:.0f} s")
                 return response.status, response.reason, content
 
     def _failure(self, method: str, pod: str, status: int, said: str) -> CniError:
