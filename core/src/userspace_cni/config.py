@@ -12,7 +12,7 @@ import attrs
 from attrs import field, frozen
 
 from userspace_cni.cni import result as cni_result
-from userspace_cni.cni.errors import CniError, Code, InvalidConfig
+from userspace_cni.cni.errors import CniError, Code, InvalidConfig, Problems, did_you_mean
 from userspace_cni.cni.request import Request, is_ifname
 from userspace_cni.cni.result import DNS, Result
 from userspace_cni.engine import Bandwidth, EngineConf, EngineInfo, Pod
@@ -201,34 +201,57 @@ class NetConf:
         return None
 
 
-def load(request: Request) -> NetConf:
+def load(request: Request, problems: Problems | None = None) -> NetConf:
     """Return the structured configuration of *request*.
+
+    Where the caller has more to judge, what is wrong is added to its *problems*, and what is
+    returned lacks those keys.
 
     Raises:
         CniError: 7 for a value that cannot be used, 2 for a key that is not known; all of them.
 
     """
+    found = Problems() if problems is None else problems
     # "cni.dev/..." is reserved for the protocol itself (SPEC, section 1).
     own = {key: value for key, value in request.config.items() if not key.startswith("cni.dev/")}
     own.pop("disableGC", None)  # for the runtime, which does not always keep it to itself
-    conf = structure(own, NetConf, "")
-    if conf.ipam and not conf.ipam_type:
-        raise InvalidConfig("ipam.type", "missing; name the IPAM plugin, such as host-local")
+    try:
+        conf = structure(own, NetConf, "")
+    except CniError as error:
+        found.add(error)
+        if not isinstance(own.get("host"), Mapping):
+            found.settle()  # the engines are not known
+        conf = structure({key: own[key] for key in own if _stands(key, own[key])}, NetConf, "")
     if not isinstance(conf.ipam.get("type", ""), str) or {"/", "\0"} & {*conf.ipam_type}:
-        raise InvalidConfig(
-            "ipam.type", f"expected the bare name of a plugin, got {conf.ipam['type']!r}"
+        found.add(
+            InvalidConfig(
+                "ipam.type", f"expected the bare name of a plugin, got {conf.ipam['type']!r}"
+            )
         )
+    elif conf.ipam and not conf.ipam_type:
+        found.add(InvalidConfig("ipam.type", "missing; name the IPAM plugin, such as host-local"))
     for server in conf.dns.nameservers:
         try:
             ip_address(server)
         except ValueError:
-            raise InvalidConfig(
-                "dns.nameservers", f"expected IP addresses, got {server!r}"
-            ) from None
+            found.add(InvalidConfig("dns.nameservers", f"expected IP addresses, got {server!r}"))
     if not isinstance(conf.args.get("cni", {}), Mapping):
-        raise InvalidConfig("args.cni", f"expected a JSON object, got {conf.args['cni']!r}")
-    _check_runtime_config(conf)
+        found.add(InvalidConfig("args.cni", f"expected a JSON object, got {conf.args['cni']!r}"))
+    _check_runtime_config(conf, found)
+    with found:
+        conf.requested_mac(request)
+    if problems is None:
+        found.settle()
     return conf
+
+
+def _stands(key: str, value: object) -> bool:
+    """Tell whether a key of the configuration can be used."""
+    try:
+        structure({"name": "", "host": {}, key: value}, NetConf, "")
+    except CniError:
+        return False
+    return True
 
 
 #: What the runtime may pass: used here, or by the IPAM plugin that gets the whole configuration.
@@ -236,26 +259,30 @@ _HONOURED = ("bandwidth", "cnideviceinfofile", "dns", "mac")
 _HONOURED_BY_IPAM = ("ips", "ipranges")
 
 
-def _check_runtime_config(conf: NetConf) -> None:
+def _check_runtime_config(conf: NetConf, problems: Problems) -> None:
     for key, value in conf.runtime_config.items():
         if key.lower() == "dns" and value is not None:
-            _check_runtime_dns(f"runtimeConfig.{key}", value)
+            with problems:
+                _check_runtime_dns(f"runtimeConfig.{key}", value)
         if key.lower() in _HONOURED or not value:
             continue
-        if key.lower() in _HONOURED_BY_IPAM:
-            if conf.ipam_type:
-                continue
-            raise InvalidConfig(
-                f"runtimeConfig.{key}",
-                f"{json.dumps(value)} needs an IPAM plugin, and the network has none",
-                'give the network an "ipam" section such as {"type": "static"}',
+        if key.lower() not in _HONOURED_BY_IPAM:
+            problems.add(
+                CniError(
+                    Code.UNSUPPORTED_FIELD,
+                    f"runtimeConfig.{key}: cannot be honoured: {json.dumps(value)}",
+                    f'remove "{key}" from "capabilities" of this plugin, '
+                    "or give it to a plugin that has it, such as portmap or bandwidth",
+                )
             )
-        raise CniError(
-            Code.UNSUPPORTED_FIELD,
-            f"runtimeConfig.{key}: cannot be honoured: {json.dumps(value)}",
-            f'remove "{key}" from "capabilities" of this plugin, '
-            "or give it to a plugin that has it, such as portmap or bandwidth",
-        )
+        elif not conf.ipam_type:
+            problems.add(
+                InvalidConfig(
+                    f"runtimeConfig.{key}",
+                    f"{json.dumps(value)} needs an IPAM plugin, and the network has none",
+                    'give the network an "ipam" section such as {"type": "static"}',
+                )
+            )
 
 
 def _check_runtime_dns(path: str, value: object) -> None:
@@ -324,38 +351,38 @@ def engine_conf(
         CniError: 7 for a value that cannot be used, 2 for a key that the engine does not know.
 
     """
-    for key in raw.keys() - {*_END_KEYS, *info.sections}:
-        raise CniError(
-            Code.UNSUPPORTED_FIELD,
-            f"{path}.{key}: unknown key with value {json.dumps(raw[key])}",
-            f"engine {info.name!r} knows {', '.join((*_END_KEYS, *sorted(info.sections)))}",
+    problems = Problems()
+    known_keys = (*_END_KEYS, *sorted(info.sections))
+    for key in sorted(raw.keys() - {*known_keys}):
+        problems.add(
+            CniError(
+                Code.UNSUPPORTED_FIELD,
+                f"{path}.{key}: unknown key with value {json.dumps(raw[key])}",
+                f"{did_you_mean(key, known_keys)}engine {info.name!r} knows "
+                f"{', '.join(known_keys)}",
+            )
         )
 
     def choice(key: str, known: tuple[str, ...], default: str | None) -> str:
         value = raw.get(key, default)
         if value is None:
-            raise InvalidConfig(
-                f"{path}.{key}",
-                f"missing; engine {info.name!r} has {', '.join(known)}",
-            )
-        if value not in known:
-            raise InvalidConfig(
-                f"{path}.{key}",
-                f"engine {info.name!r} has {', '.join(known)}, got {value!r}",
-            )
+            problem = f"missing; engine {info.name!r} has {', '.join(known)}"
+            problems.add(InvalidConfig(f"{path}.{key}", problem))
+        elif value not in known:
+            problem = f"engine {info.name!r} has {', '.join(known)}, got {value!r}"
+            problems.add(InvalidConfig(f"{path}.{key}", problem))
         return str(value)
 
     implied = "bridge" if "bridge" in raw else "none"
-    return EngineConf(
-        engine=info.name,
-        iftype=choice("iftype", info.interface_types, defaults.get("iftype")),
-        net_type=choice("netType", info.network_types, defaults.get("netType", implied)),
-        sections={
-            key: structure(raw[key], kind, f"{path}.{key}")
-            for key, kind in info.sections.items()
-            if key in raw
-        },
-    )
+    iftype = choice("iftype", info.interface_types, defaults.get("iftype"))
+    net_type = choice("netType", info.network_types, defaults.get("netType", implied))
+    sections: dict[str, object] = {}
+    for key, kind in info.sections.items():
+        if key in raw:
+            with problems:
+                sections[key] = structure(raw[key], kind, f"{path}.{key}")
+    problems.settle()
+    return EngineConf(engine=info.name, iftype=iftype, net_type=net_type, sections=sections)
 
 
 def pod_of(args: Mapping[str, str]) -> Pod | None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from attrs import define, field, frozen
 
+from userspace_cni.cni.errors import CniError
 from userspace_cni.cni.result import (
     DNS,
     Interface,
@@ -113,6 +114,9 @@ class EngineConf:
     net_type: str
     #: By the key in the configuration; only those that it has.
     sections: Mapping[str, object] = field(factory=dict)
+    #: What every attachment of the network is to have, as in :class:`Attachment`.
+    mtu: int | None = None
+    bandwidth: Bandwidth | None = None
 
     def section(self, kind: type[_Section]) -> _Section:
         """Return the section of class *kind*; where the configuration has none, its defaults."""
@@ -431,6 +435,24 @@ class HostEngine(ABC):
     def list(self, network: str, conf: EngineConf) -> Iterable[str]:
         """Return the ids of the attachments of *network* whose tags the dataplane carries now."""
 
+    # What follows judges a configuration before anything is touched.
+
+    def problems(self, conf: EngineConf) -> Iterable[CniError]:  # noqa: ARG002
+        """Return what is wrong with *conf* or with the node's settings so that no ADD can succeed.
+
+        It is what no section's own rules can say, such as two keys that exclude each other; all are
+        told at once. Every command asks for it first, also while the switch is down: ask no switch.
+        """
+        return ()
+
+    def outline(self, conf: EngineConf) -> HostPort | None:  # noqa: ARG002
+        """Return the port that :meth:`add` would make as far as *conf* tells, for the other end.
+
+        Who serves the socket is what it is about: names and sockets stay empty. None is for an
+        engine that does not say it in advance.
+        """
+        return None
+
     # What follows is the node daemon's, which lives longer than a switch. The defaults suit a
     # switch that keeps nothing in this process and loses nothing.
 
@@ -474,6 +496,13 @@ class ContainerEngine(ABC):
     #: Where :meth:`add` and :meth:`check` run: on the ``node``, inside the container's network
     #: namespace, or in the ``container`` itself, called by the agent.
     where: ClassVar[Literal["node", "container"]]
+
+    def problems(self, conf: EngineConf, port: HostPort | None) -> Iterable[CniError]:  # noqa: ARG002
+        """Return what is wrong with *conf*, as :meth:`.HostEngine.problems` does.
+
+        *port* is the host's :meth:`.HostEngine.outline`.
+        """
+        return ()
 
     @abstractmethod
     def prepare(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> Handoff:

@@ -23,6 +23,7 @@ from userspace_cni.cni.errors import (
     CniError,
     Code,
     DataplaneUnavailable,
+    Problems,
     internal_error,
 )
 from userspace_cni.cni.request import Request, version_of
@@ -133,8 +134,7 @@ class Runtime:
 
     def add(self, request: Request) -> dict[str, Any]:
         """Attach the container and return the result in the version of the request."""
-        plan = self._plan(config.load(request))
-        handover.require_possible(plan.conf)
+        plan = self._plan(request)
         previous = plan.conf.previous(request.cni_version)
         attachment = self._attachment(request, plan.conf)
         if not request.netns_override:
@@ -204,7 +204,7 @@ class Runtime:
 
     def check(self, request: Request) -> None:
         """Compare what is there with what ADD answered, as ``prevResult`` tells it now."""
-        plan = self._plan(config.load(request))
+        plan = self._plan(request)
         expected = plan.conf.previous(request.cni_version)
         if expected is None:
             raise CniError(
@@ -244,10 +244,9 @@ class Runtime:
 
     def status(self, request: Request) -> None:
         """Return if an ADD could succeed now."""
-        conf = config.load(request)
         try:
-            plan = self._plan(conf)
-            handover.require_possible(conf)
+            plan = self._plan(request)
+            conf = plan.conf
             self.store.require_writable()
             if conf.kubeconfig is not None:
                 from userspace_cni.kubernetes import kubeconfig
@@ -269,25 +268,21 @@ class Runtime:
         """Remove all of the network's attachments that the request does not call valid."""
         valid = _valid_attachments(request)
         self._locks.sweep()
-        conf = config.load(request)
         failures: list[CniError] = []
+        plan: _Plan | None = None
+        try:
+            plan = self._plan(request)
+            conf = plan.conf
+        except CniError as error:
+            if error.code in _UNUSABLE:
+                raise
+            failures.append(error)
+            conf = config.load(request)
         for record in self.store.of_network(request.network):
             if record.id not in valid:
                 work = partial(self._detach, _completed(record, request), request)
                 self._collect(record.id, failures, work, record)
-        try:
-            plan = self._plan(conf)
-            untold = len(failures)
-            for id_ in sorted({*plan.host.list(request.network, plan.host_conf)} - valid):
-                self._collect(id_, failures, partial(plan.host.delete, id_, plan.host_conf, None))
-            # A port that nobody has recorded may have any address.
-            ports_are_known = len(failures) == untold
-            self._withdraw_all(conf, valid, failures)
-        except Exception as error:  # noqa: BLE001  an engine may raise anything; go on
-            failures.append(_cni_error(error))
-            ports_are_known = False
-        else:
-            self._retry_deletions(plan.host_conf.engine, request)
+        ports_are_known = plan is not None and self._sweep(plan, request, valid, failures)
         if ports_are_known and conf.ipam_type:
             try:
                 self._free_all(conf.ipam_type, request, valid)
@@ -295,6 +290,25 @@ class Runtime:
                 failures.append(error)
         if failures:
             raise _joined(failures)
+
+    def _sweep(
+        self, plan: _Plan, request: Request, valid: set[str], failures: list[CniError]
+    ) -> bool:
+        """Remove the ports and hand-overs that are not *valid*; tell whether all ports were seen.
+
+        A port that nobody has recorded may have any address.
+        """
+        before = len(failures)
+        try:
+            for id_ in sorted({*plan.host.list(request.network, plan.host_conf)} - valid):
+                self._collect(id_, failures, partial(plan.host.delete, id_, plan.host_conf, None))
+            ports_are_known = len(failures) == before
+            self._withdraw_all(plan.conf, valid, failures)
+        except Exception as error:  # noqa: BLE001  an engine may raise anything; go on
+            failures.append(_cni_error(error))
+            return False
+        self._retry_deletions(plan.host_conf.engine, request)
+        return ports_are_known
 
     def _free_all(self, kind: str, request: Request, valid: set[str]) -> None:
         """Let the IPAM plugin *kind* free all but what *valid* attachments have, or others still.
@@ -328,7 +342,7 @@ class Runtime:
             if netns.is_gone(record.netns, record.namespace):
                 return False  # its path may be another's by now, even the host's own
             request = _request_of(record)
-            plan = self._plan(config.load(request))
+            plan = self._plan(request, recorded=True)
             if record.container_dir:
                 plan = evolve(plan, conf=evolve(plan.conf, container_dir=record.container_dir))
             attachment = self._recorded_attachment(record, request, plan.conf)
@@ -364,7 +378,7 @@ class Runtime:
         record = self.store.get(id_)
         if record is None:
             raise CniError(Code.UNKNOWN_CONTAINER, f"attachment {id_} is not recorded")
-        plan = self._plan(config.load(_request_of(record)))
+        plan = self._plan(_request_of(record), recorded=True)
         return plan.host.generation(plan.host_conf)
 
     def remove(self, id_: str, still: Callable[[Record], bool]) -> bool:
@@ -590,7 +604,7 @@ class Runtime:
         repeat the DEL for ever.
         """
         try:
-            plan = self._plan(config.load(request))
+            plan = self._plan(request)
         except CniError as error:
             logger.warning("nothing is recorded, and the network cannot be used: %s", error)
             return
@@ -651,25 +665,67 @@ class Runtime:
 
     # -- finding things
 
-    def _plan(self, conf: NetConf) -> _Plan:
-        host_name = config.engine_name(conf, "host")
-        host_class = registry.host_engine(host_name)
-        container_name = config.engine_name(conf, "container", host_class.info)
-        container_class = registry.container_engine(container_name)
-        host_conf = config.engine_conf(conf.host, "host", host_class.info, {})
-        config.require_bandwidth(conf, host_class.info)
+    def _plan(self, request: Request, *, recorded: bool = False) -> _Plan:
+        """Return the request's configuration with the engines that it names.
+
+        Of one that is *recorded* an ADD has succeeded: only what keeps it from being used is told.
+
+        Raises:
+            CniError: all that is wrong with the configuration, at once; no switch is asked.
+
+        """
+        problems = Problems()
+        conf = config.load(request, problems)
+        if not recorded and request.command in ("ADD", "CHECK"):
+            with problems:
+                conf.previous(request.cni_version)
+        if not recorded and request.command in ("ADD", "STATUS"):
+            with problems:
+                handover.require_possible(conf)
+        host_class: type[HostEngine] | None = None
+        host_conf: EngineConf | None = None
+        container_class: type[ContainerEngine] | None = None
+        host_name = ""
+        with problems:
+            host_name = config.engine_name(conf, "host")
+            host_class = registry.host_engine(host_name)
+        if host_class is not None or "engine" in conf.container:
+            info = host_class.info if host_class else None
+            with problems:
+                name = config.engine_name(conf, "container", info)
+                container_class = registry.container_engine(name)
+        if host_class is not None:
+            with problems:
+                config.require_bandwidth(conf, host_class.info)
+            with problems:
+                host_conf = config.engine_conf(conf.host, "host", host_class.info, {})
+                host_conf = evolve(host_conf, mtu=conf.mtu, bandwidth=conf.requested_bandwidth)
 
         def container_conf(has_addresses: bool) -> EngineConf:
+            assert container_class is not None  # noqa: S101  the problems were told
+            known = container_class.info.interface_types
+            asked = conf.host.get("iftype")
             defaults = {
-                "iftype": host_conf.iftype,
+                # What is wrong with the host's is not the container's fault.
+                "iftype": str(asked) if host_conf or asked in known else known[0],
                 "netType": "interface" if has_addresses else "none",
             }
             return config.engine_conf(conf.container, "container", container_class.info, defaults)
 
-        container_conf(bool(conf.ipam_type))  # its errors belong before the first step
+        own: EngineConf | None = None
+        if container_class is not None:
+            with problems:
+                own = container_conf(bool(conf.ipam_type))
+        host = self._host_engine(host_name, host_class) if host_class else None
+        if not recorded:
+            _judge(problems, host, host_conf, container_class, own)
+        problems.settle()
+        assert host is not None  # noqa: S101  the problems were told
+        assert host_conf is not None  # noqa: S101
+        assert container_class is not None  # noqa: S101
         return _Plan(
             conf=conf,
-            host=self._host_engine(host_name, host_class),
+            host=host,
             host_conf=host_conf,
             container=container_class(),
             container_conf=container_conf,
@@ -678,12 +734,12 @@ class Runtime:
     def _recorded_plan(self, record: Record, request: Request) -> _Plan:
         """Plan with the configuration of the ADD; where it cannot be used, with the request's."""
         try:
-            return self._plan(config.load(evolve(request, config=record.config)))
+            return self._plan(evolve(request, config=record.config), recorded=True)
         except CniError as error:
             if error.code not in _UNUSABLE:
                 raise
             logger.warning("the recorded configuration cannot be used any more: %s", error)
-            return self._plan(config.load(request))
+            return self._plan(request, recorded=True)
 
     def _placed(self, plan: _Plan, request: Request) -> tuple[_Plan, str]:
         """Ask Kubernetes for the pod; return *plan* for it, and the path of its volume.
@@ -859,6 +915,23 @@ class Runtime:
     def _lock(self, id_: str) -> Iterator[int]:
         with self._locks.hold(_lock_name(id_)) as descriptor:
             yield descriptor
+
+
+def _judge(
+    problems: Problems,
+    host: HostEngine | None,
+    host_conf: EngineConf | None,
+    container: type[ContainerEngine] | None,
+    container_conf: EngineConf | None,
+) -> None:
+    """Let the engines add what only they can say of their parts, as far as those are known."""
+    port: HostPort | None = None
+    if host is not None and host_conf is not None:
+        problems.add(*host.problems(host_conf))
+        with problems:
+            port = host.outline(host_conf)
+    if container is not None and container_conf is not None:
+        problems.add(*container().problems(container_conf, port))
 
 
 def _complete(engine: ContainerEngine, handoff: Handoff) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import field, fields, frozen
 
-from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.cni.errors import CniError, Code, Problems, did_you_mean
 
 #: The environment variable that names another file.
 VARIABLE = "USERSPACE_CNI_CONFIG"
@@ -100,54 +100,76 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 
 
 def _structure(path: Path, raw: dict[str, Any]) -> Settings:
-    values = dict(raw)
-    _refuse_unknown(path, values, Settings)
+    problems = Problems()
+    values = _known(path, raw, Settings, problems)
     for key in _PATHS:
         if key in values:
-            values[key] = _absolute(path, key, values[key])
+            with problems:
+                values[key] = _absolute(path, key, values[key])
     if values.get("log_level", "info") not in LOG_LEVELS:
-        raise _error(
-            path,
-            f"log_level: expected one of {', '.join(LOG_LEVELS)}, got {values['log_level']!r}",
+        problems.add(
+            _error(
+                path,
+                f"log_level: expected one of {', '.join(LOG_LEVELS)}, got {values['log_level']!r}",
+            )
         )
     if "timeout" in values:
-        _require_seconds(path, "timeout", values["timeout"])
+        with problems:
+            _require_seconds(path, "timeout", values["timeout"])
     engines = values.get("engines", {})
     if not isinstance(engines, dict) or not all(isinstance(e, dict) for e in engines.values()):
-        raise _error(path, f"engines: expected tables [engines.NAME], got {engines!r}")
+        problems.add(_error(path, f"engines: expected tables [engines.NAME], got {engines!r}"))
     if "node" in values:
-        values["node"] = _structure_node(path, values["node"])
+        values["node"] = _structure_node(path, values["node"], problems)
+    problems.settle()
     return Settings(**values)
 
 
-def _structure_node(path: Path, raw: object) -> NodeSettings:
+def _structure_node(path: Path, raw: object, problems: Problems) -> NodeSettings:
     if not isinstance(raw, dict):
-        raise _error(path, f"node: expected a table [node], got {raw!r}")
-    values = dict(raw)
-    _refuse_unknown(path, values, NodeSettings, "node.")
+        problems.add(_error(path, f"node: expected a table [node], got {raw!r}"))
+        return NodeSettings()
+    values = _known(path, raw, NodeSettings, problems, "node.")
     if "socket" in values:
-        values["socket"] = _absolute(path, "node.socket", values["socket"])
+        with problems:
+            values["socket"] = _absolute(path, "node.socket", values["socket"])
     for key in ("deadline", "watch_interval"):
         if key in values:
-            _require_seconds(path, f"node.{key}", values[key])
+            with problems:
+                _require_seconds(path, f"node.{key}", values[key])
     for key in ("reconcile_interval", "grace"):
         if key in values and values[key] != 0:
-            _require_seconds(path, f"node.{key}", values[key])
+            with problems:
+                _require_seconds(path, f"node.{key}", values[key])
     workers = values.get("workers", 1)
     if not isinstance(workers, int) or isinstance(workers, bool) or not 0 < workers <= _WORKERS_MAX:
-        raise _error(
-            path, f"node.workers: expected a number from 1 to {_WORKERS_MAX}, got {workers!r}"
+        problems.add(
+            _error(
+                path, f"node.workers: expected a number from 1 to {_WORKERS_MAX}, got {workers!r}"
+            )
         )
     http = values.get("http", "")
     if not isinstance(http, str) or (http and not _ENDPOINT.fullmatch(http)):
-        raise _error(path, f"node.http: expected ADDRESS:PORT, got {http!r}")
+        problems.add(
+            _error(path, f"node.http: expected ADDRESS:PORT, such as 127.0.0.1:9455, got {http!r}")
+        )
     return NodeSettings(**values)
 
 
-def _refuse_unknown(path: Path, values: dict[str, Any], kind: type, table: str = "") -> None:
-    known = {attribute.name for attribute in fields(kind)}
-    if unknown := sorted(table + key for key in values.keys() - known):
-        raise _error(path, f"unknown keys {', '.join(unknown)}")
+def _known(
+    path: Path, raw: dict[str, Any], kind: type, problems: Problems, table: str = ""
+) -> dict[str, Any]:
+    """Return what *raw* has of the keys of *kind*; all others are noted."""
+    known = [attribute.name for attribute in fields(kind)]
+    for key in sorted(raw.keys() - {*known}):
+        problems.add(
+            _error(
+                path,
+                f"{table}{key}: unknown key with value {raw[key]!r} "
+                f"({did_you_mean(key, known)}known: {', '.join(known)})",
+            )
+        )
+    return {key: value for key, value in raw.items() if key in known}
 
 
 def _absolute(path: Path, key: str, value: object) -> Path:

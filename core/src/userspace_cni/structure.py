@@ -23,7 +23,7 @@ from cattrs import (
 )
 from cattrs.gen import make_dict_structure_fn, override
 
-from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.cni.errors import CniError, Code, did_you_mean
 
 _T = TypeVar("_T")
 _Hook = Callable[[Any, Any], Any]
@@ -77,12 +77,12 @@ def _problems(error: BaseException, path: str, value: object) -> Iterator[tuple[
             yield from _problems(other, path, value)
     elif isinstance(error, ForbiddenExtraKeysError):
         assert isinstance(value, dict)  # noqa: S101  it had keys
-        known = ", ".join(key_of(a) for a in attrs.fields(error.cl)) if error.cl else ""
+        known = [key_of(a) for a in attrs.fields(error.cl)] if error.cl else []
         for key in sorted(error.extra_fields):
             yield (
                 True,
-                f"{path}.{key}".lstrip(".")
-                + f": unknown key with value {json.dumps(value[key])} (known: {known})",
+                f"{path}.{key}".lstrip(".") + f": unknown key with value {json.dumps(value[key])} "
+                f"({did_you_mean(key, known)}known: {', '.join(known)})",
             )
     elif isinstance(error, KeyError):
         yield False, f"{path}: missing"

@@ -67,6 +67,42 @@ class CniError(Exception):
         return body
 
 
+class Problems:
+    """Collects what is wrong with a configuration, so that all of it is told at once.
+
+    As a context manager it takes the CniError that its body raises.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, CniError] = {}
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if not isinstance(error, CniError):
+            return False
+        self.add(error)
+        return True
+
+    def add(self, *errors: CniError) -> None:
+        """Note *errors*; what two stages find is told once."""
+        self._found |= {str(error): error for error in errors}
+
+    def settle(self) -> None:
+        """Raise what was found: one error as it is, several as one.
+
+        Its code is theirs where they have the same one, else 7.
+        """
+        errors = list(self._found.values())
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            codes = {error.code for error in errors}
+            code = codes.pop() if len(codes) == 1 else Code.INVALID_NETWORK_CONFIG
+            raise CniError(code, "; ".join(self._found))
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``did you mean "vlanId"? `` if *word* looks like one that is *known*, else nothing."""
     from difflib import get_close_matches  # nobody pays for it who makes no mistake

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import ExitStack
 
+    from userspace_cni.cni.errors import CniError
     from userspace_cni.engine import Attachment, EngineConf
     from userspace_cni_linux.links import Link
 
@@ -37,9 +38,28 @@ class LinuxHostEngine(HostEngine):
         sections={"bridge": BridgeSection, "tap": TapSection, "macvlan": MacvlanSection},
     )
 
+    def problems(self, conf: EngineConf) -> Iterable[CniError]:
+        """See :meth:`.HostEngine.problems`."""
+        if conf.iftype != "veth" and conf.net_type != "none":
+            reason = (
+                "the other end of a tap is an application in the container, not a network"
+                if conf.iftype == "tap"
+                else "a macvlan is connected by its master alone"
+            )
+            yield InvalidConfig(
+                "host.netType",
+                f'expected "none" with iftype {conf.iftype}, got "{conf.net_type}"',
+                f"leave out netType and bridge: {reason}",
+            )
+        elif conf.net_type == "bridge" and _section(conf, BridgeSection) is None:
+            yield _no_bridge()
+
+    def outline(self, conf: EngineConf) -> HostPort:  # noqa: ARG002
+        """See :meth:`.HostEngine.outline`: all are interfaces of the kernel."""
+        return HostPort(name="")
+
     def status(self, conf: EngineConf) -> None:
         """See :meth:`.HostEngine.status`."""
-        _validate(conf)
         if conf.iftype == "tap":
             tap.require_device()
         with Links() as links:
@@ -56,7 +76,6 @@ class LinuxHostEngine(HostEngine):
 
     def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
         """See :meth:`.HostEngine.add`."""
-        _validate(conf)
         if conf.iftype == "tap":
             return _port_inside(tap.create(attachment, conf.section(TapSection), undo))
         with Links() as links:
@@ -222,23 +241,6 @@ class LinuxHostEngine(HostEngine):
             bridge.remove_if_unused(links, name)
 
 
-def _validate(conf: EngineConf) -> None:
-    """Raise InvalidConfig for a combination that no key alone is wrong about."""
-    if conf.iftype != "veth" and conf.net_type != "none":
-        reason = (
-            "the other end of a tap is an application in the container, not a network"
-            if conf.iftype == "tap"
-            else "a macvlan is connected by its master alone"
-        )
-        raise InvalidConfig(
-            "host.netType",
-            f'expected "none" with iftype {conf.iftype}, got "{conf.net_type}"',
-            reason,
-        )
-    if conf.net_type == "bridge":
-        _bridge_section(conf)
-
-
 def _section(conf: EngineConf, kind: type[_Section]) -> _Section | None:
     return next((value for value in conf.sections.values() if isinstance(value, kind)), None)
 
@@ -246,12 +248,16 @@ def _section(conf: EngineConf, kind: type[_Section]) -> _Section | None:
 def _bridge_section(conf: EngineConf) -> BridgeSection:
     section = _section(conf, BridgeSection)
     if section is None:
-        raise InvalidConfig(
-            "host.bridge.bridgeName",
-            'missing, and netType "bridge" needs it',
-            'for example: "bridge": {"bridgeName": "br0"}',
-        )
+        raise _no_bridge()
     return section
+
+
+def _no_bridge() -> InvalidConfig:
+    return InvalidConfig(
+        "host.bridge.bridgeName",
+        'missing, and netType "bridge" needs it',
+        'for example: "bridge": {"bridgeName": "br0"}',
+    )
 
 
 def _default_routes(attachment: Attachment) -> tuple[Route, ...]:

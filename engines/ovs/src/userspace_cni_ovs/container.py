@@ -12,6 +12,9 @@ from userspace_cni.engine import ContainerEngine, EngineInfo, Handoff
 from userspace_cni_ovs.sections import MemifSection, VhostSection
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from userspace_cni.cni.errors import CniError
     from userspace_cni.engine import Attachment, EngineConf, HostPort
 
 
@@ -27,9 +30,39 @@ class DpdkContainerEngine(ContainerEngine):
     )
     where: ClassVar[Literal["node", "container"]] = "container"
 
+    def problems(self, conf: EngineConf, port: HostPort | None) -> Iterable[CniError]:
+        """See :meth:`.ContainerEngine.problems`."""
+        if port is None:
+            return
+        if port.vhost_user is not None:
+            mode = conf.section(VhostSection).mode
+            if mode is not None and mode != port.vhost_user.mode:
+                yield InvalidConfig(
+                    "container.vhost.mode",
+                    f"expected {port.vhost_user.mode!r}, the opposite of the host's, got {mode!r}",
+                    "leave it out",
+                )
+        elif port.memif is not None:
+            section = conf.section(MemifSection)
+            server = section.is_server
+            if server is not None and server != (port.memif.role == "server"):
+                yield InvalidConfig(
+                    "container.memif.role",
+                    f"expected {port.memif.role!r}, the opposite of the host's, "
+                    f"got {section.role!r}",
+                    "leave it out",
+                )
+        else:
+            yield InvalidConfig(
+                "container.engine",
+                f"'dpdk' cannot use a port of iftype {conf.iftype}, which is a kernel interface",
+                "leave container.engine out",
+            )
+
     def prepare(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> Handoff:
         """See :meth:`.ContainerEngine.prepare`."""
-        _require_agreement(conf, port)
+        for problem in self.problems(conf, port):
+            raise problem
         return Handoff(
             interface=attachment.interface,
             iftype=conf.iftype,
@@ -49,29 +82,3 @@ class DpdkContainerEngine(ContainerEngine):
 
     def check(self, handoff: Handoff) -> None:
         """Do nothing: an application may come and go as it likes."""
-
-
-def _require_agreement(conf: EngineConf, port: HostPort) -> None:
-    """Raise InvalidConfig if the container's part contradicts what the host's engine made."""
-    if port.vhost_user is not None:
-        mode = conf.section(VhostSection).mode
-        if mode is not None and mode != port.vhost_user.mode:
-            raise InvalidConfig(
-                "container.vhost.mode",
-                f"expected {port.vhost_user.mode!r}, the opposite of the host's, got {mode!r}",
-                "leave it out",
-            )
-    elif port.memif is not None:
-        server = conf.section(MemifSection).is_server
-        if server is not None and server != (port.memif.role == "server"):
-            raise InvalidConfig(
-                "container.memif.role",
-                f"expected {port.memif.role!r}, the opposite of the host's",
-                "leave it out",
-            )
-    else:
-        raise InvalidConfig(
-            "container.engine",
-            f"'dpdk' cannot use a port of iftype {conf.iftype}, which is a kernel interface",
-            "leave container.engine out",
-        )

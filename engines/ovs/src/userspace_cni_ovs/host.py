@@ -16,7 +16,7 @@ from userspace_cni.cni.errors import (
     DataplaneUnavailable,
     InvalidConfig,
 )
-from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface
+from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Memif, VhostUser
 from userspace_cni_ovs import kernel, ports, switch, tags
 from userspace_cni_ovs.ovsdb import Pool, mapping, members, optional
 from userspace_cni_ovs.ports import DPDK, MTU, PortSpec
@@ -56,9 +56,23 @@ class OvsHostEngine(HostEngine):
         bandwidth=True,
     )
 
+    def problems(self, conf: EngineConf) -> Iterable[CniError]:
+        """See :meth:`.HostEngine.problems`."""
+        return ports.problems(conf)
+
+    def outline(self, conf: EngineConf) -> HostPort:
+        """See :meth:`.HostEngine.outline`."""
+        match conf.iftype:
+            case "memif":
+                return HostPort(name="", memif=Memif(role="client", socket=""))
+            case "vhostuser":
+                mode = conf.section(VhostSection).peer_mode
+                return HostPort(name="", vhost_user=VhostUser(mode=mode, socket=""))
+            case _:
+                return HostPort(name="")
+
     def status(self, conf: EngineConf) -> None:
         """See :meth:`.HostEngine.status`."""
-        ports.validate(conf)
         section = ports.bridge_section(conf)
         with self._database(conf) as db:
             switch.require_alive(db, self._timeout)
@@ -84,8 +98,6 @@ class OvsHostEngine(HostEngine):
 
     def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
         """See :meth:`.HostEngine.add`."""
-        ports.validate(conf)
-        ports.require_possible(attachment, conf)
         with self._database(conf) as db:
             settings = _settings_for(db, conf)
             spec, port = _plan(attachment, conf, settings)

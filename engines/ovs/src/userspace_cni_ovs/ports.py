@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from userspace_cni.cni.errors import InvalidConfig
 from userspace_cni.engine import Bandwidth, Memif, VhostUser
@@ -15,6 +15,9 @@ from userspace_cni_ovs.ovsdb import a_map, a_set
 from userspace_cni_ovs.sections import BridgeSection, MemifSection, OvsSection, VhostSection
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from userspace_cni.cni.errors import CniError
     from userspace_cni.engine import Attachment, EngineConf, SharedDirectory
     from userspace_cni_ovs.ovsdb import Row
 
@@ -105,86 +108,80 @@ def port_name(attachment_id: str) -> str:
 
 
 def bridge_section(conf: EngineConf) -> BridgeSection:
-    """Return ``host.bridge`` with its name settled.
-
-    Raises:
-        InvalidConfig: for a combination that no key alone is wrong about.
-
-    """
+    """Return ``host.bridge`` with its name settled."""
     section = conf.section(BridgeSection)
+    name = section.name or (_CONTROLLERS_BRIDGE if conf.net_type == "none" else "")
+    return evolve(section, bridge_name=name, bridge_id=None)
+
+
+def problems(conf: EngineConf) -> Iterable[CniError]:
+    """Yield what :meth:`.HostEngine.problems` is to tell."""
+    yield from _problems_of_bridge(conf, conf.section(BridgeSection))
+    yield from _problems_of_port(conf)
+
+
+def _problems_of_bridge(conf: EngineConf, bridge: BridgeSection) -> Iterable[CniError]:
     if conf.net_type == "none":
         for key, given in (
-            ("vlanId", section.vlan_id is not None),
-            ("trunk", section.trunk),
-            ("create", section.create),
+            ("vlanId", bridge.vlan_id is not None),
+            ("trunk", bridge.trunk),
+            ("create", bridge.create),
         ):
             if given:
-                raise InvalidConfig(
+                yield InvalidConfig(
                     f"host.bridge.{key}",
                     'cannot be used with netType "none", which leaves the port to a controller',
                     'set netType to "bridge"',
                 )
-        name = section.name or _CONTROLLERS_BRIDGE
-    else:
-        name = section.name
-    if not name:
-        raise InvalidConfig(
+    elif not bridge.name:
+        yield InvalidConfig(
             "host.bridge.bridgeName",
             f'missing, and netType "{conf.net_type}" needs it',
             'for example: "bridge": {"bridgeName": "br0"}',
         )
-    if section.native_tagged and section.vlan_mode != "native-tagged":
-        raise InvalidConfig("host.bridge.nativeTagged", "needs both vlanId and trunk")
-    return BridgeSection(
-        bridge_name=name,
-        vlan_id=section.vlan_id,
-        trunk=section.trunk,
-        native_tagged=section.native_tagged,
-        create=section.create,
-        datapath_type=section.datapath_type,
-        ofport_request=section.ofport_request,
-    )
-
-
-def validate(conf: EngineConf) -> None:
-    """Raise InvalidConfig for what can be judged before an attachment is known."""
-    bridge = bridge_section(conf)
+    if bridge.native_tagged and bridge.vlan_mode != "native-tagged":
+        yield InvalidConfig(
+            "host.bridge.nativeTagged",
+            "needs both vlanId and trunk, got true without them",
+            "add them, or leave it out",
+        )
     if conf.iftype in DPDK and bridge.create and bridge.datapath_type != "netdev":
-        raise InvalidConfig(
+        yield InvalidConfig(
             "host.bridge.datapathType",
             f"iftype {conf.iftype} needs the userspace datapath, got {bridge.datapath_type!r}",
             'leave it out, or set it to "netdev"',
         )
+
+
+def _problems_of_port(conf: EngineConf) -> Iterable[CniError]:
     memif = conf.section(MemifSection)
     if memif.is_server is False:
-        raise InvalidConfig(
+        yield InvalidConfig(
             "host.memif.role",
             f"Open vSwitch is always the server of a memif, got {memif.role!r}",
-            "as a client it would not connect again after a restart of the application",
+            "leave it out; as a client it would not connect again after a restart of the "
+            "application",
         )
     if memif.mode != "ethernet":
-        raise InvalidConfig(
-            "host.memif.mode", f"Open vSwitch switches Ethernet frames alone, got {memif.mode!r}"
+        yield InvalidConfig(
+            "host.memif.mode",
+            f"Open vSwitch switches Ethernet frames alone, got {memif.mode!r}",
+            "leave it out",
         )
-
-
-def require_possible(attachment: Attachment, conf: EngineConf) -> None:
-    """Raise InvalidConfig for what *attachment* asks and this kind of port cannot do."""
-    if conf.iftype == "memif" and attachment.mtu not in (None, MTU):
-        raise InvalidConfig(
+    if conf.iftype == "memif" and conf.mtu not in (None, MTU):
+        yield InvalidConfig(
             "mtu",
-            f"a memif port of Open vSwitch carries {MTU} bytes and no other MTU, "
-            f"got {attachment.mtu}",
+            f"a memif port of Open vSwitch carries {MTU} bytes and no other MTU, got {conf.mtu}",
             "its DPDK driver (net_memif) cannot change it; use iftype vhostuser for larger frames",
         )
-    if conf.iftype in DPDK and attachment.mtu is not None and attachment.mtu > _DPDK_MTU_MAX:
-        raise InvalidConfig(
+    if conf.iftype in DPDK and conf.mtu is not None and conf.mtu > _DPDK_MTU_MAX:
+        yield InvalidConfig(
             "mtu",
-            f"a DPDK port of Open vSwitch carries at most {_DPDK_MTU_MAX} bytes, "
-            f"got {attachment.mtu}",
+            f"a DPDK port of Open vSwitch carries at most {_DPDK_MTU_MAX} bytes, got {conf.mtu}",
+            "ask for a smaller one",
         )
-    if attachment.bandwidth is not None and conf.iftype not in DPDK:
-        raise InvalidConfig(
+    if conf.bandwidth is not None and conf.iftype not in DPDK:
+        yield InvalidConfig(
             "bandwidth",
             f"a port of iftype {conf.iftype} cannot be limited by the userspace datapath, which "
             "takes its frames from the kernel before the kernel could drop any",
@@ -218,7 +215,7 @@ def vhost_user(attachment: Attachment, conf: EngineConf, directory: SharedDirect
     """Return the container's view of a vhost-user port."""
     section = conf.section(VhostSection)
     return VhostUser(
-        mode="client" if section.mode == "server" else "server",
+        mode=section.peer_mode,
         socket=f"{directory.path}/{socket_name(attachment, conf)}",
         queues=section.queues,
     )

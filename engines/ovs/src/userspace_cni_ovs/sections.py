@@ -150,6 +150,11 @@ class VhostSection:
     #: The application's group: may write to the directory.
     group: str = ""
 
+    @property
+    def peer_mode(self) -> Literal["server", "client"]:
+        """The application's mode, where the section is the host's."""
+        return "client" if self.mode == "server" else "server"
+
 
 @frozen(kw_only=True)
 class MemifSection:

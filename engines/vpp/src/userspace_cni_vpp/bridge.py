@@ -12,24 +12,34 @@ from userspace_cni_vpp.connection import Refused
 from userspace_cni_vpp.sections import BridgeSection
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from userspace_cni.cni.errors import CniError
     from userspace_cni.engine import Attachment, EngineConf, IPInterface
     from userspace_cni_vpp.switch import Domain, Port, Switch
+
+
+def problems(conf: EngineConf, end: str) -> Iterable[CniError]:
+    """Yield what is wrong with the section ``bridge`` of one *end*, which netType bridge needs."""
+    if conf.section(BridgeSection).domain is None:
+        yield InvalidConfig(
+            f"{end}.bridge.bridgeName",
+            'missing, and netType "bridge" needs it',
+            'for example: "bridge": {"bridgeName": "blue"}, or the number of a bridge domain',
+        )
 
 
 def section_of(conf: EngineConf, end: str = "host") -> tuple[BridgeSection, int]:
     """Return the section ``bridge``, and the number of its bridge domain.
 
     Raises:
-        InvalidConfig: when it names none.
+        CniError: when it names none.
 
     """
     section = conf.section(BridgeSection)
-    if section.domain is None:
-        raise InvalidConfig(
-            f"{end}.bridge.bridgeName",
-            'missing, and netType "bridge" needs it',
-            'for example: "bridge": {"bridgeName": "blue"}, or the number of a bridge domain',
-        )
+    for problem in problems(conf, end):
+        raise problem
+    assert section.domain is not None  # noqa: S101  that would be a problem
     return section, section.domain
 
 

@@ -16,8 +16,9 @@ from userspace_cni_vpp.sections import BridgeSection, MemifSection
 from userspace_cni_vpp.switch import Switch, mac_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from userspace_cni.cni.errors import CniError
     from userspace_cni.engine import (
         Attachment,
         EngineConf,
@@ -47,15 +48,36 @@ class VppContainerEngine(ContainerEngine):
     )
     where: ClassVar[Literal["node", "container"]] = "container"
 
-    def prepare(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> Handoff:
-        """See :meth:`.ContainerEngine.prepare`."""
-        if port.memif is None:
-            raise InvalidConfig(
+    def problems(self, conf: EngineConf, port: HostPort | None) -> Iterable[CniError]:
+        """See :meth:`.ContainerEngine.problems`."""
+        if conf.net_type == "bridge":
+            yield from bridge.problems(conf, "container")
+        if port is not None and port.memif is None:
+            yield InvalidConfig(
                 "container.engine",
                 f"'vpp' cannot use a port of iftype {conf.iftype}",
                 "VPP has no driver for the application's end of vhost-user: use memif",
             )
-        _require_agreement(conf, port.memif)
+        given = next((s for s in conf.sections.values() if isinstance(s, MemifSection)), None)
+        if given is None or port is None or port.memif is None:
+            return
+        if given.is_server is not None and given.is_server != (port.memif.role == "server"):
+            yield InvalidConfig(
+                "container.memif.role",
+                f"expected {port.memif.role!r}, the opposite of the host's, got {given.role!r}",
+                "leave it out",
+            )
+        if given.mode != port.memif.mode:
+            yield InvalidConfig(
+                "container.memif.mode",
+                f"expected {port.memif.mode!r}, as the host has, got {given.mode!r}",
+                "write the same mode at both ends",
+            )
+
+    def prepare(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> Handoff:
+        """See :meth:`.ContainerEngine.prepare`."""
+        for problem in self.problems(conf, port):
+            raise problem
         name = ""
         if conf.net_type == "bridge":
             name = bridge.section_of(conf, "container")[0].name
@@ -232,19 +254,3 @@ def _check_port(port: Port, handoff: Handoff) -> None:
                 f"{port.name} in the container has another {what}",
                 f"expected {want}, found {have}",
             )
-
-
-def _require_agreement(conf: EngineConf, memif: Memif) -> None:
-    """Raise InvalidConfig if the container's part contradicts what the host's engine made."""
-    section = conf.section(MemifSection)
-    given = next((s for s in conf.sections.values() if isinstance(s, MemifSection)), None)
-    if given is None:
-        return
-    if section.is_server is not None and section.is_server != (memif.role == "server"):
-        raise InvalidConfig(
-            "container.memif.role", f"expected {memif.role!r}, the opposite of the host's"
-        )
-    if given.mode != memif.mode:
-        raise InvalidConfig(
-            "container.memif.mode", f"expected {memif.mode!r}, as the host has, got {given.mode!r}"
-        )

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable, InvalidConfig
-from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface
+from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Memif, VhostUser
 from userspace_cni_vpp import bridge, kernel, ports, routed, tags
 from userspace_cni_vpp.connection import Refused, connect, disconnect
 from userspace_cni_vpp.sections import (
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import ExitStack
 
+    from userspace_cni.cni.errors import CniError
     from userspace_cni.engine import Attachment, EngineConf
     from userspace_cni_vpp.switch import Port
 
@@ -54,9 +55,46 @@ class VppHostEngine(HostEngine):
         container_engines={"vhostuser": "dpdk", "veth": "linux", "tap": "linux"},
     )
 
+    def problems(self, conf: EngineConf) -> Iterable[CniError]:
+        """See :meth:`.HostEngine.problems`."""
+        bridged, routed_by = conf.section(BridgeSection), conf.section(InterfaceSection)
+        if conf.net_type == "bridge":
+            yield from bridge.problems(conf, "host")
+        else:
+            for key, value in (("vlanId", bridged.vlan_id), ("gateway", bridged.gateway)):
+                if value:
+                    yield InvalidConfig(
+                        f"host.bridge.{key}",
+                        f'needs netType "bridge", got "{conf.net_type}"',
+                        'set netType to "bridge", or leave it out',
+                    )
+        if conf.net_type != "interface" and routed_by != InterfaceSection():
+            yield InvalidConfig(
+                "host.interface",
+                f'needs netType "interface", got "{conf.net_type}"',
+                'set netType to "interface", or leave it out',
+            )
+        if conf.iftype == "memif" and conf.net_type == "bridge" and not ports.has_mac(conf):
+            yield InvalidConfig(
+                "host.memif.mode",
+                f'a bridge needs mode "ethernet", got "{conf.section(MemifSection).mode}"',
+                'use netType "interface", which routes',
+            )
+
+    def outline(self, conf: EngineConf) -> HostPort:
+        """See :meth:`.HostEngine.outline`."""
+        memif, vhost = conf.section(MemifSection), conf.section(VhostSection)
+        match conf.iftype:
+            case "memif":
+                offered = Memif(role=memif.peer_role, mode=memif.mode, socket="")
+                return HostPort(name="", memif=offered)
+            case "vhostuser":
+                return HostPort(name="", vhost_user=VhostUser(mode=vhost.peer_mode, socket=""))
+            case _:
+                return HostPort(name="")
+
     def status(self, conf: EngineConf) -> None:
         """See :meth:`.HostEngine.status`."""
-        _validate(conf)
         switch = self._switch(conf)
         switch.api.require(*ports.REQUESTS[conf.iftype])
         if conf.iftype == "tap":
@@ -65,7 +103,6 @@ class VppHostEngine(HostEngine):
 
     def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
         """See :meth:`.HostEngine.add`."""
-        _validate(conf)
         if conf.net_type == "interface":
             routed.require_gateways(attachment, conf.section(InterfaceSection))
         if conf.section(BridgeSection).gateway:
@@ -252,27 +289,6 @@ class VppHostEngine(HostEngine):
                 float(timeout),
                 section.api_dir or settings.get("api_dir", API_DIR),
             )
-        )
-
-
-def _validate(conf: EngineConf) -> None:
-    """Raise InvalidConfig for a combination that no key alone is wrong about."""
-    if conf.net_type == "bridge":
-        bridge.section_of(conf)
-    else:
-        given = conf.section(BridgeSection)
-        for key, value in (("vlanId", given.vlan_id), ("gateway", given.gateway)):
-            if value:
-                raise InvalidConfig(
-                    f"host.bridge.{key}", f'needs netType "bridge", got "{conf.net_type}"'
-                )
-    if conf.net_type != "interface" and conf.section(InterfaceSection) != InterfaceSection():
-        raise InvalidConfig("host.interface", f'needs netType "interface", got "{conf.net_type}"')
-    if conf.iftype == "memif" and conf.net_type == "bridge" and not ports.has_mac(conf):
-        raise InvalidConfig(
-            "host.memif.mode",
-            f'a bridge needs mode "ethernet", got "{conf.section(MemifSection).mode}"',
-            'use netType "interface", which routes',
         )
 
 

@@ -50,7 +50,7 @@ def memif_of(attachment: Attachment, conf: EngineConf) -> Memif:
     else:
         socket = f"{_directory(attachment).path}/{socket_name(attachment, conf)}"
     return Memif(
-        role="client" if section.is_server in (None, True) else "server",
+        role=section.peer_role,
         socket=socket,
         mode=section.mode,
         id=section.id,
@@ -68,7 +68,7 @@ def vhost_user_of(attachment: Attachment, conf: EngineConf) -> VhostUser:
     """Return the container's view of a vhost-user port."""
     section = conf.section(VhostSection)
     return VhostUser(
-        mode="client" if section.mode == "server" else "server",
+        mode=section.peer_mode,
         socket=f"{_directory(attachment).path}/{socket_name(attachment, conf)}",
         queues=section.queues,
     )

@@ -145,6 +145,11 @@ class MemifSection:
         """Whether the section's end is the server; None where it does not say."""
         return None if self.role is None else self.role in ("server", "master")
 
+    @property
+    def peer_role(self) -> Literal["server", "client"]:
+        """The container's role, where the section is the host's."""
+        return "server" if self.is_server is False else "client"
+
 
 @frozen(kw_only=True)
 class VhostSection:
@@ -159,6 +164,11 @@ class VhostSection:
     #: As in :class:`MemifSection`.
     user: str = ""
     group: str = ""
+
+    @property
+    def peer_mode(self) -> Literal["server", "client"]:
+        """The application's mode."""
+        return "client" if self.mode == "server" else "server"
 
 
 @frozen(kw_only=True)
