@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,50 @@ def test_json_is_the_document_with_paths(
     said = capsys.readouterr()
     assert f"net1  fast  memif client {container.directory}/net1.sock" in said.out
     assert "s3cret" not in said.out + said.err
+
+
+@pytest.mark.parametrize("what", ["eal-args", "env"])
+@pytest.mark.parametrize("port", [VHOST, evolve(MEMIF, role="server")], ids=["vhost-user", "memif"])
+def test_the_socket_of_an_application_that_was_killed_is_removed(
+    container: Container, port: Any, what: str
+) -> None:
+    path = container.directory / "net1.sock"
+    kind = socket.SOCK_STREAM if port is VHOST else socket.SOCK_SEQPACKET
+    container.hand_over(document(port=port))
+    with socket.socket(socket.AF_UNIX, kind) as application:
+        application.bind(str(path))
+        application.listen()
+        assert _main(container, what) == 0
+        assert path.is_socket()
+    assert _main(container, "show") == 0
+    assert path.is_socket()
+    assert _main(container, what, "net1") == 0
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("port", [evolve(VHOST, mode="client"), MEMIF], ids=["vhost-user", "memif"])
+def test_the_socket_of_a_switch_stays(container: Container, port: Any) -> None:
+    path = container.directory / "net1.sock"
+    container.hand_over(document(port=port))
+    with socket.socket(socket.AF_UNIX) as switch:
+        switch.bind(str(path))
+    assert _main(container, "eal-args") == 0
+    assert path.is_socket()
+
+
+def test_nothing_but_a_socket_is_removed(container: Container, tmp_path: Path) -> None:
+    path, elsewhere = container.directory / "net1.sock", tmp_path / "elsewhere"
+    container.hand_over(document(port=VHOST))
+    path.write_text("precious")
+    assert _main(container, "eal-args") == 0
+    assert path.read_text() == "precious"
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(elsewhere))
+    path.symlink_to(elsewhere)
+    assert _main(container, "eal-args") == 0
+    assert path.is_symlink()
+    assert elsewhere.is_socket()
 
 
 def test_named_interfaces_alone(container: Container, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,7 +113,7 @@ class Node:
         if self._holder is not None:
             pids = self._pids()
             # the init first: unshare reaps it and ends; the machine's own init may take its time
-            for child in _children(self._holder.pid):
+            for child in children(self._holder.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -141,7 +141,7 @@ class Node:
 
     def stop(self, process: subprocess.Popen[bytes], seconds: float = 10) -> None:
         """Terminate a program that popen() started: by its own PID, not nsenter's, its parent."""
-        for child in _children(process.pid):
+        for child in children(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -243,7 +243,7 @@ class Node:
         self.enter(netns, ["busybox", "ping", "-c", "1", "-W", "5", address])
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     try:
         text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import tempfile
 import time
@@ -15,7 +17,8 @@ import tty
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from userspace_cni.agent import eal
+from lab.node import children, poll
+from userspace_cni.agent import command
 from userspace_cni.handover import load
 
 if TYPE_CHECKING:
@@ -30,15 +33,17 @@ _PROMPT = re.compile(rb"testpmd> (\s*Port \d+: link state change event\s*)*\Z")
 
 
 def device(document: Path) -> tuple[list[str], int]:
-    """Return the EAL's arguments and the queues that a hand-over file asks for."""
-    handed_over = load(json.loads(document.read_text()), str(document.parent))
-    handoff = handed_over.handoff
+    """Return the EAL's arguments and the queues that a hand-over file asks for, by the agent."""
+    handoff = load(json.loads(document.read_text()), str(document.parent)).handoff
     if (memif := handoff.memif) is not None:
         queues = max(memif.rx_queues, memif.tx_queues)
     else:
         assert handoff.vhost_user is not None
         queues = handoff.vhost_user.queues
-    return eal.arguments([handed_over]), queues
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        told = ["--directory", str(document.parent), "eal-args", handoff.interface]
+        assert command.main(told) == command.DONE
+    return said.getvalue().split(), queues
 
 
 def command_line(
@@ -131,6 +136,12 @@ class Console:
         match = re.search(r"Link status: (\w+)", self.command("show port info 0"))
         return match[1] if match else ""
 
+    def reconnect(self) -> None:
+        """Stop and start the port, as a DPDK application does to connect again."""
+        for text in ("stop", "port stop 0", "port start 0"):
+            self.command(text)
+        poll(lambda: self.link == "up", "the application's link")
+
     def quit(self) -> None:
         """End the program as a user does."""
         with contextlib.suppress(OSError):
@@ -148,6 +159,13 @@ class Console:
         with contextlib.suppress(OSError):
             os.close(self._terminal)
         self._runtime.cleanup()
+
+    def crash(self) -> None:
+        """Kill the program as the kernel does when memory is short; what it made stays."""
+        # It is nsenter's child where there is a PID namespace to enter.
+        for pid in children(self._process.pid) or [self._process.pid]:
+            os.kill(pid, signal.SIGKILL)
+        self._process.wait()
 
     def _until_prompt(self, seconds: float) -> str:
         deadline = time.monotonic() + seconds

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 import tempfile
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
@@ -14,8 +16,10 @@ import pytest
 from attrs import define, field
 
 from lab.netns import Namespace
+from lab.testpmd import Testpmd
 from lab.vpp import RealVpp, api_dir, program
 from lab.vpp_simulator import Simulator
+from userspace_cni import handover
 from userspace_cni.engine import (
     Attachment,
     EngineConf,
@@ -39,7 +43,7 @@ from userspace_cni_vpp.host import VppHostEngine
 from userspace_cni_vpp.switch import Switch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 Kind = Literal["simulator", "real"]
 
@@ -276,6 +280,38 @@ def started(kind: Kind) -> Iterator[VppLab]:
             yield VppLab(kind, directory, stack)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+class _Here:
+    """Stands for a lab node where there is none: programs run on the machine itself."""
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        return list(argv)
+
+    def stop(self, process: subprocess.Popen[bytes], seconds: float = 10) -> None:
+        process.terminate()
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def start(found: Attached, peer: Attached, stack: ExitStack) -> Testpmd:
+    """Start a DPDK application with nothing but what the attachment *found* was handed over."""
+    lab, attachment = found.lab, found.attachment
+    directory = lab.directory(attachment.container_id)
+    directory.publish("eth0", handover.dump(attachment, lab.hand_over_dpdk(found)))
+    document = Path(directory.path, "eth0.json")
+    assert json.loads(document.read_text())["mac"] == found.port.mac
+    return stack.enter_context(
+        Testpmd(
+            _Here(),  # type: ignore[arg-type]
+            found.container.path,
+            document,
+            peer=peer.port.mac,
+        )
+    )
 
 
 def make(kind: Kind) -> Iterator[VppLab]:

@@ -198,36 +198,6 @@ def test_bandwidth_is_limited(lab: OvsLab, stack: ExitStack, direction: str) -> 
     _delete([limited, free], stack)
 
 
-def test_an_application_that_comes_and_goes(lab: OvsLab, stack: ExitStack) -> None:
-    containers, (one, two) = _pair(lab, stack, vhost())
-    two.kill()
-    lab.ovs.until_link(containers[1].port, "down")
-    containers[1].check().succeeded()
-    # Killed, it has left its socket; a new one makes its own.
-    containers[1].document.with_name("eth0.sock").unlink(missing_ok=True)
-    two = start(containers[1], containers[0], stack)
-    lab.ovs.until_link(containers[1].port)
-    lab.traffic(one, two)
-    _delete(containers, stack)
-
-
-def test_a_restarted_switch_takes_its_applications_back(own_lab: OvsLab, stack: ExitStack) -> None:
-    lab = own_lab
-    containers, (one, two) = _pair(lab, stack, vhost())
-    lab.ovs.kill_switch()
-    _until_links([one, two], "down")
-    lab.ovs.start_switch()
-    # testpmd notices that the switch has gone when it is asked for its link.
-    _until_links([one, two], "up")
-    # Packets alone tell: Open vSwitch 3.1 may miss the change of its own columns while it starts.
-    poll(lambda: lab.passes(one, two), "packets pass again", 60)
-    lab.traffic(one, two)
-    for container in containers:
-        container.check().succeeded()
-    _delete(containers, stack)
-    assert lab.leftovers() == []
-
-
 def test_a_killed_switch_does_not_lock_itself_out(own_lab: OvsLab, stack: ExitStack) -> None:
     lab = own_lab
     containers, (one, two) = _pair(lab, stack, memif())

@@ -21,7 +21,7 @@ from userspace_cni.cni.errors import CniError, Code, DataplaneError, DataplaneUn
 from userspace_cni.handover import ContainerDirectory
 from userspace_cni_vpp import connection, tags
 from userspace_cni_vpp.connection import Connection
-from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection
+from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection, VhostSection
 from userspace_cni_vpp.switch import Switch
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ BRIDGED = conf("memif", "bridge", bridge=BridgeSection(bridge_name="blue", vlan_
 ROUTED = conf("memif", "interface", interface=InterfaceSection(vrf=3))
 ABSTRACT = conf("memif", "none", memif=MemifSection(socket="abstract", mode="ip"))
 IP_MODE = conf("memif", "interface", memif=MemifSection(mode="ip"))
-VHOST = conf("vhostuser", "bridge", bridge=BridgeSection(bridge_id=2))
+VHOST = conf(
+    "vhostuser", "bridge", bridge=BridgeSection(bridge_id=2), vhost=VhostSection(mode="server")
+)
 VETH = conf("veth", "bridge", bridge=BridgeSection(bridge_id=2))
 ADDRESS = "10.1.0.2/24>10.1.0.1"
 

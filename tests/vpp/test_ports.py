@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from userspace_cni.engine import EngineConf
 
 DOMAIN = BridgeSection(bridge_name="5")
-SERVER = conf("vhostuser", "bridge", bridge=DOMAIN)
-CLIENT = conf("vhostuser", "bridge", bridge=DOMAIN, vhost=VhostSection(mode="client"))
+SERVER = conf("vhostuser", "bridge", bridge=DOMAIN, vhost=VhostSection(mode="server"))
+CLIENT = conf("vhostuser", "bridge", bridge=DOMAIN)
 ROUTED = conf("vhostuser", "interface")
 VETH = conf("veth", "bridge", bridge=DOMAIN)
 VETH_ROUTED = conf("veth", "interface")

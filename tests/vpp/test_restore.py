@@ -31,7 +31,12 @@ NETWORKS: list[dict[str, Any]] = [
     {"iftype": "memif", "netType": "bridge", "bridge": BRIDGE},
     {"iftype": "memif", "netType": "bridge", "bridge": BRIDGE, "memif": {"socket": "abstract"}},
     {"iftype": "memif", "netType": "interface", "memif": {"mode": "ip"}, "interface": {"vrf": 7}},
-    {"iftype": "vhostuser", "netType": "interface", "interface": {"vrf": 8}},
+    {
+        "iftype": "vhostuser",
+        "netType": "interface",
+        "interface": {"vrf": 8},
+        "vhost": {"mode": "server"},
+    },
     {"iftype": "veth", "netType": "bridge", "bridge": {"bridgeName": "blue"}},
 ]
 
@@ -175,7 +180,15 @@ def test_containers_with_a_vpp_speak_again(traffic_lab: VppLab, memif: MemifSect
     ("host", "same"),
     [
         (conf("memif", "bridge", bridge=BridgeSection(bridge_id=4, vlan_id=7)), True),
-        (conf("vhostuser", "bridge", bridge=BridgeSection(bridge_id=4)), True),
+        (
+            conf(
+                "vhostuser",
+                "bridge",
+                bridge=BridgeSection(bridge_id=4),
+                vhost=VhostSection(mode="server"),
+            ),
+            True,
+        ),
         (conf("memif", "interface", interface=InterfaceSection(vrf=3)), False),
     ],
 )
@@ -275,7 +288,7 @@ def _bvi(switch: Switch, number: int) -> int:
 
 def test_the_applications_own_socket_is_not_missed(lab: VppLab) -> None:
     """Where VPP is the client, the application may make its socket whenever it likes."""
-    host = conf("vhostuser", "none", vhost=VhostSection(mode="client"))
+    host = conf("vhostuser", "none")
     a = lab.attach(host)
     lab.restart()
     _restore(a)

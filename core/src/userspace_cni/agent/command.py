@@ -122,20 +122,22 @@ def _seconds(text: str) -> float:
 
 
 def _eal_arguments(options: argparse.Namespace) -> int:
-    from userspace_cni.agent import eal
+    from userspace_cni.agent import eal, stale
 
     status, documents = _select(options)
     if status == DONE:
+        stale.discard(documents)
         for argument in eal.arguments(documents):
             sys.stdout.write(f"{argument}\n")
     return status
 
 
 def _environment(options: argparse.Namespace) -> int:
-    from userspace_cni.agent import environment
+    from userspace_cni.agent import environment, stale
 
     status, documents = _select(options)
     if status == DONE:
+        stale.discard(documents)
         sys.stdout.write(environment.shell(environment.variables(documents)))
     return status
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,7 +19,7 @@ from typing import Any
 from userspace_cni.cni.errors import CheckFailed, CniError, Code
 from userspace_cni.cni.request import is_ifname, is_name
 from userspace_cni.engine import SharedDirectory, attachment_id
-from userspace_cni.handover import legacy
+from userspace_cni.handover import legacy, sockets
 from userspace_cni.handover.reading import read_object
 from userspace_cni.handover.writing import replace
 
@@ -127,12 +126,9 @@ class ContainerDirectory(SharedDirectory):
         """See :meth:`.SharedDirectory.discard_stale`."""
         try:
             with self._opened() as directory:
-                if not _is_socket(directory, name) or _somebody_listens(directory, name):
-                    return False
-                os.unlink(name, dir_fd=directory)
+                return sockets.discard_stale(directory, name)
         except OSError:
             return False
-        return True
 
     def make_way(self, name: str) -> None:
         """See :meth:`.SharedDirectory.make_way`."""
@@ -356,24 +352,8 @@ def _write(directory: int, name: str, document: Mapping[str, Any]) -> None:
     replace(directory, name, content, 0o640, os.fstat(directory).st_gid)
 
 
-def _is_socket(directory: int, name: str) -> bool:
-    try:
-        return stat.S_ISSOCK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
-    except OSError:
-        return False
-
-
-def _somebody_listens(directory: int, name: str) -> bool:
-    # Whoever has bound a stream or a packet socket refuses a datagram one for its type, and does
-    # not notice it. A connection would be noticed: after one that says nothing, the memif driver of
-    # DPDK 22.11 never ends, and ovs-vswitchd with it.
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        # A descriptor's path is short, however long the directory's is.
-        return probe.connect_ex(f"/proc/self/fd/{directory}/{name}") != errno.ECONNREFUSED
-
-
 def _remove_socket(directory: int, name: str) -> None:
-    if _is_socket(directory, name):
+    if sockets.is_socket(directory, name):
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=directory)
 

@@ -155,8 +155,9 @@ class MemifSection:
 class VhostSection:
     """``host.vhost``: a vhost-user port, whose application in the container has a virtio driver."""
 
-    #: Of the host: the ``server`` makes the socket.
-    mode: Literal["client", "server"] = "server"
+    #: Of the host: the ``server`` makes the socket. By default the host is the client, because a
+    #: virtio-user application that is the client connects once and never again.
+    mode: Literal["client", "server"] = "client"
     #: Name of the socket file, by default the interface's with ``.sock``.
     socketfile: str = field(default="", validator=_file_name)
     #: Pairs of queues that the application should set up.

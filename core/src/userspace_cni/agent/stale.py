@@ -1,0 +1,43 @@
+"""What an application that was killed leaves in the way of the next one: the socket it served.
+
+Neither DPDK's virtio-user nor its memif driver replaces it: "Address already in use".
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from userspace_cni.handover import Document, sockets
+from userspace_cni.handover.document import ABSTRACT
+from userspace_cni.log import logger
+
+
+def discard(documents: Iterable[Document]) -> None:
+    """Remove each socket that the application itself is to serve, if nobody listens on it."""
+    for document in documents:
+        memif, vhost_user = document.handoff.memif, document.handoff.vhost_user
+        serves = memif.role == "server" if memif else vhost_user and vhost_user.mode == "server"
+        path = document.handoff.socket
+        if serves and not path.startswith(ABSTRACT):
+            _discard(*os.path.split(path))
+
+
+def _discard(path: str, name: str) -> None:
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if sockets.discard_stale(directory, name):
+                logger.info("removed %s/%s, on which nobody listens any more", path, name)
+        finally:
+            os.close(directory)
+    except FileNotFoundError:
+        pass  # there is no directory yet
+    except OSError as error:
+        logger.warning(
+            "%s/%s cannot be removed, and nobody listens on it: %s; the application may fail with "
+            "'Address already in use'",
+            path,
+            name,
+            error.strerror,
+        )
