@@ -168,7 +168,11 @@ def _opened(path: str) -> Iterator[int]:
         except OSError:
             kind = 0
         if kind != _CLONE_NEWNET:
-            raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_NETNS={path} is not a network namespace")
+            raise CniError(
+                Code.INVALID_ENVIRONMENT,
+                f"CNI_NETNS={path} is not a network namespace",
+                "give the path of one; it is gone if the container has ended",
+            )
         yield namespace
     finally:
         os.close(namespace)

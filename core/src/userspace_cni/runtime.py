@@ -147,7 +147,11 @@ class Runtime:
         with self._lock(attachment.id) as lock, self._allocation(plan, request, lock) as allocation:
             if not request.wanted():
                 # Its DEL may have been served already, if this waited long to be.
-                raise CniError(Code.TRY_AGAIN_LATER, "the caller has gone before its ADD began")
+                raise CniError(
+                    Code.TRY_AGAIN_LATER,
+                    "the caller has gone before its ADD began",
+                    "nothing was done; the runtime tries again",
+                )
             self._make_room(attachment, request)
             with self._phase("store"):
                 self.store.begin(
@@ -189,7 +193,11 @@ class Runtime:
         with self._lock(id_):
             if not request.wanted():
                 # The shim has queued it, or it will come again; an ADD may have come since.
-                raise CniError(Code.TRY_AGAIN_LATER, "the caller has gone before its DEL began")
+                raise CniError(
+                    Code.TRY_AGAIN_LATER,
+                    "the caller has gone before its DEL began",
+                    "nothing was done; the shim has queued it, or the runtime tries again",
+                )
             try:
                 record = self.store.get(id_)
                 if record is None:
@@ -208,7 +216,9 @@ class Runtime:
         expected = plan.conf.previous(request.cni_version)
         if expected is None:
             raise CniError(
-                Code.INVALID_NETWORK_CONFIG, "prevResult: missing; CHECK compares with it"
+                Code.INVALID_NETWORK_CONFIG,
+                "prevResult: missing; CHECK compares with it",
+                "give CHECK the result of the ADD as prevResult",
             )
         attachment = self._attachment(request, plan.conf)
         record = self.store.get(attachment.id)
@@ -1030,7 +1040,8 @@ def _own_interface(expected: Result, attachment: Attachment) -> tuple[int, Inter
         if interface.name == attachment.interface and interface.sandbox:
             return index, interface
     raise CheckFailed(
-        f"prevResult.interfaces: the container's interface {attachment.interface} is not in it"
+        f"prevResult.interfaces: the container's interface {attachment.interface} is not in it",
+        "give CHECK the result of the ADD; if it is that, DEL and ADD the container again",
     )
 
 

@@ -45,6 +45,7 @@ def arguments(documents: Iterable[Document]) -> list[str]:
             raise CniError(
                 Code.INVALID_NETWORK_CONFIG,
                 f"{handoff.interface} is of iftype {handoff.iftype}: DPDK has no argument for it",
+                "use an iftype that DPDK drives: vhostuser or memif",
             )
     vdevs = [f"--vdev={device}" for device in devices]
     return [*vdevs, "--single-file-segments"] if single_file else vdevs
@@ -55,6 +56,7 @@ def _memif(handoff: Handoff, memif: Memif) -> Iterator[tuple[str, object]]:
         raise CniError(
             Code.INVALID_NETWORK_CONFIG,
             f"{handoff.interface} is a memif of mode {memif.mode}, DPDK has ethernet alone",
+            'set memif.mode to "ethernet" in the network',
         )
     abstract = memif.socket.startswith(ABSTRACT)
     yield "role", memif.role
@@ -97,7 +99,9 @@ def _joined(values: Iterator[tuple[str, object]]) -> str:
         if _SEPARATORS & {*str(value)}:
             shown = "its value" if key == "secret" else repr(value)
             raise CniError(
-                Code.INVALID_NETWORK_CONFIG, f"DPDK's {key} cannot have {shown}: it would be cut"
+                Code.INVALID_NETWORK_CONFIG,
+                f"DPDK's {key} cannot have {shown}: it would be cut",
+                "choose a path without it: sharedDir or socketfile in the network",
             )
         pairs.append(f"{key}={value}")
     return ",".join(pairs)

@@ -84,7 +84,11 @@ class _Attachment:
         try:
             answer = json.loads(done.stdout) if done.stdout.strip() else None
         except ValueError:
-            raise CniError(Code.DECODING_FAILURE, f"{what}: it printed no JSON") from None
+            raise CniError(
+                Code.DECODING_FAILURE,
+                f"{what}: it printed no JSON",
+                "see what it says on standard error; is it a CNI plugin?",
+            ) from None
         if done.returncode:
             told = answer if isinstance(answer, dict) else {}
             reason = " ".join(filter(None, (told.get("msg"), told.get("details"))))
@@ -113,7 +117,11 @@ def run(
     """
     container_id = container_id or f"run-{secrets.token_hex(6)}"
     if not is_name(container_id):
-        raise CniError(Code.INVALID_ENVIRONMENT, f"--name: {container_id!r} is no container id")
+        raise CniError(
+            Code.INVALID_ENVIRONMENT,
+            f"--name: {container_id!r} is no container id",
+            "use letters, digits, '_', '.' and '-', and begin with a letter or a digit",
+        )
     found = [find(name, conf_dir) for name in networks]
     with ExitStack() as stack:
         signals = stack.enter_context(_signals())

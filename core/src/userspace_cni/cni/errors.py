@@ -148,5 +148,5 @@ class InvalidConfig(CniError):
 class CheckFailed(CniError):
     """CHECK found the attachment other than ADD left it."""
 
-    def __init__(self, msg: str, details: str = "") -> None:
+    def __init__(self, msg: str, details: str = "DEL and ADD make it again") -> None:
         super().__init__(Code.CHECK_FAILED, msg, details)

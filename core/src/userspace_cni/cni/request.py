@@ -72,6 +72,7 @@ def parse(environ: Mapping[str, str], config: Mapping[str, Any]) -> Request:
         raise CniError(
             Code.INCOMPATIBLE_VERSION,
             f"{command} needs cniVersion {SINCE[command]} or later, the network has {version}",
+            "raise cniVersion in the network, if all its plugins speak that version",
         )
     return Request(
         command=command,
@@ -110,6 +111,7 @@ def decode(stdin: bytes) -> dict[str, Any]:
             Code.DECODING_FAILURE,
             "the network configuration on standard input must be a JSON object, "
             f"got {type(config).__name__}",
+            "give the configuration of one plugin, in braces",
         )
     level: list[Any] = [config]
     for _ in range(_DEPTH_MAX):
@@ -130,7 +132,11 @@ def version_of(config: Mapping[str, Any]) -> str:
     if version in (None, ""):
         return UNSTATED
     if not isinstance(version, str):
-        raise CniError(Code.DECODING_FAILURE, f"cniVersion: expected a string, got {version!r}")
+        raise CniError(
+            Code.DECODING_FAILURE,
+            f"cniVersion: expected a string, got {version!r}",
+            "put it into quotes",
+        )
     if version not in SUPPORTED:
         raise CniError(
             Code.INCOMPATIBLE_VERSION,
@@ -165,6 +171,7 @@ def _too_deep() -> CniError:
     return CniError(
         Code.DECODING_FAILURE,
         f"the network configuration is nested too deeply, more than {_DEPTH_MAX} levels",
+        "write it flatter",
     )
 
 
@@ -179,6 +186,7 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
         raise CniError(
             Code.INVALID_ENVIRONMENT,
             f"required environment variables missing for {command}: {', '.join(missing)}",
+            "the container runtime sets them; people use userspace-cni run",
         )
     if (container_id := environ.get("CNI_CONTAINERID")) and not is_name(container_id):
         raise CniError(
@@ -232,7 +240,9 @@ def _parse_args(text: str, *, strict: bool) -> dict[str, str]:
             args[key] = value
         elif strict:
             raise CniError(
-                Code.INVALID_ENVIRONMENT, f"CNI_ARGS: {pair!r} is not of the form KEY=VALUE"
+                Code.INVALID_ENVIRONMENT,
+                f"CNI_ARGS: {pair!r} is not of the form KEY=VALUE",
+                "write KEY=VALUE pairs with ';' between them",
             )
     unknown = sorted(args.keys() - _KNOWN_ARGS)
     if strict and unknown and args.get("IgnoreUnknown", "").lower() not in _TRUE:

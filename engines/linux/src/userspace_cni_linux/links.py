@@ -222,7 +222,10 @@ class Links:
         """
         link = self.find(name)
         if link is None:
-            raise DataplaneError(f"the interface {name} does not exist")
+            raise DataplaneError(
+                f"the interface {name} does not exist",
+                "make it, or correct its name in the network",
+            )
         return link
 
     def all(self) -> list[Link]:

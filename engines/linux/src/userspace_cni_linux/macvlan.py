@@ -26,7 +26,9 @@ def create(
     master = require_master(links, section)
     if attachment.mtu is not None and attachment.mtu > master.mtu:
         raise InvalidConfig(
-            "mtu", f"expected at most {master.mtu}, the MTU of {master.name}, got {attachment.mtu}"
+            "mtu",
+            f"expected at most {master.mtu}, the MTU of {master.name}, got {attachment.mtu}",
+            "ask for a smaller one, or raise that of the master",
         )
     options: dict[str, Any] = {}
     if attachment.mtu is not None:
@@ -39,6 +41,7 @@ def create(
             "mac",
             f"a macvlan with mode passthru has the MAC address of {master.name}, {master.mac}; "
             f"got {attachment.mac}",
+            "leave mac out, or choose another mode",
         )
     undo.callback(inside.remove, attachment.netns, attachment.id)
     with namespace(attachment.netns) as container:

@@ -15,6 +15,7 @@ from userspace_cni.cni.errors import (
     DataplaneError,
     DataplaneUnavailable,
     InvalidConfig,
+    did_you_mean,
 )
 from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Memif, VhostUser
 from userspace_cni_ovs import kernel, ports, switch, tags
@@ -295,7 +296,8 @@ class OvsHostEngine(HostEngine):
         for key, value in settings.items():
             if key not in _SETTINGS:
                 raise InvalidConfig(
-                    f"[engines.ovs] {key}", f"unknown key (known: {', '.join(_SETTINGS)})"
+                    f"[engines.ovs] {key}",
+                    f"unknown key ({did_you_mean(key, _SETTINGS)}known: {', '.join(_SETTINGS)})",
                 )
             if key != "timeout" and not isinstance(value, str):
                 raise InvalidConfig(f"[engines.ovs] {key}", f"expected a string, got {value!r}")

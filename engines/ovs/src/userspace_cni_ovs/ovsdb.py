@@ -64,7 +64,9 @@ class Ovsdb:
         self.timeout = timeout
         if not self._endpoint.startswith(_SCHEMES):
             raise InvalidConfig(
-                "db", f"expected unix:PATH, tcp:HOST:PORT or ssl:HOST:PORT, got {endpoint!r}"
+                "db",
+                f"expected unix:PATH, tcp:HOST:PORT or ssl:HOST:PORT, got {endpoint!r}",
+                "correct host.ovs.db in the network, or db in the node's settings",
             )
         if self._endpoint.startswith("ssl:"):
             _use_tls(Stream, tls or {})

@@ -271,7 +271,9 @@ def memif_options(attachment_id: str, port: Memif, address: str) -> dict[str, st
     """
     if any(character in address for character in _CHARACTERS_OF_DEVARGS):
         raise InvalidConfig(
-            "sharedDir", f"a memif's socket cannot have ',' or '=' in its path, got {address!r}"
+            "sharedDir",
+            f"a memif's socket cannot have ',' or '=' in its path, got {address!r}",
+            "choose another sharedDir or socketfile",
         )
     arguments = {
         "role": "server",

@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable, InvalidConfig
+from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable, InvalidConfig, did_you_mean
 from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Memif, VhostUser
 from userspace_cni_vpp import bridge, kernel, ports, routed, tags
 from userspace_cni_vpp.connection import Refused, connect, disconnect
@@ -273,7 +273,8 @@ class VppHostEngine(HostEngine):
         for key, value in settings.items():
             if key not in _SETTINGS:
                 raise InvalidConfig(
-                    f"[engines.vpp] {key}", f"unknown key (known: {', '.join(_SETTINGS)})"
+                    f"[engines.vpp] {key}",
+                    f"unknown key ({did_you_mean(key, _SETTINGS)}known: {', '.join(_SETTINGS)})",
                 )
             if key != "timeout" and not isinstance(value, str):
                 raise InvalidConfig(f"[engines.vpp] {key}", f"expected a string, got {value!r}")
