@@ -310,8 +310,7 @@ class Runtime:
         """
         before = len(failures)
         try:
-            for id_ in sorted({*plan.host.list(request.network, plan.host_conf)} - valid):
-                self._collect(id_, failures, partial(plan.host.delete, id_, plan.host_conf, None))
+            self._collect_by_tag(plan, request, valid, failures)
             ports_are_known = len(failures) == before
             self._withdraw_all(plan.conf, valid, failures)
         except Exception as error:  # noqa: BLE001  an engine may raise anything; go on
@@ -319,6 +318,18 @@ class Runtime:
             return False
         self._retry_deletions(plan.host_conf.engine, request)
         return ports_are_known
+
+    def _collect_by_tag(
+        self, plan: _Plan, request: Request, valid: set[str], failures: list[CniError]
+    ) -> None:
+        """Remove what the switch has of the network and the records do not tell."""
+        for id_ in sorted({*plan.host.list(request.network, plan.host_conf)} - valid):
+            record = self.store.get(id_)
+            work: Callable[[], object] = partial(plan.host.delete, id_, plan.host_conf, None)
+            if record is not None and record.damage:  # even its network may be
+                work = partial(self._detach, _completed(record, request), request)
+            if record is None or record.damage:
+                self._collect(id_, failures, work, record)
 
     def _free_all(self, kind: str, request: Request, valid: set[str]) -> None:
         """Let the IPAM plugin *kind* free all but what *valid* attachments have, or others still.

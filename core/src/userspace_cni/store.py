@@ -339,15 +339,15 @@ class Store:
             )
             self.close()
         elif self._log not in ((0, 0), _identity(self._wal)):
-            logger.error(
-                "%s was removed or replaced while the store was in use; what it held is written "
-                "into the store now, if nobody else has written since. Leave it alone",
-                self._wal,
-            )
             # We have it open still.
             with suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self.close()
+            logger.error(
+                "%s was removed or replaced while the store was in use; what it held has been "
+                "written into the store, if nobody else has written since. Leave it alone",
+                self._wal,
+            )
 
     def _put_aside(self, because: Exception) -> None:
         """Give the damaged file another name, unless another process was faster."""
@@ -427,7 +427,7 @@ def _record(row: tuple[Any, ...]) -> Record:
             damage.append(f"{column} cannot be read: {error}")
             return None
 
-    config = read("config", row[8], _load_object) or {}
+    config = read("config", row[8], _load_config) or {}
     usable = not damage
     args = read("args", row[9], _load_object) or {}
     port = read("port", row[11], _load_port)
@@ -456,6 +456,14 @@ def _record(row: tuple[Any, ...]) -> Record:
         damage="; ".join(damage),
         id=id_ if damage else "",
     )
+
+
+def _load_config(text: str) -> dict[str, Any]:
+    config = _load_object(text)
+    for section in ("host", "ipam"):
+        if not isinstance(config.get(section, {}), dict):
+            raise TypeError(f"{section}: expected a JSON object, got {config[section]!r}")
+    return config
 
 
 def _load_object(text: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def summary(record: Record) -> dict[str, Any]:
         "state": record.state,
         "port": record.port.name if record.port else None,
         "result": record.result,
-    }
+    } | ({"damage": record.damage} if record.damage else {})
 
 
 def picture(records: Iterable[Record]) -> str:
@@ -33,7 +33,8 @@ def picture(records: Iterable[Record]) -> str:
         for record in members:
             last = record is members[-1]
             lines.append(f"{'└─' if last else '├─'} {_attachment(record)}")
-            lines += [f"{'  ' if last else '│ '}    {line}" for line in _details(record)]
+            details = [*_details(record), *([f"damaged: {record.damage}"] if record.damage else ())]
+            lines += [f"{'  ' if last else '│ '}    {line}" for line in details]
     return "\n".join(lines) or "nothing is attached"
 
 

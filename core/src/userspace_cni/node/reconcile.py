@@ -98,6 +98,9 @@ class Reconciler:
             self._outlines = self._runtime.store.outlines()
             self._revision = revision
             known = {line.id for line in self._outlines}
+            for line in self._outlines:
+                if line.state == "damaged":
+                    self._runtime.store.get(line.id)  # which tells of it, once
             for memory in (self._gone, self._pauses, self._failures):
                 for id_ in memory.keys() - known:
                     del memory[id_]
