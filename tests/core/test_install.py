@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 
 from core.example_lab import make_venv
 from userspace_cni.cni.errors import CniError
-from userspace_cni.install import compare, executables, find_shim, install, shim
+from userspace_cni.install import compare, executables, find_shim, install, shim, unit
 from userspace_cni.settings import NodeSettings, Settings
 
 if TYPE_CHECKING:
@@ -143,12 +145,46 @@ def test_a_fallback_of_an_earlier_installation_is_removed(
     assert _names(bin_dir) == ["userspace"]
 
 
-def test_a_directory_that_is_missing_is_named(plugin: Plugin, tmp_path: Path) -> None:
-    missing = tmp_path / "missing"
-    failed = _command(plugin, "--cni-bin-dir", missing)
+def test_a_directory_that_is_missing_is_made(plugin: Plugin, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        done = _command(plugin, "--cni-bin-dir", tmp_path / "opt/cni/bin")
+    finally:
+        os.umask(before)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/opt/cni/bin/userspace\n"), done.stderr
+    for level in ("opt", "opt/cni", "opt/cni/bin"):
+        assert (tmp_path / level).stat().st_mode & 0o7777 == 0o755
+
+
+def test_what_is_no_directory_is_named(plugin: Plugin, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    failed = _command(plugin, "--cni-bin-dir", tmp_path / "file/bin")
     assert failed.returncode == 1
-    assert str(missing) in failed.stderr
+    assert str(tmp_path / "file") in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_the_unit_names_this_virtual_environment(plugin: Plugin, tmp_path: Path) -> None:
+    options = ("--cni-bin-dir", tmp_path / "bin", "--unit-dir", tmp_path / "units")
+    assert _command(plugin, "--check", *options).returncode == 1
+    done = _command(plugin, *options)
+    path = tmp_path / "units/userspace-cni.service"
+    assert done.stdout.splitlines()[-1] == str(path), done.stderr
+    assert path.stat().st_mode & 0o7777 == 0o644
+    (command,) = re.findall("^ExecStart=(.*)$", path.read_text(), re.MULTILINE)
+    program, *arguments = shlex.split(command)
+    helped = subprocess.run(
+        [program, *arguments, "--help"], env={}, check=True, capture_output=True, text=True
+    )
+    assert helped.stdout.startswith("usage: userspace-cni node")
+    assert _command(plugin, "--check", *options).returncode == 0
+    path.write_text(path.read_text() + "# changed\n")
+    assert f"{path}: expected sha256" in _command(plugin, "--check", *options).stdout
+
+
+def test_a_program_of_any_path_is_one_word_to_systemd() -> None:
+    text = unit(Path('/a "b"/50%/$HOME/\\n/userspace-cni')).decode()
+    assert '\nExecStart="/a \\"b\\"/50%%/$$HOME/\\\\n/userspace-cni" node\n' in text
 
 
 def test_the_shim_has_the_nodes_settings(program: bytes, bin_dir: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +15,6 @@ from lab.plugin import clean_environ
 from userspace_cni.engine import CONTAINER_ENGINES, HOST_ENGINES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from core.example_lab import ExampleLab
 
 _MODULES = {
@@ -201,3 +201,11 @@ def test_an_engine_that_is_installed_later_is_found(
     )
     lab.add(lab.conf(host=late))
     lab.call("DEL", lab.conf(host=late)).succeeded()
+
+
+def test_nothing_is_written_into_the_home_directory(tmp_path: Path) -> None:
+    environ = {**clean_environ(), "HOME": str(tmp_path)}
+    environ.pop("XDG_CACHE_HOME", None)
+    program = Path(sys.executable).with_name("userspace-cni")
+    subprocess.run([program, "engines"], env=environ, check=True, stdout=subprocess.DEVNULL)
+    assert list(tmp_path.iterdir()) == []

@@ -14,12 +14,16 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 
 from attrs import frozen
 
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.settings import Settings
+
+#: The daemon's systemd unit.
+UNIT = "userspace-cni.service"
 
 #: The executable's name, and so the ``type`` of our networks.
 NAME = "userspace"
@@ -102,6 +106,19 @@ def _text(what: str, path: Path, longest: int) -> bytes:
     return encoded
 
 
+def unit(program: Path) -> bytes:
+    """Return the daemon's systemd unit, which executes *program* by its path.
+
+    systemd searches directories of its own for programs, not those of whoever installs.
+    """
+    text = resources.files("userspace_cni.node").joinpath(UNIT).read_text(encoding="utf-8")
+    # systemd.service(5), "Command lines", and systemd.unit(5), "Specifiers".
+    quoted = (
+        str(program).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    )
+    return os.fsencode(text.replace("@PROGRAM@", f'"{quoted}"'))
+
+
 def make_queue(node: Settings) -> None:
     """Make the directory that :attr:`.Settings.queue` names; none but root may look into it.
 
@@ -152,27 +169,39 @@ def executables(
     return {STANDALONE: own, NAME: shim(program, node, standalone)}
 
 
-def install(directory: Path, files: Mapping[str, bytes | None] | None = None) -> Path:
+def install(
+    directory: Path, files: Mapping[str, bytes | None] | None = None, mode: int = 0o755
+) -> Path:
     """Place *files*, by default the launcher, in *directory*; return the executable's path.
 
     Each is complete and on disk under a temporary name before it takes its own: a runtime that
     executes the old one at this moment is not disturbed, and a crash leaves the old or the new one.
 
+    The directory is made where it is missing.
+
     Raises:
-        OSError: *directory* does not exist or cannot be written.
+        OSError: *directory* cannot be made or written.
 
     """
+    _make(directory)
     with _locked(directory) as descriptor:
         for entry in os.listdir(descriptor):
             if entry.startswith(_DRAFT):  # of an installation that was killed: we have the lock
                 os.unlink(entry, dir_fd=descriptor)
         for name, content in (executables(directory) if files is None else files).items():
             if content is not None:
-                _place(directory, name, content)
+                _place(directory, name, content, mode)
             elif os.path.lexists(directory / name):
                 os.unlink(directory / name)
             os.fsync(descriptor)
     return directory / NAME
+
+
+def _make(directory: Path) -> None:
+    """Make *directory* and what is missing above it; the mode is ours at every level."""
+    if not directory.is_dir():
+        _make(directory.absolute().parent)
+        directory.mkdir(mode=0o755, exist_ok=True)
 
 
 def compare(directory: Path, files: Mapping[str, bytes | None]) -> list[Difference]:
@@ -205,13 +234,13 @@ def _locked(directory: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _place(directory: Path, name: str, content: bytes) -> None:
+def _place(directory: Path, name: str, content: bytes, mode: int) -> None:
     descriptor, temporary = tempfile.mkstemp(prefix=_DRAFT, dir=directory)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fchmod(file.fileno(), 0o755)
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         os.replace(temporary, directory / name)
     except BaseException:

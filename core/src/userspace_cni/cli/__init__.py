@@ -45,6 +45,12 @@ def _parser() -> argparse.ArgumentParser:
         help="no one-process plugin beside the shim: the host has no Python",
     )
     install.add_argument(
+        "--unit-dir",
+        type=Path,
+        metavar="DIR",
+        help="write the daemon's systemd unit, too: /etc/systemd/system is where systemd reads it",
+    )
+    install.add_argument(
         "--check",
         action="store_true",
         help="change nothing; exit with 1 if there is something else than would be installed",
@@ -75,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cni-bin-dir",
         action="append",
         metavar="DIR",
-        help="may be repeated (default: $CNI_PATH, else /opt/cni/bin)",
+        help="may be repeated (default: $CNI_PATH, else /opt/cni/bin and /usr/lib/cni, Debian's)",
     )
     run.add_argument(
         "--name", default="", metavar="ID", help="the container id (default: a new one)"
@@ -88,7 +94,15 @@ def _parser() -> argparse.ArgumentParser:
 def _install(options: argparse.Namespace) -> int:
     from userspace_cni import settings
     from userspace_cni.cni.errors import Code
-    from userspace_cni.install import compare, executables, find_shim, install, make_queue
+    from userspace_cni.install import (
+        UNIT,
+        compare,
+        executables,
+        find_shim,
+        install,
+        make_queue,
+        unit,
+    )
 
     node = settings.load()
     program = None if options.launcher == "python" else find_shim()
@@ -100,12 +114,19 @@ def _install(options: argparse.Namespace) -> int:
         )
     directory = options.cni_bin_dir
     files = executables(directory, program=program, node=node, fallback=options.fallback)
+    # This virtual environment's own, whatever PATH says.
+    own = {UNIT: unit(Path(sys.executable).with_name("userspace-cni"))} if options.unit_dir else {}
     if not options.check:
         if program is not None:
             make_queue(node)
         print(install(directory, files))
+        if own:
+            install(options.unit_dir, own, mode=0o644)
+            print(options.unit_dir / UNIT)
         return 0
     differences = compare(directory, files)
+    if own:
+        differences += compare(options.unit_dir, own)
     for one in differences:
         print(f"{one.path}: expected sha256 {one.expected or '-'}, found {one.found or '-'}")
     if differences:
@@ -154,7 +175,7 @@ def _node(_: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> int:
     from userspace_cni.cli.run import run
 
-    path = os.environ.get("CNI_PATH") or "/opt/cni/bin"
+    path = os.environ.get("CNI_PATH") or "/opt/cni/bin:/usr/lib/cni"
     return run(
         options.command,
         options.network,
