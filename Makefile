@@ -8,12 +8,26 @@ PROJECTS := core engines/linux engines/ovs engines/vpp shim docs/example-engine
 DEMO_linux := demo/linux.py
 DEMO_ovs := demo/ovs_dpdk.py
 DEMO_vpp := demo/vpp.py
+ABOUT_linux := two containers on a Linux bridge ping one another.
+ABOUT_ovs := two DPDK applications on a private Open vSwitch exchange packets.
+ABOUT_vpp := two containers with a VPP each, on a private VPP, ping one another.
+# PIP_CONSTRAINT, unlike --constraint, holds for what builds a package, too.
+PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint unit docs bench format clean
+.PHONY: help demo test fresh lint unit docs bench format clean
 
-# ENGINE=ovs: DPDK applications on Open vSwitch; ENGINE=linux: containers on a Linux bridge;
-# ENGINE=vpp: VPP in the containers too, where a VPP is installed (VPP_PREFIX).
-demo: $(VENV)/.ready .build/demo-$(ENGINE).ready
+help:
+	@echo "make demo               two DPDK applications on Open vSwitch exchange packets"
+	@echo "make demo ENGINE=linux  two containers on a Linux bridge ping one another"
+	@echo "make demo ENGINE=vpp    the same with VPP, where one is installed (VPP_PREFIX)"
+	@echo "make test               all checks and tests; TESTS=tests/linux runs a part"
+	@echo "make fresh              the commands above on a bare Debian 12, as a newcomer has it"
+	@echo "make bench              figures beside the reference plugins; ROUNDS=50 JSON=figures.json"
+	@echo "make lint, unit, docs   parts of make test"
+	@echo "make format             format the source"
+	@echo "make clean              remove what these have made; Debian packages stay"
+
+demo: $(VENV)/.demo-$(ENGINE).ready
 	$(BIN)/python $(DEMO_$(ENGINE))
 
 test: lint unit docs
@@ -24,15 +38,17 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# TESTS=tests/linux runs a part.
-unit: $(VENV)/.ready .build/demo-linux.ready .build/demo-ovs.ready .build/test.ready
+unit: $(VENV)/.ready
 	$(BIN)/pytest $(TESTS)
 
 docs: $(VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir .build/site
 
-# Medians and ratios beside the reference plugins: make bench ROUNDS=50 JSON=figures.json
-bench: $(VENV)/.ready .build/demo-linux.ready .build/demo-ovs.ready
+fresh:
+	setup/debian.sh tests/fresh/packages.txt
+	tests/fresh/run
+
+bench: $(VENV)/.ready
 	$(BIN)/python bench/linux.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(JSON),--json $(JSON))
 	$(BIN)/python bench/ovs_dpdk.py $(if $(ROUNDS),--rounds $(ROUNDS))
 	$(BIN)/python bench/vpp.py $(if $(ROUNDS),--rounds $(ROUNDS))
@@ -42,23 +58,27 @@ format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .build
+	rm -rf $(VENV) .build .hypothesis .*_cache shim/src/userspace_cni_shim/userspace
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # -- set-up: each step leaves a mark, so that the next run has nothing to do
 
-$(VENV)/.ready: constraints.txt setup/python.txt $(PROJECTS:%=%/pyproject.toml) shim/shim.c shim/hatch_build.py
-	setup/debian.sh setup/packages.txt
-	@echo "Installing Python packages into $(VENV): setup/python.txt, $(PROJECTS)"
+# A demo takes the core and one engine, and that engine's switch.
+$(VENV)/.demo-%.ready: setup/packages.txt demo/packages-%.txt constraints.txt core/pyproject.toml engines/%/pyproject.toml
+	@echo "After the set-up of some minutes, $(ABOUT_$*)"
+	setup/debian.sh setup/packages.txt demo/packages-$*.txt
+	@echo "Installing Python packages into $(VENV): core, engines/$*"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--requirement setup/python.txt $(PROJECTS:%=--editable %)
+	$(PIP) --editable core --editable engines/$*
 	touch $@
 
-.build/demo-linux.ready: demo/packages.txt
-.build/demo-ovs.ready: tests/lab/packages-ovs.txt
-.build/demo-vpp.ready: demo/packages.txt
-.build/test.ready: tests/lab/packages.txt
-.build/%.ready:
-	setup/debian.sh $<
-	mkdir -p .build
+# That of VPP is driven by the lab of the tests.
+$(VENV)/.demo-vpp.ready: $(VENV)/.ready
+	touch $@
+
+$(VENV)/.ready: $(wildcard setup/*.txt demo/*.txt) constraints.txt $(PROJECTS:%=%/pyproject.toml) shim/shim.c shim/hatch_build.py
+	setup/debian.sh setup/packages.txt setup/packages-test.txt demo/packages-linux.txt demo/packages-ovs.txt
+	@echo "Installing Python packages into $(VENV): setup/python-test.txt, $(PROJECTS)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --requirement setup/python-test.txt $(PROJECTS:%=--editable %)
 	touch $@

@@ -3,20 +3,42 @@
 # Usage: setup/debian.sh FILE...
 set -eu
 
+wanted=$(sed 's/#.*//' "$@" | sort -u)
 missing=""
-for package in $(cat "$@" | sed 's/#.*//'); do
+for package in $wanted; do
     dpkg-query --show --showformat='${db:Status-Status}\n' "$package" 2>/dev/null \
         | grep -qx installed || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0
 
-echo "Installing Debian packages:$missing"
+echo "Installing Debian packages, and what they depend on:$missing"
 if [ "$(id -u)" != 0 ]; then
     echo "This needs root: run make as root, or install them yourself." >&2
     exit 1
 fi
+
+# A machine that has just started updates itself: another program may have apt's locks. apt-get can
+# wait for those of dpkg, but not for those of its lists and its archives.
+patience=600
+deadline=$(($(date +%s) + patience))
+apt() {
+    while ! said=$(LC_ALL=C apt-get -qq -o Dpkg::Use-Pty=0 -o "DPkg::Lock::Timeout=$patience" "$@" 2>&1 >&3); do
+        case $said in
+            *"Could not get lock"*) ;;
+            *) deadline=0 ;;
+        esac
+        if [ "$(date +%s)" -ge "$deadline" ]; then
+            printf '%s\n' "$said" >&2
+            return 1
+        fi
+        [ -n "${told:-}" ] || printf 'Waiting %s s at most: %s\n' "$patience" "$said"
+        told=yes
+        sleep 1
+    done
+} 3>&1
+
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
+apt update
 # Recommended packages would bring a firewall, a desktop bus and daemons that nobody here uses.
 # shellcheck disable=SC2086  # a list of words
-apt-get install -y -qq --no-install-recommends $missing
+apt install -y --no-install-recommends $missing

@@ -43,12 +43,26 @@ def served_by(request: pytest.FixtureRequest) -> Mode:
     return served
 
 
+_LEFT_OUT = pytest.StashKey[int]()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop what was parametrised with nothing, which pytest would call skipped."""
+    """Drop what was parametrised with nothing: the real VPPs of a machine that has none."""
     empty = [item for item in items if "NOTSET" in item.name]
     if empty:
+        config.stash[_LEFT_OUT] = len(empty)
         config.hook.pytest_deselected(items=empty)
         items[:] = [item for item in items if item not in empty]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if left_out := config.stash.get(_LEFT_OUT, 0):
+        terminalreporter.write_line(
+            f"{left_out} tests are left out: they need a real VPP, and there is no program vpp "
+            "(in PATH, or in the directory that VPP_PREFIX names)"
+        )
 
 
 @pytest.fixture

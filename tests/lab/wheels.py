@@ -13,7 +13,17 @@ from attrs import frozen
 ROOT = Path(__file__).resolve().parents[2]
 PROJECTS = ("core", "engines/linux", "engines/ovs", "engines/vpp", "shim", "docs/example-engine")
 #: What the wheels need at run time, and to be built.
-_REQUIRED = ("attrs", "cattrs", "stevedore", "pyroute2", "ovs", "vpp-papi", "PyYAML", "hatchling")
+_REQUIRED = (
+    "attrs",
+    "cattrs",
+    "stevedore",
+    "pyroute2",
+    "ovs",
+    "vpp-papi",
+    "PyYAML",
+    "hatchling",
+    "prometheus-client",
+)
 _CONSTRAINTS = ROOT / "constraints.txt"
 
 
@@ -59,7 +69,7 @@ def virtualenv(directory: Path, wheels: Wheels) -> Virtualenv:
 
 def build(directory: Path) -> Wheels:
     """Build our wheels in *directory*; the wheelhouse is kept for the next time."""
-    house = _wheelhouse()
+    house = wheelhouse()
     options = ("--no-deps", "--no-index", "--find-links", house, "--wheel-dir", directory)
     _run(*_PIP, "wheel", *options, *(ROOT / project for project in PROJECTS))
     return Wheels(directory, house)
@@ -68,7 +78,8 @@ def build(directory: Path) -> Wheels:
 _PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
 
-def _wheelhouse() -> Path:
+def wheelhouse() -> Path:
+    """Return a directory with the wheels of what ours need, made at its first use."""
     text = _CONSTRAINTS.read_bytes() if _CONSTRAINTS.exists() else b""
     key = hashlib.sha256(text + repr((_REQUIRED, sys.version_info[:2])).encode()).hexdigest()[:12]
     house = ROOT / ".build" / f"wheelhouse-{key}"
