@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import sys
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from lab import wheels
 from lab.node import Node
 from userspace_cni import config, registry, settings
 from userspace_cni.cni.request import Request
-
-if TYPE_CHECKING:
-    from lab.plugin import Plugin
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -63,18 +61,53 @@ def test_the_example_of_the_nodes_settings_is_one(tmp_path: Path) -> None:
     )
 
 
-def test_getting_started_works_as_written(plugin: Plugin) -> None:
-    script = "\n".join(blocks(ROOT / "docs/getting-started.md", "sh"))
+#: Where Debian has its programs: its own Python is what the reader has.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def followed(node: Node, *scripts: str) -> str:
+    """Run *scripts* as a reader types them, in a clone and on a node with nothing of ours."""
+    clone = node.dir / "clone"
+    for project in ("core", "engines", "shim"):
+        shutil.copytree(ROOT / project, clone / project, symlinks=True)
+    patience = node.dir / "apt.conf"
+    patience.write_text('DPkg::Lock::Timeout "300";\n')
+    environ = {
+        "PATH": PATH,
+        "APT_CONFIG": str(patience),
+        # A node has no network: what an index would give comes from a directory.
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(wheels.wheelhouse()),
+    }
+    shell = ["env", "-i", *(f"{name}={value}" for name, value in environ.items()), "sh", "-euxc"]
+    return node.run([*shell, f"cd {clone}\n" + "\n".join(scripts)], timeout=170).stdout
+
+
+def test_the_readme_installs() -> None:
     with Node() as node:
-        bin_dir = node.path("/opt/cni/bin")
-        for entry in plugin.bin_dir.iterdir():
-            (bin_dir / entry.name).symlink_to(entry.resolve())
-        plugin.serve(node)
-        done = node.run(
-            ["sh", "-euxc", f"cd {node.dir}; PATH=$PATH:{Path(sys.executable).parent}\n{script}"],
-            env=plugin.env,
+        (install,) = blocks(ROOT / "README.md", "sh")
+        engines = "/opt/userspace-cni/bin/userspace-cni engines"
+        said = followed(node, install, engines)
+        assert node.path("/opt/cni/bin/userspace").exists()
+        assert {"linux", "ovs", "vpp"} <= set(said.split())
+
+
+def test_the_pages_for_operators_work_as_written() -> None:
+    with Node() as node:
+        (daemon,) = blocks(ROOT / "docs/node.md", "sh")
+        said = followed(
+            node,
+            *blocks(ROOT / "docs/getting-started.md", "sh"),
+            *blocks(ROOT / "docs/install.md", "sh"),
+            # A lab node has no systemd, and must not write into the machine's.
+            re.sub("^systemctl .*$", "", daemon, flags=re.MULTILINE).replace(
+                "/etc/systemd", "/opt"
+            ),
+            "/opt/userspace-cni/bin/userspace-cni install --check --unit-dir /opt/system",
         )
-        assert '"address": "10.88.7.2/24"' in done.stdout
-        assert "1 packets transmitted, 1 received" in done.stdout
-        assert "network blue" in done.stdout
+        assert '"address": "10.88.7.2/24"' in said
+        assert "1 packets transmitted, 1 received" in said
+        assert "network blue" in said
+        assert "/opt/system/userspace-cni.service" in said
+        assert node.path("/opt/cni/bin/userspace").read_bytes().startswith(b"\x7fELF")
         assert node.veths() == []
