@@ -101,9 +101,33 @@ def test_a_removal_on_the_way_does_not_get_the_arguments_of_another_container(
     lab.call("DEL", conf, args="MAC=02:00:00:00:00:01").succeeded()
     lab.switch_up()
     lab.add(conf, container="c2", args="MAC=02:00:00:00:00:02")
-    (freed,) = lab.spy.calls("DEL")
+    assert not lab.spy.calls("DEL")  # no ADD does the work of others
+    lab.call("DEL", conf, container="c2", args="MAC=02:00:00:00:00:02").succeeded()
+    _, freed = lab.spy.calls("DEL")
     assert freed.env["CNI_CONTAINERID"] == "c1"
     assert "CNI_ARGS" not in freed.env
+
+
+@pytest.mark.one_process("in the daemon no request does the removals of others")
+def test_removals_that_hang_keep_no_other_waiting(lab: ExampleLab) -> None:
+    hangs, log = lab.directory / "hangs", lab.directory / "log"
+    body = f"[ $CNI_COMMAND != DEL ] || {{ echo >> {log}; [ ! -e {hangs} ] || exec sleep 60; }}\n"
+    conf = lab.conf(name="hanging", ipam=lab.script(body + _printing(ONE)))
+    config = lab.directory / "config.toml"
+    config.write_text("timeout = 1\n" + config.read_text())
+    for number in range(4):
+        lab.add(conf, container=f"c{number}")
+    hangs.touch()
+    for number in range(4):
+        assert lab.call("DEL", conf, container=f"c{number}").code == 11
+    assert len(log.read_text()) == 4
+    lab.add(lab.conf())
+    lab.call("DEL", lab.conf()).succeeded()
+    lab.add(conf, container="another")
+    assert len(log.read_text()) == 4  # nobody has tried those again
+    hangs.unlink()
+    lab.call("DEL", conf, container="another").succeeded()
+    lab.assert_clean()
 
 
 def test_a_plugin_that_does_not_exist_is_named_with_where_it_was_sought(lab: ExampleLab) -> None:

@@ -91,10 +91,9 @@ def test_a_record_goes_through_its_states_as_it_was_given(store: Store) -> None:
         RECORD, state="attached", port=PORT, result={"cniVersion": "1.1.0", "ips": []}
     )
     assert store.get(RECORD.id) == attached
-    assert store.deleting("example") == []
+    assert store.deleting() == []
     store.mark(RECORD.id, "deleting")
-    assert store.deleting("example") == [evolve(attached, state="deleting")]
-    assert store.deleting("other") == []
+    assert store.deleting() == [evolve(attached, state="deleting")]
     store.remove(RECORD.id)
     store.remove(RECORD.id)
     assert store.all() == []

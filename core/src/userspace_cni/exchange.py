@@ -74,16 +74,21 @@ def serve(
     """
     from pathlib import Path
 
-    from userspace_cni import log, settings
+    from userspace_cni import deadline, log, settings
 
     own_file, own_level = (request.config.get(key) for key in ("logFile", "logLevel"))
     level = own_level.lower() if isinstance(own_level, str) else ""
-    with log.scope(
-        level if level in settings.LOG_LEVELS else node.log_level,
-        Path(own_file) if isinstance(own_file, str) and own_file.startswith("/") else node.log_file,
-        f"{request.command} network={request.network} container={request.container_id} "
-        f"ifname={request.ifname}: ",
-        stderr,
+    with (
+        deadline.within(node.budget),
+        log.scope(
+            level if level in settings.LOG_LEVELS else node.log_level,
+            Path(own_file)
+            if isinstance(own_file, str) and own_file.startswith("/")
+            else node.log_file,
+            f"{request.command} network={request.network} container={request.container_id} "
+            f"ifname={request.ifname}: ",
+            stderr,
+        ),
     ):
         try:
             return runtime.serve(request)

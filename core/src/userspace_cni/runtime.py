@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from userspace_cni import config, handover, netns, registry
+from userspace_cni import config, deadline, handover, netns, registry
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import (
     CheckFailed,
@@ -48,6 +48,8 @@ from userspace_cni.settings import Settings
 from userspace_cni.store import Record, Store, StoreFailed
 
 _NEWEST = SUPPORTED[-1]
+#: For removals that were put off, on the way of a request that has done its own work.
+_RETRY_PATIENCE = 5.0  # seconds
 _VALID_ATTACHMENTS = "cni.dev/valid-attachments"
 _UNUSABLE = (Code.INVALID_NETWORK_CONFIG, Code.UNSUPPORTED_FIELD)
 #: States of a record, written before anything is touched.
@@ -142,7 +144,7 @@ class Runtime:
         plan, volume = self._placed(plan, request)
         if volume:
             # An earlier sandbox of the pod may have left its files in there.
-            self._retry_deletions(plan.host_conf.engine, request, volume)
+            self._retry_deletions(request, volume)
             attachment = evolve(attachment, directory=self._volume(volume, request.container_id))
         with self._lock(attachment.id) as lock, self._allocation(plan, request, lock) as allocation:
             if not request.wanted():
@@ -176,7 +178,6 @@ class Runtime:
                 body = cni_result.dump(answer, request.cni_version)
                 with self._phase("store"):
                     self.store.commit(attachment.id, port, cni_result.dump(own, _NEWEST))
-        self._retry_deletions(plan.host_conf.engine, request)
         return body
 
     def delete(self, request: Request) -> None:
@@ -207,8 +208,8 @@ class Runtime:
             except StoreFailed as error:
                 self._unwanted.add(id_)
                 raise CniError(Code.TRY_AGAIN_LATER, error.msg, error.details) from error
-        if record is not None and removed:
-            self._retry_deletions(record.engine, request)
+        if removed and self._alone:
+            self._retry_deletions(request)
 
     def check(self, request: Request) -> None:
         """Compare what is there with what ADD answered, as ``prevResult`` tells it now."""
@@ -316,7 +317,6 @@ class Runtime:
         except Exception as error:  # noqa: BLE001  an engine may raise anything; go on
             failures.append(_cni_error(error))
             return False
-        self._retry_deletions(plan.host_conf.engine, request)
         return ports_are_known
 
     def _collect_by_tag(
@@ -520,7 +520,8 @@ class Runtime:
             yield undo
         except BaseException:
             try:
-                undo.close()
+                with deadline.extended(self._settings.budget / 2):
+                    undo.close()
             except Exception as error:  # noqa: BLE001  an engine's undo step may raise anything
                 logger.exception("an ADD that failed could not be undone whole")
                 mark = partial(
@@ -644,25 +645,27 @@ class Runtime:
             request,
         )
 
-    def _retry_deletions(self, engine: str, request: Request, volume: str = "") -> None:
-        """Remove what could not be removed while the switch of *engine* was down.
+    def _retry_deletions(self, request: Request, volume: str = "") -> None:
+        """Remove what could not be removed before of the network of *request*.
 
-        With *volume*, only what is in that one. All else, a daemon removes in its own time.
+        Or, with *volume*, what is in that one. Whoever calls this has just seen that switch and
+        plugin work, or needs the volume. What hangs all the same ends it: the next would, too.
         """
-        if not self._alone and not volume:
-            return
         try:
             waiting = [
                 record
-                for record in self.store.deleting(engine)
-                if not volume or record.directory == volume
+                for record in self.store.deleting()
+                if (record.directory == volume if volume else record.network == request.network)
             ]
         except CniError as error:
             logger.warning("cannot look for removals that were put off: %s", error)
             return
         failures: list[CniError] = []
-        for record in waiting:
-            self._collect(record.id, failures, partial(self._detach, record, request), record)
+        with deadline.within(min(_RETRY_PATIENCE, self._settings.budget)):
+            for record in waiting:
+                self._collect(record.id, failures, partial(self._detach, record, request), record)
+                if failures and failures[-1].code == Code.TRY_AGAIN_LATER:
+                    break
         for failure in failures:
             logger.warning("a removal that was put off failed again: %s", failure)
 

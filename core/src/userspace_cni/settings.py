@@ -32,7 +32,7 @@ class NodeSettings:
     socket: Path | None = None
     #: ``ADDRESS:PORT`` that health and metrics are served at; empty for none.
     http: str = ""
-    #: How many requests are served at once; further ones wait.
+    #: How many requests of one network are served at once; further ones of it wait.
     workers: int = 32
     #: How long the shim waits for an answer.
     deadline: float = 120.0
@@ -56,7 +56,7 @@ class Settings:
     kubelet_dir: Path = Path("/var/lib/kubelet")
     log_file: Path | None = None
     log_level: str = "warning"
-    #: How long, in seconds, an IPAM plugin may take, and a lock may be held by others.
+    #: How long, in seconds, a request may wait in all: for locks, IPAM plugins, the API server.
     timeout: float = 60.0
     #: The tables ``[engines.NAME]``: each engine knows its own keys.
     engines: Mapping[str, Mapping[str, Any]] = field(factory=dict)
@@ -66,6 +66,14 @@ class Settings:
     def socket(self) -> Path:
         """Path of the daemon's socket."""
         return self.node.socket or self.run_dir / "node.sock"
+
+    @property
+    def budget(self) -> float:
+        """How long a request may take; to undo what failed it has half as long again.
+
+        The shim still waits then, so that the answer finds it.
+        """
+        return min(self.timeout, self.node.deadline / 2)
 
     @property
     def queue(self) -> Path:

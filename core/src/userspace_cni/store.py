@@ -213,10 +213,10 @@ class Store:
         """Return all attachments of *network*."""
         return self._select("WHERE network = ?", network)
 
-    def deleting(self, engine: str) -> list[Record]:
-        """Return the attachments of *engine* whose removal has to be tried again."""
-        condition = "WHERE state != 'attached' AND state IN ('deleting', 'unknown') AND engine = ?"
-        return [record for record in self._select(condition, engine) if record.state != "damaged"]
+    def deleting(self) -> list[Record]:
+        """Return the attachments whose removal has to be tried again."""
+        condition = "WHERE state != 'attached' AND state IN ('deleting', 'unknown')"
+        return [record for record in self._select(condition) if record.state != "damaged"]
 
     def all(self) -> list[Record]:
         """Return every attachment, by network and container."""

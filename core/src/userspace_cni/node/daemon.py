@@ -67,7 +67,9 @@ class _Daemon:
 
             figures.count_attachments(runtime.store)
             stack.enter_context(health.serving(settings.node.http, self._readiness, figures))
-        self._server = Server(settings.socket, settings.node.workers, self._service.reply)
+        self._server = Server(
+            settings.socket, settings.node.workers, settings.budget, self._service.reply
+        )
         stack.callback(self._server.close)
 
     def run(self) -> None:
@@ -75,23 +77,23 @@ class _Daemon:
             signal.signal(number, lambda *_: self._end())
         # Not SIG_IGN, which IPAM plugins would inherit.
         signal.signal(signal.SIGHUP, lambda *_: None)
-        queue = self._service.queue
-        queue.make()
-        # One that is put off may have waited for a minute, and the next would too.
-        queue.replay(self._stop, patient=False)
-        self._replayed = True
-        if self._stop.is_set():
-            return
+        self._service.queue.make()
         self._server.open()
-        background = Thread(target=self._look_after, name="reconcile")
-        background.start()
+        # Queued DELs keep nobody waiting: an ADD does first what is queued of its attachment.
+        background = [
+            Thread(target=self._look_after, name="reconcile"),
+            Thread(target=self._replay, name="queue"),
+        ]
+        for thread in background:
+            thread.start()
         systemd.notify("READY=1")
         logger.info("serving at %s", self._settings.socket)
         try:
             self._server.run()
         finally:
             self._end()
-            background.join()
+            for thread in background:
+                thread.join()
         logger.info("ended")
 
     def _end(self) -> None:
@@ -105,7 +107,14 @@ class _Daemon:
 
     def _after_a_look(self) -> None:
         self._reconciled = True
-        self._service.queue.replay(self._stop)  # a shim queues a DEL when a daemon is too slow, too
+
+    def _replay(self) -> None:
+        while True:
+            self._service.queue.replay(self._stop)
+            self._replayed = True
+            # A shim queues a DEL when a daemon is too slow, too.
+            if self._stop.wait(self._settings.node.watch_interval):
+                return
 
     def _readiness(self) -> tuple[bool, dict[str, Any]]:
         ready = self._replayed and self._reconciled and not self._stop.is_set()

@@ -5,6 +5,7 @@ Pure functions: bytes in, bytes out.
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 from collections.abc import Callable, Mapping
@@ -82,6 +83,15 @@ def load_request(frame: bytes) -> tuple[dict[str, str], bytes]:
     if position != len(frame):
         raise BadFrame(f"{len(frame) - position} bytes follow it")
     return request
+
+
+def network_of(stdin: bytes) -> str:
+    """Return the name of the network that a request's standard input is about, if it has one."""
+    try:
+        name = json.loads(stdin)["name"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    return name if isinstance(name, str) else ""
 
 
 def dump_request(environ: Mapping[str, str], stdin: bytes) -> bytes:

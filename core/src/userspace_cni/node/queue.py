@@ -9,11 +9,13 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from userspace_cni import deadline
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.log import logger
 from userspace_cni.node import protocol
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     from userspace_cni.exchange import Answer
     from userspace_cni.node.observer import Observer
+
+_PAUSE = 0.02  # seconds; flock(2) has no timeout of its own
 
 
 class Queue:
@@ -58,15 +62,17 @@ class Queue:
                 error.strerror or "",
             ) from error
 
-    def replay(self, stop: Event, *, patient: bool = True) -> None:
+    def replay(self, stop: Event) -> None:
         """Carry out every file, and remove it; until *stop* is set.
 
-        One that must be tried again later (code 11) stays, and if not *patient* so do those behind
-        it; one that is no DEL is renamed to ``*.bad``.
+        One that must be tried again later (code 11) stays, and so do those behind it of the same
+        network, which would wait for the same plugin. One that is no DEL is renamed to ``*.bad``.
         """
+        put_off: set[str] = set()
         for path in self._files():
-            if stop.is_set() or (self._replay(path) == "later" and not patient):
+            if stop.is_set():
                 return
+            self._replay(path, None, put_off)
 
     def replay_before(self, add: Mapping[str, str]) -> None:
         """Carry out what is queued of the attachment that the environment of an *add* names.
@@ -76,7 +82,7 @@ class Queue:
 
         """
         for path in self._files():
-            if self._replay(path, _attachment(add)) == "later":
+            if self._replay(path, _attachment(add), set()) == "later":
                 raise CniError(
                     Code.TRY_AGAIN_LATER,
                     f"an earlier DEL of this attachment is still to be carried out: {path}",
@@ -96,12 +102,15 @@ class Queue:
             logger.error("the queue %s cannot be read: %s", self._directory, error)
             return []
 
-    def _replay(self, path: Path, only: tuple[str, ...] | None = None) -> str:
-        """Carry out the DEL at *path*, if it is of the attachment *only*; return the outcome."""
+    def _replay(self, path: Path, only: tuple[str, ...] | None, put_off: set[str]) -> str:
+        """Carry out the DEL at *path*, if it is of the attachment *only*; return the outcome.
+
+        Not if its network is one of those *put_off*, which it may become.
+        """
         try:
             if stat.S_ISREG(path.lstat().st_mode):
                 with path.open("rb") as file:
-                    outcome = self._carry_out(path, file, only)
+                    outcome = self._carry_out(path, file, only, put_off)
             else:
                 outcome = _put_aside(path, "it is no file")
         except FileNotFoundError:
@@ -113,27 +122,45 @@ class Queue:
             self._observer.replayed(outcome)
         return outcome
 
-    def _carry_out(self, path: Path, file: BinaryIO, only: tuple[str, ...] | None) -> str:
+    def _carry_out(
+        self, path: Path, file: BinaryIO, only: tuple[str, ...] | None, put_off: set[str]
+    ) -> str:
         try:
             environ, stdin = _deletion(file)
         except BadFrame as error:
             return _put_aside(path, str(error))
-        if only not in (None, _attachment(environ)):
+        network = protocol.network_of(stdin)
+        if only not in (None, _attachment(environ)) or network in put_off:
             return ""
         # Threads, and processes, that come to it at once: it is the first one's.
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if not _locked(file):
+            return "later"
         if not os.fstat(file.fileno()).st_nlink:
             return ""
         answer = self._answer(environ, stdin, StringIO())
         if answer.code == Code.TRY_AGAIN_LATER:
+            put_off.add(network)
             logger.warning("queued DEL %s is put off: %s", path.name, answer.out.strip())
             return "later"
         path.unlink()
         if answer.status:
             logger.error("queued DEL %s failed: %s", path.name, answer.out.strip())
-            return "failed"
-        logger.info("queued DEL %s is done", path.name)
-        return "done"
+        else:
+            logger.info("queued DEL %s is done", path.name)
+        return "failed" if answer.status else "done"
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Lock *file*; tell whether that was possible before the deadline of the request."""
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if deadline.left() <= 0:
+                return False
+            time.sleep(_PAUSE)
+        else:
+            return True
 
 
 def _attachment(environ: Mapping[str, str]) -> tuple[str, ...]:

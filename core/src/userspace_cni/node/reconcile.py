@@ -13,7 +13,7 @@ from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from userspace_cni import netns
+from userspace_cni import deadline, netns
 from userspace_cni.cni.errors import CniError, Code, internal_error
 from userspace_cni.log import logger
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: switch.
 _Switch = tuple[str, str]
 
+#: For one removal: while it is waited for a plugin, no switch is looked after.
+_REMOVAL_PATIENCE = 10.0  # seconds
 _PAUSE_MAX = 300.0  # seconds between attempts to remove what fails again and again
 
 
@@ -51,6 +53,8 @@ class Reconciler:
         self._pauses: dict[str, tuple[float, float]] = {}
         #: The last failure of an attachment: the same one is not news.
         self._failures: dict[str, str] = {}
+        #: Networks whose IPAM plugin did not answer in this round.
+        self._hanging: set[str] = set()
         self._compared: float | None = None
 
     @property
@@ -173,9 +177,12 @@ class Reconciler:
         what has had no namespace for longer than the grace.
         """
         silent: set[_Switch] = set()
+        self._hanging.clear()
         for line in outlines:
             due, _ = self._pauses.get(line.id, (now, 0.0))
             switch = line.engine, line.host
+            if line.network in self._hanging:
+                continue  # the next would wait for the same plugin
             if due > now or switch in silent or stop.is_set() or line.state == "damaged":
                 continue  # of a damaged record nothing can be taken for granted
             if line.state != "attached":
@@ -189,8 +196,11 @@ class Reconciler:
 
     def _remove(self, line: Outline, still: Callable[[Record], bool], now: float) -> bool:
         try:
-            removed = self._runtime.remove(line.id, still)
+            with deadline.within(_REMOVAL_PATIENCE):
+                removed = self._runtime.remove(line.id, still)
         except Exception as error:  # noqa: BLE001  an engine may raise anything; the others are next
+            if isinstance(error, CniError) and error.code == Code.TRY_AGAIN_LATER:
+                self._hanging.add(line.network)
             _, pause = self._pauses.get(line.id, (now, 0.0))
             pause = min(max(2 * pause, self._node.watch_interval), _PAUSE_MAX)
             self._pauses[line.id] = now + pause, pause

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
-from userspace_cni import config, exchange
+from userspace_cni import config, deadline, exchange
 from userspace_cni.cni import request
 from userspace_cni.log import logger
 from userspace_cni.node.observer import Served
@@ -41,10 +41,16 @@ class Service:
         self._observer = observer
         self.queue = Queue(settings.queue, self.answer, observer)
 
-    def reply(self, environ: Mapping[str, str], stdin: bytes, wanted: Callable[[], bool]) -> Reply:
-        """Answer the request as the one-process plugin does, its standard error included."""
+    def reply(
+        self, environ: Mapping[str, str], stdin: bytes, wanted: Callable[[], bool], since: float
+    ) -> Reply:
+        """Answer the request as the one-process plugin does, its standard error included.
+
+        Its time began at *since*, of the monotonic clock.
+        """
         stderr = StringIO()
-        answer = self.answer(environ, stdin, stderr, wanted)
+        with deadline.within(self._settings.budget, since):
+            answer = self.answer(environ, stdin, stderr, wanted)
         return Reply(
             answer.status,
             answer.out.encode(),
