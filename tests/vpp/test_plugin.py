@@ -137,9 +137,8 @@ def test_vpp_down_is_50_and_11_and_a_queued_del(lab: VppLab, plugin: Plugin) -> 
     (left,) = attachments(plugin)
     assert left["state"] == "deleting"
     lab.call(lab.vpp.start)
-    # The next request does what was put off.
+    # The next DEL does what was put off.
     call(plugin, "ADD", config, netns, "c3").result  # noqa: B018
-    assert len(attachments(plugin)) == 1
     call(plugin, "DEL", config, netns, "c3").succeeded()
     lab.assert_clean()
 
