@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,7 @@ from userspace_cni import netns as namespaces
 from userspace_cni.cni.errors import CniError, Code
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 OWN = "/proc/thread-self/ns/net"
@@ -97,6 +100,59 @@ def test_no_descriptor_is_left_open(netns: str) -> None:
     namespaces.call(netns, _current)
     namespaces.require_foreign(netns)
     namespaces.exists(netns)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@contextmanager
+def _named(name: str) -> Iterator[str]:
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        yield f"/run/netns/{name}"
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def test_a_namespace_with_the_same_path_device_and_inode_is_another() -> None:
+    name = f"ucni-{os.getpid()}"
+    with _named(name) as path:
+        before, inode = namespaces.identity(path), os.stat(path).st_ino
+        assert namespaces.identity(path) == before
+    for _ in range(200):
+        with _named(name) as path:
+            if os.stat(path).st_ino != inode:
+                continue  # the kernel has given the number to somebody else first
+            assert namespaces.identity(path) != before
+            assert namespaces.is_gone(path, before)
+            with namespaces.pinned(path, before) as there:
+                assert not there
+            return
+    pytest.fail("no inode was used again")
+
+
+def test_an_identity_of_old_is_compared_as_of_old(netns: str) -> None:
+    found = os.stat(netns)
+    assert not namespaces.is_gone(netns, f"{found.st_dev}:{found.st_ino}")
+    assert namespaces.is_gone(netns, f"{found.st_dev}:{found.st_ino + 1}")
+
+
+def test_an_identity_of_another_boot_is_another(netns: str) -> None:
+    cookie, _, _ = namespaces.identity(netns).partition("@")
+    assert namespaces.is_gone(netns, f"{cookie}@00000000-0000-0000-0000-000000000000")
+
+
+def test_what_is_pinned_is_worked_in_wherever_its_path_leads(netns: str, tmp_path: Path) -> None:
+    path = tmp_path / "netns"
+    path.symlink_to(netns)
+    identity, inode = namespaces.identity(str(path)), os.stat(path).st_ino
+    before = len(os.listdir("/proc/self/fd"))
+    with namespaces.pinned(str(path), identity) as there:
+        assert there
+        path.unlink()
+        path.symlink_to(OWN)
+        assert namespaces.call(str(path), _current) == inode
+        assert not namespaces.is_gone(str(path), identity)
+        assert namespaces.is_gone(str(path), identity, afresh=True)
+    assert namespaces.is_gone(str(path), identity)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

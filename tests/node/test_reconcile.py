@@ -115,6 +115,28 @@ def test_a_path_that_another_namespace_has_taken_is_a_namespace_that_is_gone(
     lab.assert_clean()
 
 
+def test_a_namespace_with_the_number_of_a_dead_one_gets_nothing_of_it(lab: ExampleLab) -> None:
+    daemon = started(lab, "watch_interval = 0.05\nreconcile_interval = 0.05\ngrace = 0")
+    name = f"ucni-{os.getpid()}"
+    with _namespace(name) as path:
+        lab.add(lab.conf(), netns=path)
+        inode = os.stat(path).st_ino
+        daemon.kill()
+    for _ in range(200):
+        with _namespace(name) as path:
+            if os.stat(path).st_ino != inode:
+                continue  # the kernel has given the number to somebody else first
+            for port in lab.switch.glob("*.*"):
+                port.unlink()
+            daemon.start()
+            poll(lambda: lab.states() == {}, "the dead one's attachment is removed")
+            assert lab.ports() == []
+            assert "is restored" not in daemon.said()
+            lab.assert_clean()
+            return
+    raise AssertionError("no inode was used again")
+
+
 def test_a_file_in_the_place_of_a_namespace_may_be_a_mount_that_is_not_seen(
     lab: ExampleLab,
 ) -> None:

@@ -360,34 +360,45 @@ class Runtime:
             record = self.store.get(id_) if held and id_ not in self._unwanted else None
             if record is None or record.state != "attached" or record.port is None:
                 return False
-            if netns.is_gone(record.netns, record.namespace):
-                return False  # its path may be another's by now, even the host's own
-            request = _request_of(record)
-            plan = self._plan(request, recorded=True)
-            if record.container_dir:
-                plan = evolve(plan, conf=evolve(plan.conf, container_dir=record.container_dir))
-            attachment = self._recorded_attachment(record, request, plan.conf)
-            directory = self._recorded_directory(record)
-            # What it was handed over: the engine's routes too, in the same order.
-            told = evolve(attachment, routes=cni_result.load(record.result, _NEWEST).routes)
-            handoff = self._handoff(plan, told, record.port)
-            try:
-                plan.host.check(attachment, plan.host_conf, record.port)
-                if handoff.socket:
-                    directory.require(record.ifname, handover.dump(told, handoff))
-            except CheckFailed as error:
-                logger.warning("attachment %s is to be restored: %s", id_, error)
-            else:
-                return False
-            with ExitStack() as undo:
-                port = plan.host.restore(attachment, plan.host_conf, record.port, undo)
-                handoff = self._handoff(plan, told, port)
-                handover.publish(told, handoff, plan.conf, plan.container.info.name, undo)
-                if plan.container.where == "node":
-                    netns.call(record.netns, _complete, plan.container, handoff)
-                self.store.commit(id_, port, record.result)
-                undo.pop_all()
-            return True
+            # The path may be another namespace's by now, even the host's own.
+            with netns.pinned(record.netns, record.namespace) as there:
+                return there and self._restore(record, record.port)
+
+    def _restore(self, record: Record, lost: HostPort) -> bool:
+        request = _request_of(record)
+        plan = self._plan(request, recorded=True)
+        if record.container_dir:
+            plan = evolve(plan, conf=evolve(plan.conf, container_dir=record.container_dir))
+        attachment = self._recorded_attachment(record, request, plan.conf)
+        directory = self._recorded_directory(record)
+        # What it was handed over: the engine's routes too, in the same order.
+        told = evolve(attachment, routes=cni_result.load(record.result, _NEWEST).routes)
+        handoff = self._handoff(plan, told, lost)
+        try:
+            plan.host.check(attachment, plan.host_conf, lost)
+            if handoff.socket:
+                directory.require(record.ifname, handover.dump(told, handoff))
+        except CheckFailed as error:
+            logger.warning("attachment %s is to be restored: %s", record.id, error)
+        else:
+            return False
+        with ExitStack() as undo:
+            port = plan.host.restore(attachment, plan.host_conf, lost, undo)
+            handoff = self._handoff(plan, told, port)
+            handover.publish(told, handoff, plan.conf, plan.container.info.name, undo)
+            if plan.container.where == "node":
+                netns.call(record.netns, _complete, plan.container, handoff)
+            if netns.is_gone(record.netns, record.namespace, afresh=True):
+                # A switch opens the path by itself, and has found another namespace there.
+                raise CniError(
+                    Code.INVALID_ENVIRONMENT,
+                    f"the network namespace {record.netns} has gone meanwhile",
+                    "nothing is to be done: the attachment is removed when the grace is over",
+                )
+            if port != lost:
+                self.store.commit(record.id, port, record.result)
+            undo.pop_all()
+        return True
 
     def generation(self, id_: str) -> str:
         """Ask the switch of attachment *id_* for its :meth:`.HostEngine.generation`.
