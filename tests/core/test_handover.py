@@ -25,6 +25,30 @@ def directory(tmp_path: Path) -> ContainerDirectory:
     return made
 
 
+_SOCKET = {"socket": "x.sock"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ({"interface": "net0"}, {"interface": "net0"}, ("net0", "if0name")),
+        ({"memif": _SOCKET}, {"memif": _SOCKET}, ("x.sock", "socketfile")),
+        ({"memif": _SOCKET}, {"vhostUser": _SOCKET}, ("x.sock", "socketfile")),
+    ],
+    ids=["interface", "socket", "socket-of-another-kind"],
+)
+def test_two_attachments_of_a_container_share_nothing(
+    directory: ContainerDirectory, first: Any, second: Any, words: tuple[str, str]
+) -> None:
+    directory.publish("eth0", _document() | first)
+    directory.publish("eth0", _document() | first)  # itself, as a restore does
+    with pytest.raises(CniError) as caught:
+        directory.publish("eth1", _document("eth1") | second)
+    assert caught.value.code == 103
+    assert all(word in str(caught.value) for word in ("eth0", *words))
+    directory.publish("eth1", _document("eth1") | {"interface": "net1", "memif": {"socket": 7}})
+
+
 def _document(ifname: str = "eth0", network: str = "n") -> dict[str, Any]:
     return {"id": attachment_id(network, "c1", ifname), "network": network}
 
