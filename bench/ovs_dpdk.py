@@ -28,10 +28,10 @@ from lab.ovs import Ovs
 from userspace_cni import config
 from userspace_cni.engine import Attachment, Node
 from userspace_cni.handover import ContainerDirectory
+from userspace_cni.kernel.tags import short_name
 from userspace_cni.locks import Locks
 from userspace_cni_ovs import switch
 from userspace_cni_ovs.host import OvsHostEngine
-from userspace_cni_ovs.ports import port_name
 
 BRIDGE = "br0"
 
@@ -112,7 +112,7 @@ def vsctl(ovs: Ovs, directory: Path, *, predecessor: bool) -> Contender:
     def names(number: int) -> tuple[str, str]:
         path = directory / "vsctl" / f"c{number}"
         path.mkdir(parents=True, exist_ok=True)
-        return port_name(f"{number:016x}"), f"{path}/eth0.sock"
+        return short_name(f"{number:016x}"), f"{path}/eth0.sock"
 
     def add(number: int) -> None:
         name, socket = names(number)

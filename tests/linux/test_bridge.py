@@ -16,9 +16,10 @@ from linux.conftest import Lab, conf, ips, route
 from userspace_cni import netns
 from userspace_cni.cni.errors import CheckFailed, CniError, Code, DataplaneError, InvalidConfig
 from userspace_cni.engine import Attachment, Node
+from userspace_cni.kernel import tags
 from userspace_cni.locks import Locks
-from userspace_cni_linux import tags
 from userspace_cni_linux.host import LinuxHostEngine
+from userspace_cni_linux.inside import TAGS
 from userspace_cni_linux.sections import BridgeSection
 
 BRIDGE = conf("veth", "bridge", bridge=BridgeSection(bridge_name="br0"))
@@ -64,7 +65,7 @@ def test_result_names_bridge_then_host_end(lab: Lab) -> None:
     assert end.sandbox == bridge.sandbox == ""
     assert shown["br0"]["ifalias"] == "userspace-cni/1 bridge"
     assert shown["br0"]["linkinfo"]["info_data"]["stp_state"] == 0
-    tag = tags.parse(shown[a.port.name]["ifalias"])
+    tag = TAGS.parse(shown[a.port.name]["ifalias"])
     assert tag == tags.Tag(a.attachment.id, tags.network_id("blue"))
     inside = json.loads(a.container.run("ip", "-j", "link", "show", "eth0"))[0]
     assert inside["address"] == a.port.mac == "02:aa:bb:cc:dd:ee"

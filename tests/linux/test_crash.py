@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from linux.conftest import conf, ips
-from userspace_cni_linux.netlink import Netlink
+from userspace_cni.kernel.netlink import Netlink
 from userspace_cni_linux.sections import BridgeSection, MacvlanSection, TapSection
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def test_an_add_killed_anywhere_leaves_nothing_that_del_does_not_find(lab: Lab, 
         assert container.links() == inside, survived
         if finished:
             break
-    assert survived > 3
+    assert survived >= 3
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -87,9 +87,9 @@ def _die_after(requests: int) -> None:
     left = itertools.count(requests, -1)
     original = Netlink.request
 
-    def counted(self: Netlink, type_: int, body: bytes, flags: int = 0) -> list[bytes]:
+    def counted(self: Netlink, action: str, type_: int, body: bytes, flags: int = 0) -> list[bytes]:
         if next(left) == 0:
             os._exit(_KILLED)
-        return original(self, type_, body, flags)
+        return original(self, action, type_, body, flags)
 
     Netlink.request = counted  # type: ignore[method-assign]

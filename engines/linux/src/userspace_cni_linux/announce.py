@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from userspace_cni.engine import IPAddress
-    from userspace_cni_linux.links import Link, Links
+    from userspace_cni.kernel.links import Link, Links
 
 #: In seconds, how long to wait for the carrier, which takes the kernel a few milliseconds.
 TIMEOUT = 0.2

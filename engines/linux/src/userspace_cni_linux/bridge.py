@@ -6,34 +6,41 @@ Every function here that changes a bridge, or adds a port to one, is called unde
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
-import socket
-import struct
 from hashlib import sha256
 from ipaddress import IPv6Interface, ip_interface
 from typing import TYPE_CHECKING
 
 from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
-from userspace_cni_linux import sysctl, tags
-from userspace_cni_linux.links import Links, Refused, bridge_data, vlan_data
+from userspace_cni.kernel import sysctl
+from userspace_cni.kernel.addresses import addresses_of, ensure_address
+from userspace_cni.kernel.bridges import (
+    add_vlans,
+    bridge_data,
+    filter_vlans,
+    has_ports,
+    remove_vlan,
+    set_port,
+    vlan_data,
+    vlans_of,
+)
+from userspace_cni.kernel.netlink import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
 
     from userspace_cni.engine import Attachment, IPInterface
-    from userspace_cni_linux.links import Link
+    from userspace_cni.kernel.links import Link, Links
     from userspace_cni_linux.sections import BridgeSection
+
+#: The alias of a bridge that we made, and of our VLAN sub-interfaces of it: no attachment's.
+TAG = "userspace-cni/1 bridge"
 
 _DEFAULT_VLAN = 1  # what the kernel puts a port into
 _DRAFT = "ucb-"
 _NAME_LENGTH = 15  # IFNAMSIZ without the NUL
-_SIOCDEVPRIVATE = 0x89F0
-_BRCTL_GET_PORT_LIST = 7
-_BR_MAX_PORTS = 1024  # net/bridge/br_private.h
 
 
 def lock_name(name: str) -> str:
@@ -87,7 +94,7 @@ def ensure(
         if _filters(section) and not link.vlan_filtering:
             _filter(links, link)
         if section.promiscuous and not link.promiscuous:
-            links.set_promiscuous(link)
+            links.change(link, promiscuous=True)
     return link
 
 
@@ -109,11 +116,11 @@ def provide_gateways(
     for address in addresses:
         if address.version == 6:
             sysctl.enable_ipv6(holder.name)
-        added = links.ensure_address(holder, address)
+        added = ensure_address(links, holder, address)
         if added and address.version == 6:
             # The kernel would make it a second after the first port came, and forwards to no
             # neighbour before.
-            links.ensure_address(holder, _link_local(holder.mac))
+            ensure_address(links, holder, _link_local(holder.mac))
 
 
 def require_gateways(
@@ -143,8 +150,8 @@ def require_gateways(
             f"{section.vlan_id} && bridge vlan add dev {bridge.name} vid {section.vlan_id} self",
         )
     if holder is not bridge:
-        _require_traffic(links, bridge, holder)
-    found = links.addresses(holder)
+        _require_traffic(bridge, holder)
+    found = addresses_of(links, holder)
     for address in addresses:
         if str(address) not in found:
             raise DataplaneError(
@@ -154,7 +161,7 @@ def require_gateways(
             )
 
 
-def _require_traffic(links: Links, bridge: Link, sub_interface: Link) -> None:
+def _require_traffic(bridge: Link, sub_interface: Link) -> None:
     """Raise DataplaneError unless what is in the VLAN reaches *sub_interface*."""
     vlan = sub_interface.vlan_id
     if not sub_interface.up:
@@ -162,7 +169,7 @@ def _require_traffic(links: Links, bridge: Link, sub_interface: Link) -> None:
             f"the bridge's interface {sub_interface.name} is down",
             f"mend it with: ip link set {sub_interface.name} up",
         )
-    _, tagged = links.vlans(bridge)
+    _, tagged = vlans_of(bridge)
     if vlan not in tagged:
         raise DataplaneError(
             f"the bridge {bridge.name} is not in VLAN {vlan} itself, which the gateway needs",
@@ -188,17 +195,17 @@ def configure_port(links: Links, name: str, section: BridgeSection) -> None:
     port = links.require(name)
     if _filters(section):
         if section.vlan_id is not None:
-            links.add_vlans(port, range(section.vlan_id, section.vlan_id + 1), own=True)
+            add_vlans(links, port, range(section.vlan_id, section.vlan_id + 1), own=True)
         if section.vlan_id != _DEFAULT_VLAN and _DEFAULT_VLAN not in _trunk(section):
-            links.remove_vlan(port, _DEFAULT_VLAN)
+            remove_vlan(links, port, _DEFAULT_VLAN)
         for trunk in section.trunk:
             for vlans in _without(trunk.vlans, section.vlan_id):
-                links.add_vlans(port, vlans)
+                add_vlans(links, port, vlans)
     if section.hairpin or section.isolated:
-        links.set_port(port, hairpin=section.hairpin, isolated=section.isolated)
+        set_port(links, port, hairpin=section.hairpin, isolated=section.isolated)
 
 
-def check_port(links: Links, port: Link, section: BridgeSection) -> None:
+def check_port(port: Link, section: BridgeSection) -> None:
     """Raise CheckFailed unless *port* is as :func:`configure_port` left it."""
     for what, wanted, found in (
         ("hairpin", section.hairpin, port.hairpin),
@@ -208,7 +215,7 @@ def check_port(links: Links, port: Link, section: BridgeSection) -> None:
             raise CheckFailed(f"the bridge port {port.name} is not set to {what}")
     if not _filters(section):
         return
-    own, tagged = links.vlans(port)
+    own, tagged = vlans_of(port)
     if section.vlan_id is not None and own != section.vlan_id:
         raise CheckFailed(
             f"the bridge port {port.name} is in another VLAN",
@@ -240,7 +247,7 @@ def remove_if_unused(links: Links, name: str) -> None:
 
 def is_ours(link: Link) -> bool:
     """Tell whether *link* is a bridge that we made."""
-    return link.alias == tags.BRIDGE or link.name.startswith(_DRAFT)
+    return link.alias == TAG or link.name.startswith(_DRAFT)
 
 
 def _draft_name(name: str) -> str:
@@ -283,7 +290,7 @@ def _create(links: Links, section: BridgeSection) -> None:
         if _filters(section):
             _filter(links, link)
         # Tagged before it has its name: no bridge of that name is ever left without a tag.
-        links.change(link, ifalias=tags.BRIDGE)
+        links.change(link, ifalias=TAG)
         links.change(link, ifname=name, up=True)
     except BaseException as error:
         remove_if_unused(links, name)
@@ -294,7 +301,7 @@ def _create(links: Links, section: BridgeSection) -> None:
 
 def _filter(links: Links, link: Link) -> None:
     try:
-        links.filter_vlans(link)
+        filter_vlans(links, link)
     except Refused as error:
         if error.errno == errno.EOPNOTSUPP:
             raise DataplaneError(
@@ -351,14 +358,14 @@ def _sub_interface(links: Links, bridge: Link, vlan: int) -> Link:
     """Return the VLAN sub-interface of our *bridge*, made if need be."""
     name = _sub_interface_name(bridge.name, vlan)
     link = links.find(name)
-    links.add_vlans(bridge, range(vlan, vlan + 1), itself=True)
+    add_vlans(links, bridge, range(vlan, vlan + 1), itself=True)
     if link is None:
         links.create(name, "vlan", vlan_data(vlan), link=bridge.index)
         link = links.require(name)
     if _unfinished(link, bridge):
         sysctl.ignore_router_advertisements(name)
         sysctl.trust_own_addresses(name)
-        links.change(link, ifalias=tags.BRIDGE, up=True)
+        links.change(link, ifalias=TAG, up=True)
     elif (link.kind, link.parent, link.vlan_id) != ("vlan", bridge.index, vlan):
         raise DataplaneError(
             f"the interface name {name}, wanted for VLAN {vlan} of the bridge {bridge.name}, is "
@@ -368,34 +375,6 @@ def _sub_interface(links: Links, bridge: Link, vlan: int) -> Link:
     elif not link.up and is_ours(link):
         links.change(link, up=True)
     return link
-
-
-def has_ports(link: Link) -> bool:
-    """Tell whether *link* is a bridge that has a port.
-
-    Netlink could only dump all of them, which takes long where there are a thousand; this old
-    ioctl(2) fills a table of their indexes by port number. (/sys would show the namespace that it
-    was mounted in.)
-    """
-    if link.kind != "bridge":
-        return False  # to another kind the same request means something else
-    name = link.name
-    ports = (ctypes.c_int * _BR_MAX_PORTS)()
-    arguments = (ctypes.c_ulong * 4)(
-        _BRCTL_GET_PORT_LIST, ctypes.addressof(ports), _BR_MAX_PORTS, 0
-    )
-    # struct ifreq: the interface's name, and ifr_data.
-    request = struct.pack("16sP16x", name.encode(), ctypes.addressof(arguments))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
-        try:
-            fcntl.ioctl(control, _SIOCDEVPRIVATE, request)
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                return False
-            raise DataplaneError(
-                f"cannot list the ports of the bridge {name}", error.strerror or ""
-            ) from error
-    return any(ports)
 
 
 def _link_local(mac: str) -> IPInterface:

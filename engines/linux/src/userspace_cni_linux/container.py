@@ -13,18 +13,21 @@ from attrs import frozen
 
 from userspace_cni.cni.errors import CheckFailed, DataplaneError
 from userspace_cni.engine import ContainerEngine, EngineInfo, Handoff, IPAddress, IPNetwork
-from userspace_cni_linux import sysctl
-from userspace_cni_linux.announce import announce
-from userspace_cni_linux.links import (
+from userspace_cni.kernel import sysctl
+from userspace_cni.kernel.addresses import add_address, addresses_of
+from userspace_cni.kernel.links import Links
+from userspace_cni.kernel.netlink import Refused
+from userspace_cni.kernel.routes import (
     MAIN_TABLE,
     RTAX_ADVMSS,
     RTAX_MTU,
     SCOPE_LINK,
     SCOPE_UNIVERSE,
     KernelRoute,
-    Links,
-    Refused,
+    add_route,
+    routes_of,
 )
+from userspace_cni_linux.announce import announce
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
         HostPort,
         Route,
     )
-    from userspace_cni_linux.links import Link
+    from userspace_cni.kernel.links import Link
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +82,7 @@ class LinuxContainerEngine(ContainerEngine):
                 # Addresses and routes are IPAM's to give; anyone on the link could send others.
                 sysctl.ignore_router_advertisements(link.name)
             for ip in handoff.ips:
-                links.add_address(link, ip.address, prefix_route=not handoff.point_to_point)
+                add_address(links, link, ip.address, prefix_route=not handoff.point_to_point)
             links.change(link, up=True)
             for wanted in _routes(handoff):
                 _add_route(links, link, wanted)
@@ -97,7 +100,7 @@ class LinuxContainerEngine(ContainerEngine):
             _check_link(link, handoff)
             if handoff.net_type == "none":
                 return
-            addresses = links.addresses(link)
+            addresses = addresses_of(links, link)
             for ip in handoff.ips:
                 if str(ip.address) not in addresses:
                     raise CheckFailed(
@@ -149,7 +152,7 @@ class _Wanted:
         )
 
     def options(self) -> dict[str, Any]:
-        """Return the options of :meth:`.Links.add_route`."""
+        """Return the options of :func:`.add_route`."""
         options: dict[str, Any] = {
             "table": self.table,
             "src": self.src,
@@ -207,11 +210,11 @@ def _implied_gateway(route: Route, gateways: dict[int, IPAddress]) -> IPAddress 
 
 def _add_route(links: Links, link: Link, wanted: _Wanted) -> None:
     try:
-        links.add_route(link, wanted.dst, wanted.gw, **wanted.options())
+        add_route(links, link, wanted.dst, wanted.gw, **wanted.options())
     except Refused as error:
         if error.errno != errno.EEXIST:
             raise
-        if any(wanted.is_met_by(route) for route in links.routes(link)):
+        if any(wanted.is_met_by(route) for route in routes_of(links, link)):
             return
         if (str(wanted.dst), wanted.table) not in _elsewhere(links, link):
             raise DataplaneError(
@@ -225,7 +228,7 @@ def _add_route(links: Links, link: Link, wanted: _Wanted) -> None:
 
 
 def _check_routes(links: Links, link: Link, handoff: Handoff) -> None:
-    found = links.routes(link)
+    found = routes_of(links, link)
     elsewhere = _elsewhere(links, link)
     for wanted in _routes(handoff):
         # One that came first has won, see _add_route.
@@ -240,7 +243,7 @@ def _check_routes(links: Links, link: Link, handoff: Handoff) -> None:
 
 def _elsewhere(links: Links, link: Link) -> set[tuple[str, int]]:
     """Return destination and table of the routes that do not go through *link*."""
-    return {(route.dst, route.table) for route in links.routes() if route.oif != link.index}
+    return {(route.dst, route.table) for route in routes_of(links) if route.oif != link.index}
 
 
 def _announce(links: Links, link: Link, handoff: Handoff) -> None:

@@ -12,8 +12,13 @@ from userspace_cni.cni.errors import (
     InvalidConfig,
 )
 from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Route
-from userspace_cni_linux import bridge, inside, macvlan, routed, sysctl, tags, tap, veth
-from userspace_cni_linux.links import Links
+from userspace_cni.kernel import sysctl, veth
+from userspace_cni.kernel.bridges import has_ports
+from userspace_cni.kernel.links import Links
+from userspace_cni.kernel.namespace import Namespace
+from userspace_cni.kernel.tags import network_id
+from userspace_cni_linux import bridge, inside, macvlan, routed, tap
+from userspace_cni_linux.inside import TAGS
 from userspace_cni_linux.sections import BridgeSection, MacvlanSection, TapSection
 
 if TYPE_CHECKING:
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
 
     from userspace_cni.cni.errors import CniError
     from userspace_cni.engine import Attachment, EngineConf
-    from userspace_cni_linux.links import Link
+    from userspace_cni.kernel.links import Link
 
 _Section = TypeVar("_Section")
 
@@ -82,9 +87,11 @@ class LinuxHostEngine(HostEngine):
             if conf.iftype == "macvlan":
                 master, link = macvlan.create(links, attachment, conf.section(MacvlanSection), undo)
                 return _port_inside(link, _told(master))
-            if conf.net_type == "bridge":
-                return self._add_bridged(links, attachment, _bridge_section(conf), undo)
-            return self._add_alone(links, attachment, conf, undo)
+            with Namespace(attachment.netns) as container:
+                if conf.net_type == "bridge":
+                    section = _bridge_section(conf)
+                    return self._add_bridged(links, container, attachment, section, undo)
+                return self._add_alone(links, container, attachment, conf, undo)
 
     def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:
         """See :meth:`.HostEngine.delete`."""
@@ -93,14 +100,14 @@ class LinuxHostEngine(HostEngine):
         section = _section(conf, BridgeSection)
         bridge_name = section.bridge_name if section else None
         with Links() as links:
-            port = veth.find(links, attachment_id)
+            port = veth.find(links, attachment_id, TAGS)
             if port is not None:
                 master = links.at(port.master) if port.master else None
                 if master is not None:
                     bridge_name = master.name
                 # Takes the container's end along.
                 links.remove(port)
-                if master is not None and bridge.has_ports(master):
+                if master is not None and has_ports(master):
                     # Whoever removes its last port goes on. Under the lock each look would wait for
                     # the kernel, which removes others' ports meanwhile.
                     bridge_name = None
@@ -109,23 +116,13 @@ class LinuxHostEngine(HostEngine):
         if bridge_name is not None:
             self._remove_bridge(bridge_name)
 
-    def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
+    def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:  # noqa: ARG002
         """See :meth:`.HostEngine.check`."""
         if conf.iftype != "veth":
             inside.check(attachment)
             return
         with Links() as links:
-            link = veth.find(links, attachment.id)
-            if link is None:
-                raise CheckFailed(
-                    f"the host's interface {port.name} is gone, or has lost its tag",
-                    f"expected the alias {tags.encode(attachment)!r}",
-                )
-            if not link.up:
-                raise CheckFailed(
-                    f"the host's interface {link.name} is down",
-                    f"set it up with: ip link set {link.name} up",
-                )
+            link = veth.check(links, attachment, TAGS)
             if conf.net_type == "bridge":
                 _check_bridged(links, link, attachment, _bridge_section(conf))
             elif conf.net_type == "interface":
@@ -137,10 +134,10 @@ class LinuxHostEngine(HostEngine):
         What lives in the container's namespace alone, tap and macvlan, is not seen from here; it
         ends with that namespace.
         """
-        network_id = tags.network_id(network)
+        id_ = network_id(network)
         with Links() as links:
-            found = [tags.parse(link.alias) for link in links.all()]
-        return [tag.id for tag in found if tag is not None and tag.network == network_id]
+            found = [TAGS.parse(link.alias) for link in links.all()]
+        return [tag.id for tag in found if tag is not None and tag.network == id_]
 
     def restore(
         self, attachment: Attachment, conf: EngineConf, port: HostPort, undo: ExitStack
@@ -152,14 +149,15 @@ class LinuxHostEngine(HostEngine):
         if conf.iftype != "veth":
             inside.require_gone(attachment)
         with Links() as links:
-            link = veth.find(links, attachment.id) if conf.iftype == "veth" else None
+            link = veth.find(links, attachment.id, TAGS) if conf.iftype == "veth" else None
             if link is None:
                 return super().restore(attachment, conf, port, undo)
             # Out of its bridge, and down: VLANs and routes of before go.
             links.change(link, master=0, up=False)
             if conf.net_type == "bridge":
                 self._join_again(links, link, attachment, _bridge_section(conf), undo)
-            veth.activate(links, attachment, link.name)
+            with Namespace(attachment.netns) as container:
+                veth.activate(links, container, attachment, TAGS)
             if conf.net_type == "interface":
                 routed.configure(links, link.name, attachment)
         return port
@@ -180,7 +178,12 @@ class LinuxHostEngine(HostEngine):
         bridge.configure_port(links, link.name, section)
 
     def _add_bridged(
-        self, links: Links, attachment: Attachment, section: BridgeSection, undo: ExitStack
+        self,
+        links: Links,
+        container: Namespace,
+        attachment: Attachment,
+        section: BridgeSection,
+        undo: ExitStack,
     ) -> HostPort:
         there = links.find(section.bridge_name) if section.gateway else None
         if there is not None and not bridge.is_ours(there):
@@ -194,9 +197,11 @@ class LinuxHostEngine(HostEngine):
                 bridge.require_gateways(links, master, section, addresses)
             mtu = attachment.mtu or master.mtu
             # Its being a port keeps the bridge from being removed after this.
-            name = veth.create(links, attachment, mtu, undo, master)
+            name = veth.create(
+                links, container, attachment, mtu=mtu, tags=TAGS, undo=undo, master=master
+            )
         bridge.configure_port(links, name, section)
-        veth.activate(links, attachment, name)
+        veth.activate(links, container, attachment, TAGS)
         routes = _default_routes(attachment) if section.default_route else ()
         if section.gateway:
             addresses = bridge.gateways(attachment, "host.bridge.gateway")
@@ -215,17 +220,22 @@ class LinuxHostEngine(HostEngine):
         )
 
     def _add_alone(
-        self, links: Links, attachment: Attachment, conf: EngineConf, undo: ExitStack
+        self,
+        links: Links,
+        container: Namespace,
+        attachment: Attachment,
+        conf: EngineConf,
+        undo: ExitStack,
     ) -> HostPort:
         point_to_point = conf.net_type == "interface"
         if point_to_point:
             routed.require_gateways(attachment)
         mtu = attachment.mtu or veth.DEFAULT_MTU
-        name = veth.create(links, attachment, mtu, undo)
+        name = veth.create(links, container, attachment, mtu=mtu, tags=TAGS, undo=undo)
         sysctl.ignore_router_advertisements(name)
         if point_to_point:
             sysctl.trust_own_addresses(name)
-        veth.activate(links, attachment, name)
+        veth.activate(links, container, attachment, TAGS)
         if point_to_point:
             routed.configure(links, name, attachment)
         return HostPort(
@@ -286,7 +296,7 @@ def _check_bridged(
         raise CheckFailed(
             f"the bridge {master.name} is down", f"set it up with: ip link set {master.name} up"
         )
-    bridge.check_port(links, link, section)
+    bridge.check_port(link, section)
     if section.gateway:
         addresses = bridge.gateways(attachment, "host.bridge.gateway")
         bridge.check_gateways(links, master, section, addresses)

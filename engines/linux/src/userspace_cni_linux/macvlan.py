@@ -5,18 +5,25 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from userspace_cni import netns
-from userspace_cni.cni.errors import CniError, Code, DataplaneError, InvalidConfig
-from userspace_cni_linux import inside, tags
-from userspace_cni_linux.links import Refused, macvlan_data, namespace
+from userspace_cni.cni.errors import CniError, DataplaneError, InvalidConfig
+from userspace_cni.kernel.links import Links
+from userspace_cni.kernel.namespace import Namespace
+from userspace_cni.kernel.netlink import Refused, attribute
+from userspace_cni.kernel.routes import default_interface
+from userspace_cni.kernel.tags import short_name
+from userspace_cni.kernel.veth import taken_inside
+from userspace_cni_linux import inside
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
     from typing import Any
 
     from userspace_cni.engine import Attachment
-    from userspace_cni_linux.links import Link, Links
+    from userspace_cni.kernel.links import Link
     from userspace_cni_linux.sections import MacvlanSection
+
+_MODE = 1  # IFLA_MACVLAN_MODE
+_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}  # MACVLAN_MODE_
 
 
 def create(
@@ -44,17 +51,18 @@ def create(
             "leave mac out, or choose another mode",
         )
     undo.callback(inside.remove, attachment.netns, attachment.id)
-    with namespace(attachment.netns) as container:
+    with Namespace(attachment.netns) as container:
         try:
             links.create(
-                tags.short_name(attachment.id),
+                short_name(attachment.id),
                 "macvlan",
+                attribute(_MODE, _MODES[section.mode]),
                 link=master.index,
-                net_ns_fd=container,
-                data=macvlan_data(section.mode),
+                net_ns_fd=container.fd,
                 **options,
             )
-            link = netns.call(attachment.netns, inside.claim, attachment)
+            with container.call(Links) as links_inside:
+                link = inside.claim(links_inside, attachment)
         except Refused as error:
             raise _explained(error, attachment, master) from error
     return master, link
@@ -75,7 +83,7 @@ def require_master(links: Links, section: MacvlanSection) -> Link:
                 "see ip link; correct the name, or remove the key to use the default route's",
             )
         return link
-    link = links.default_interface()
+    link = default_interface(links)
     if link is None:
         raise DataplaneError(
             "host.macvlan.master is not set, and the host has no default route to choose by",
@@ -86,11 +94,7 @@ def require_master(links: Links, section: MacvlanSection) -> Link:
 
 def _explained(error: Refused, attachment: Attachment, master: Link) -> CniError:
     if error.errno == errno.EEXIST:
-        return CniError(
-            Code.ALREADY_ATTACHED,
-            f"the container has an interface {attachment.interface} already",
-            f"in {attachment.netns}; DEL it first, or give this attachment another name",
-        )
+        return taken_inside(attachment)
     hint = ""
     if error.errno in (errno.EBUSY, errno.EINVAL):
         hint = f"; {master.name} may be a port of a bridge, or shared with mode passthru"

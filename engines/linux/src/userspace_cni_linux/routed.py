@@ -7,12 +7,14 @@ from ipaddress import ip_interface, ip_network
 from typing import TYPE_CHECKING
 
 from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
-from userspace_cni_linux import sysctl
-from userspace_cni_linux.links import SCOPE_LINK, SCOPE_UNIVERSE, Refused
+from userspace_cni.kernel import sysctl
+from userspace_cni.kernel.addresses import addresses_of, ensure_address
+from userspace_cni.kernel.netlink import Refused
+from userspace_cni.kernel.routes import SCOPE_LINK, SCOPE_UNIVERSE, add_route, routes_of
 
 if TYPE_CHECKING:
     from userspace_cni.engine import Attachment, IPInterface, IPNetwork
-    from userspace_cni_linux.links import Link, Links
+    from userspace_cni.kernel.links import Link, Links
 
 
 def require_gateways(attachment: Attachment) -> None:
@@ -35,12 +37,12 @@ def configure(links: Links, name: str, attachment: Attachment) -> None:
     if 6 in versions:
         sysctl.enable_ipv6(name)
     for address in _addresses(attachment):
-        links.ensure_address(link, address)
+        ensure_address(links, link, address)
     for dst in _destinations(attachment):
         try:
             # The kernel knows no scope in IPv6's routes.
             scope = SCOPE_LINK if dst.version == 4 else SCOPE_UNIVERSE
-            links.add_route(link, dst, scope=scope)
+            add_route(links, link, dst, scope=scope)
         except Refused as error:
             if error.errno == errno.EEXIST:
                 raise DataplaneError(
@@ -53,14 +55,14 @@ def configure(links: Links, name: str, attachment: Attachment) -> None:
 
 def check(links: Links, link: Link, attachment: Attachment) -> None:
     """Raise CheckFailed unless *link* is as :func:`configure` left it."""
-    found = links.addresses(link)
+    found = addresses_of(links, link)
     for address in _addresses(attachment):
         if str(address) not in found:
             raise CheckFailed(
                 f"the host's interface {link.name} has lost the gateway address {address}",
                 f"found: {', '.join(sorted(found)) or 'none'}",
             )
-    routes = {route.dst for route in links.routes(link)}
+    routes = {route.dst for route in routes_of(links, link)}
     for dst in _destinations(attachment):
         if str(dst) not in routes:
             raise CheckFailed(

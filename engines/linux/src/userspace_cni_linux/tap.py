@@ -7,18 +7,19 @@ import fcntl
 import os
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from userspace_cni import netns
-from userspace_cni.cni.errors import CniError, Code, DataplaneError, DataplaneUnavailable
-from userspace_cni_linux import inside, tags
-from userspace_cni_linux.links import Links
+from userspace_cni.cni.errors import DataplaneError, DataplaneUnavailable
+from userspace_cni.kernel.links import Links
+from userspace_cni.kernel.namespace import Namespace
+from userspace_cni.kernel.veth import taken_inside
+from userspace_cni_linux import inside
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from userspace_cni.engine import Attachment
-    from userspace_cni_linux.links import Link
+    from userspace_cni.kernel.links import Link
     from userspace_cni_linux.sections import TapSection
 
 DEVICE = Path("/dev/net/tun")
@@ -45,19 +46,23 @@ def require_device() -> None:
 
 def create(attachment: Attachment, section: TapSection, undo: ExitStack) -> Link:
     """Make the tap in the container, and return it."""
-    options: dict[str, object] = {"address": attachment.mac_for("container")}
+    options: dict[str, Any] = {"address": attachment.mac_for("container")}
     if attachment.mtu is not None:
         options["mtu"] = attachment.mtu
     undo.callback(inside.remove, attachment.netns, attachment.id)
-    alias = tags.encode(attachment)
-    netns.call(attachment.netns, _make, attachment.interface, section, alias)
-    return netns.call(attachment.netns, inside.configure, attachment.interface, options)
+    with Namespace(attachment.netns) as container:
+        links, device = container.call(_open, attachment.interface)
+    with links:
+        try:
+            _make(links, device, attachment, section)
+        finally:
+            os.close(device)
+        links.change(attachment.interface, **options)
+        return links.require(attachment.interface)
 
 
-def _make(name: str, section: TapSection, alias: str) -> None:
-    flags = _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL
-    if section.multi_queue:
-        flags |= _IFF_MULTI_QUEUE
+def _open(name: str) -> tuple[Links, int]:
+    """Open what makes the tap *name*; both stay in the namespace in which this is called."""
     try:
         device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -65,24 +70,29 @@ def _make(name: str, section: TapSection, alias: str) -> None:
             f"cannot open {DEVICE}, to make the tap {name}", error.strerror or ""
         ) from error
     try:
+        return Links(), device
+    except BaseException:
+        os.close(device)
+        raise
+
+
+def _make(links: Links, device: int, attachment: Attachment, section: TapSection) -> None:
+    name = attachment.interface
+    flags = _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL
+    if section.multi_queue:
+        flags |= _IFF_MULTI_QUEUE
+    try:
         fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
         if section.owner is not None:
             fcntl.ioctl(device, _TUNSETOWNER, section.owner)
         if section.group is not None:
             fcntl.ioctl(device, _TUNSETGROUP, section.group)
-        inside.tag_interface(name, alias)
+        links.change(name, ifalias=inside.TAGS.encode(attachment))
         # Last: until then the tap ends with this descriptor, so none is ever left without a tag.
         fcntl.ioctl(device, _TUNSETPERSIST, 1)
     except OSError as error:
         # EBUSY: a tap of that name. EINVAL: an interface of that name that is no tap.
-        if error.errno in (errno.EBUSY, errno.EINVAL, errno.EEXIST):
-            with Links() as links:
-                if links.find(name) is not None:
-                    raise CniError(
-                        Code.ALREADY_ATTACHED,
-                        f"the container has an interface {name} already",
-                        "DEL it first, or give this attachment another name",
-                    ) from error
+        taken = error.errno in (errno.EBUSY, errno.EINVAL, errno.EEXIST)
+        if taken and links.find(name) is not None:
+            raise taken_inside(attachment) from error
         raise DataplaneError(f"cannot create the tap {name}", error.strerror or "") from error
-    finally:
-        os.close(device)

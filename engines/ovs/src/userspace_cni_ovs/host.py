@@ -18,6 +18,9 @@ from userspace_cni.cni.errors import (
     did_you_mean,
 )
 from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Memif, VhostUser
+from userspace_cni.kernel import veth
+from userspace_cni.kernel.links import Links
+from userspace_cni.kernel.tags import short_name
 from userspace_cni_ovs import kernel, ports, switch, tags
 from userspace_cni_ovs.ovsdb import Pool, mapping, members, optional
 from userspace_cni_ovs.ports import DPDK, MTU, PortSpec
@@ -105,7 +108,7 @@ class OvsHostEngine(HostEngine):
             if spec.bridge.datapath_type == "system" and spec.bridge.create:
                 kernel.require_kernel_datapath()
             if conf.iftype == "veth":
-                kernel.create_veth(attachment, spec.name, port.mtu, undo)
+                veth.create_for_switch(attachment, port.mtu, kernel.TAGS, undo)
             if conf.iftype in DPDK:
                 self._prepare(attachment, conf, spec, settings)
             self._make(db, attachment, conf, spec, undo)
@@ -116,7 +119,7 @@ class OvsHostEngine(HostEngine):
         """See :meth:`.HostEngine.delete`."""
         self._remove_port(attachment_id, conf, conf.section(BridgeSection).name)
         if conf.iftype == "veth":
-            kernel.remove_veth(attachment_id, ports.port_name(attachment_id))
+            veth.remove(attachment_id, kernel.TAGS)
 
     def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
         """See :meth:`.HostEngine.check`. An application that has not connected yet is fine."""
@@ -140,8 +143,9 @@ class OvsHostEngine(HostEngine):
                 f"which has {port.memif.rx_queues}",
                 "pmd-cpu-mask was changed; DEL and ADD make the port with more queues",
             )
-        if conf.iftype == "veth" and not kernel.has_veth(attachment.id, port.name):
-            raise CheckFailed(f"the host's interface {port.name} is gone, down, or not ours")
+        if conf.iftype == "veth":
+            with Links() as links:
+                veth.check(links, attachment, kernel.TAGS)
         if _serves(spec) and not _is_shared(port):
             raise CheckFailed(
                 f"the socket of the port {port.name} is gone, or lost its owner: {port.socket}",
@@ -175,8 +179,8 @@ class OvsHostEngine(HostEngine):
             settings = _settings_for(db, conf)
             spec, wanted = _plan(attachment, conf, settings)
             lost = spec.type == "dpdk" and not os.path.lexists(port.socket)
-            if conf.iftype == "veth" and not kernel.revive_veth(attachment.id, spec.name):
-                kernel.create_veth(attachment, spec.name, wanted.mtu, undo)
+            if conf.iftype == "veth" and not veth.revive(attachment.id, kernel.TAGS):
+                veth.create_for_switch(attachment, wanted.mtu, kernel.TAGS, undo)
                 lost = True  # the switch has the former one open
             if lost or not _is_made(db, attachment.id, spec):
                 # With what is left of it, such as its limits.
@@ -311,7 +315,7 @@ def _settings_for(db: Ovsdb, conf: EngineConf) -> Row:
 
 def _plan(attachment: Attachment, conf: EngineConf, settings: Row) -> tuple[PortSpec, HostPort]:
     """Return the port as it should be: in the switch's terms, and in the container's."""
-    name = ports.port_name(attachment.id)
+    name = short_name(attachment.id)
     mtu = attachment.mtu or MTU
     spec = PortSpec(
         name=name,

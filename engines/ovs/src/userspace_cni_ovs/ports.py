@@ -102,11 +102,6 @@ class PortSpec:
         }
 
 
-def port_name(attachment_id: str) -> str:
-    """Return a port's name: as much of the id as a network device's name has room for."""
-    return f"uc{attachment_id[:13]}"
-
-
 def bridge_section(conf: EngineConf) -> BridgeSection:
     """Return ``host.bridge`` with its name settled."""
     section = conf.section(BridgeSection)

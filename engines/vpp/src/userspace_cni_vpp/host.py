@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable, InvalidConfig, did_you_mean
 from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Memif, VhostUser
+from userspace_cni.kernel import veth
 from userspace_cni_vpp import bridge, kernel, ports, routed, tags
 from userspace_cni_vpp.connection import Refused, connect, disconnect
 from userspace_cni_vpp.sections import (
@@ -115,7 +116,7 @@ class VppHostEngine(HostEngine):
         """See :meth:`.HostEngine.delete`."""
         self._remove(attachment_id, conf)
         if conf.iftype == "veth":
-            kernel.remove_veth(attachment_id, ports.host_name(attachment_id))
+            veth.remove(attachment_id, kernel.TAGS)
 
     def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
         """See :meth:`.HostEngine.check`. A peer that has not connected yet is fine."""

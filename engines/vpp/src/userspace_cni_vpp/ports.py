@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from userspace_cni.cni.errors import CheckFailed, InvalidConfig
 from userspace_cni.engine import Memif, VhostUser
+from userspace_cni.kernel import veth
+from userspace_cni.kernel.links import Links
+from userspace_cni.kernel.tags import short_name
 from userspace_cni_vpp import kernel, tags
 from userspace_cni_vpp.sections import MemifSection, VhostSection
 from userspace_cni_vpp.switch import NONE, mac_bytes
@@ -35,11 +38,6 @@ _AF_PACKET_ETHERNET = 1  # AF_PACKET_API_MODE_ETHERNET
 _TAP_NAMESPACE_MAX = 63
 _SOCKET_NAME_MAX = 107
 _GRANTED = 0o660  # the mode that SharedDirectory.grant gives
-
-
-def host_name(attachment_id: str) -> str:
-    """Return the name of a veth's end on the host: as much of the id as there is room for."""
-    return f"uc{attachment_id[:13]}"
 
 
 def memif_of(attachment: Attachment, conf: EngineConf) -> Memif:
@@ -105,10 +103,9 @@ def create(
         case "tap":
             return _create_tap(attachment, switch)
         case _:
-            name = host_name(attachment.id)
-            if not (again and kernel.revive_veth(attachment.id, name)):
-                kernel.create_veth(attachment, name, attachment.mtu or MTU, undo)
-            return _create_af_packet(attachment, switch, name)
+            if not (again and veth.revive(attachment.id, kernel.TAGS)):
+                veth.create_for_switch(attachment, attachment.mtu or MTU, kernel.TAGS, undo)
+            return _create_af_packet(attachment, switch, short_name(attachment.id))
 
 
 def find(switch: Switch, attachment_id: str, conf: EngineConf) -> list[Port]:
@@ -140,7 +137,8 @@ def check(attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
     VPP is not asked: nobody can change these of an interface, only remove it.
     """
     if conf.iftype == "veth":
-        kernel.check(attachment.id, host_name(attachment.id))
+        with Links() as links:
+            veth.check(links, attachment, kernel.TAGS)
     elif port.memif is not None:
         _compare(port, memif_of(attachment, conf), port.memif, ("role", "mode", "id", "socket"))
         if port.memif.role == "client" and not port.memif.socket.startswith(_ABSTRACT):
@@ -293,7 +291,7 @@ def _name(attachment_id: str, conf: EngineConf) -> str:
         case "vhostuser":
             return f"VirtualEthernet0/0/{number}"
         case "veth":
-            return f"host-{host_name(attachment_id)}"
+            return f"host-{short_name(attachment_id)}"
         case _:
             return ""
 

@@ -6,7 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from userspace_cni.engine import Attachment
-from userspace_cni_linux import tags
+from userspace_cni.kernel import tags
+from userspace_cni_linux.bridge import TAG
+
+TAGS = tags.Tags("userspace-cni/1")
 
 NAMES = st.text(string.ascii_letters + string.digits + "_.-", min_size=1, max_size=400).map(
     lambda text: f"a{text}"
@@ -23,35 +26,35 @@ def make(network: str, container_id: str, ifname: str) -> Attachment:
 @given(NAMES, NAMES, IFNAMES)
 def test_what_is_written_is_read(network: str, container_id: str, ifname: str) -> None:
     attachment = make(network, container_id, ifname)
-    alias = tags.encode(attachment)
+    alias = TAGS.encode(attachment)
     assert len(alias.encode()) <= tags.MAX_LENGTH
-    assert tags.parse(alias) == tags.Tag(attachment.id, tags.network_id(network))
+    assert TAGS.parse(alias) == tags.Tag(attachment.id, tags.network_id(network))
 
 
 @given(NAMES, NAMES)
 def test_a_field_is_whole_or_absent(network: str, container_id: str) -> None:
-    fields = tags.encode(make(network, container_id, "eth0")).split(" ")[3:]
+    fields = TAGS.encode(make(network, container_id, "eth0")).split(" ")[3:]
     assert set(fields) <= {f"network={network}", f"container={container_id}", "ifname=eth0"}
     assert "ifname=eth0" in fields
 
 
 @given(st.text())
 def test_foreign_aliases_are_nobodys(text: str) -> None:
-    assert tags.parse(text) is None
+    assert TAGS.parse(text) is None
 
 
 @given(st.sampled_from(["", " ", "\n", "x", " network", " network=", " Network=x"]))
 def test_almost_a_tag_is_none(tail: str) -> None:
     alias = f"userspace-cni/1 {'a' * 16} {'b' * 16}"
-    assert tags.parse(alias) == tags.Tag("a" * 16, "b" * 16)
-    assert tail == "" or tags.parse(alias + tail) is None
-    assert tags.parse("x" + alias) is None
-    assert tags.parse(alias.replace("/1", "/2")) is None
-    assert tags.parse(alias.replace("a", "A")) is None
+    assert TAGS.parse(alias) == tags.Tag("a" * 16, "b" * 16)
+    assert tail == "" or TAGS.parse(alias + tail) is None
+    assert TAGS.parse("x" + alias) is None
+    assert TAGS.parse(alias.replace("/1", "/2")) is None
+    assert TAGS.parse(alias.replace("a", "A")) is None
 
 
 def test_a_bridges_tag_is_no_attachments() -> None:
-    assert tags.parse(tags.BRIDGE) is None
+    assert TAGS.parse(TAG) is None
 
 
 @given(NAMES)

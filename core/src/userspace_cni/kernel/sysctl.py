@@ -62,6 +62,15 @@ def no_link_local_address(interface: str) -> None:
     _write_if_ipv6(interface, "addr_gen_mode", "1")
 
 
+def withdraw_host(interface: str) -> None:
+    """Keep the host's own network stack from answering on *interface*, a port of a switch.
+
+    A userspace switch takes copies of the frames: the kernel sees them, too.
+    """
+    _write_if_ipv6(interface, "disable_ipv6", "1")
+    write(f"ipv4/conf/{interface}/arp_ignore", "8")
+
+
 def enable_ipv6(interface: str) -> None:
     """Let *interface* have IPv6 addresses; runtimes create namespaces with IPv6 disabled."""
     write(f"ipv6/conf/{interface}/disable_ipv6", "0")
