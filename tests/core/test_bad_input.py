@@ -241,6 +241,12 @@ CASES = [
     Case("unknown key in a section", 2, ("host.note.txt", '"a"', "text"), {"host/note/txt": "a"}),
     Case("section is a string", 7, ("host.note", '"hello"'), {"host/note": "hello"}),
     Case("section has a wrong type", 7, ("host.note.text", "5"), {"host/note/text": 5}),
+    Case(
+        "bandwidth of an engine that cannot limit",
+        2,
+        ("bandwidth", "'example'", "'note'", '"ingress_rate": 8000'),
+        {"bandwidth": {"ingressRate": 8000}},
+    ),
     Case("section's own rule", 7, ("host.note.text", "65"), {"host/note/text": TEXT}),
     # the Linux engine's sections
     Case("bridge is a string", 7, ("host.bridge", '"br0"'), _linux("bridge", "br0")),

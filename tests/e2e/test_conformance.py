@@ -585,6 +585,7 @@ def test_rule_30_capabilities_are_honoured_or_refused(bench: Bench) -> None:
         "mac": mac,
         "ips": ["10.33.0.77/24"],
         "dns": {"Servers": ["10.33.0.53"], "Searches": ["s.example"]},
+        "bandwidth": {"IngressRate": 8_000_000, "IngressBurst": 800_000},
     }
     host = bench.conf["host"] | {"bridge": {"bridgeName": BRIDGE}}
     ipam = {"type": "static"}
@@ -593,14 +594,14 @@ def test_rule_30_capabilities_are_honoured_or_refused(bench: Bench) -> None:
     assert bench.inside()["eth0"]["address"] == mac
     assert result["ips"][0]["address"] == "10.33.0.77/24"
     assert result["dns"] == {"nameservers": ["10.33.0.53"], "search": ["s.example"]}
+    assert "rate 8Mbit burst 100000b" in bench.node.run(["tc", "qdisc"]).stdout
+    ports = [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]
     refused = bench.call(
-        "ADD",
-        bench.conf | {"runtimeConfig": {"bandwidth": {"ingressRate": 7}}},
-        container="c2",
+        "ADD", bench.conf | {"runtimeConfig": {"portMappings": ports}}, container="c2"
     )
     assert refused.code == 2
-    assert '"ingressRate": 7' in refused.text
-    assert "bandwidth" in refused.text
+    assert '"hostPort": 8080' in refused.text
+    assert "portMappings" in refused.text
 
 
 def test_rule_31_args_beat_cni_args(bench: Bench) -> None:

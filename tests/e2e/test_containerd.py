@@ -128,13 +128,22 @@ def test_published_ports_and_bandwidth(client_lab: ClientLab, start_cri: Callabl
     client_lab.assert_clean()
 
 
+def test_the_bandwidth_of_a_pod(client_lab: ClientLab, start_cri: Callable[[], Cri]) -> None:
+    client_lab.network(capabilities={"bandwidth": True})
+    cri = start_cri()
+    sandbox = cri.run_sandbox("pod", annotations={"kubernetes.io/egress-bandwidth": "10M"})
+    assert "rate 10Mbit" in client_lab.node.run(["tc", "qdisc"]).stdout
+    cri.remove_sandbox(sandbox)
+    client_lab.assert_clean()
+
+
 def test_a_capability_that_the_plugin_lacks_is_refused(
     client_lab: ClientLab, start_cri: Callable[[], Cri]
 ) -> None:
-    client_lab.network(capabilities={"bandwidth": True})
+    client_lab.network(capabilities={"portMappings": True})
     cri = start_cri()
-    with pytest.raises(grpc.RpcError, match="bandwidth"):
-        cri.run_sandbox("pod", annotations={"kubernetes.io/egress-bandwidth": "10M"})
+    with pytest.raises(grpc.RpcError, match="portMappings"):
+        cri.run_sandbox("pod", ports=[{"container_port": 80, "host_port": 18080}])
     client_lab.assert_clean()
     cri.remove_sandbox(cri.run_sandbox("other"))  # the capability is declared, and not asked for
     client_lab.assert_clean()

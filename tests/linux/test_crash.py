@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from linux.conftest import conf, ips
+from userspace_cni.engine import Bandwidth
 from userspace_cni.kernel.netlink import Netlink
 from userspace_cni_linux.sections import BridgeSection, MacvlanSection, TapSection
 
@@ -24,7 +25,10 @@ WAYS = {
     "routed": conf("veth", "interface"),
     "tap": conf("tap", "none", tap=TapSection()),
     "macvlan": conf("macvlan", "none", macvlan=MacvlanSection(master="master0")),
+    "limited": BRIDGED,
+    "limited tap": conf("tap", "none"),
 }
+LIMITS = Bandwidth(ingress_rate=8_000_000, egress_rate=8_000_000)
 
 _FINISHED, _FAILED, _KILLED = range(3)
 
@@ -38,7 +42,9 @@ def test_an_add_killed_anywhere_leaves_nothing_that_del_does_not_find(lab: Lab, 
     for survived in itertools.count():
         container = lab.container()
         inside = container.links()
-        attachment = lab.attachment(container, container_id="c1", ips=ips(HERE))
+        attachment = lab.attachment(
+            container, container_id="c1", ips=ips(HERE), bandwidth=_limits(way)
+        )
         finished = _add_killed_after(survived, lab, attachment, host)
         lab.call(lab.engine.delete, attachment.id, host, container.path)
         assert lab.host.links() == before, survived
@@ -55,7 +61,9 @@ def test_an_add_killed_anywhere_does_not_keep_the_next_from_working(lab: Lab, wa
         lab.host.run("ip", "link", "add", "master0", "up", "type", "veth", "peer", "name", "far0")
     for survived in itertools.count():
         container = lab.container()
-        attachment = lab.attachment(container, container_id=f"c{survived}", ips=ips(HERE))
+        attachment = lab.attachment(
+            container, container_id=f"c{survived}", ips=ips(HERE), bandwidth=_limits(way)
+        )
         finished = _add_killed_after(survived, lab, attachment, host)
         # Another container's, so nothing of the first is cleaned up before.
         other = lab.attach(host, THERE)
@@ -65,6 +73,10 @@ def test_an_add_killed_anywhere_does_not_keep_the_next_from_working(lab: Lab, wa
         other.delete()
         if finished:
             break
+
+
+def _limits(way: str) -> Bandwidth | None:
+    return LIMITS if way.startswith("limited") else None
 
 
 def _add_killed_after(requests: int, lab: Lab, attachment: Attachment, host: EngineConf) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from linux.conftest import Attached, Lab, conf
 from userspace_cni.cni.errors import CheckFailed, DataplaneError
-from userspace_cni.engine import EngineConf
+from userspace_cni.engine import Bandwidth, EngineConf
 from userspace_cni_linux.sections import BridgeSection, Trunk
 
 
@@ -176,3 +176,11 @@ def test_the_admins_bridge_is_enough_where_it_filters(lab: Lab) -> None:
     a, b = lab.attach(vlan(5), "10.1.0.2/24"), lab.attach(vlan(5), "10.1.0.3/24")
     assert a.container.ping("10.1.0.3")
     b.check()
+
+
+def test_limits_need_traffic_control(lab: Lab) -> None:
+    """Here, because this kernel is without its modules."""
+    with pytest.raises(DataplaneError, match="lacks what bandwidth needs") as refused:
+        lab.attach(vlan(None), bandwidth=Bandwidth(ingress_rate=8_000_000))
+    assert "modprobe -a sch_tbf" in refused.value.details
+    assert lab.host.links() == set()

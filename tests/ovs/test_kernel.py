@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as raw:
     except TimeoutError:
         print("nobody")
 """
+
+
+_QUEUES = {"ingress": ["ingress"], "egress": ["root"]}
 
 
 def _address(container: Container) -> str:
@@ -167,11 +171,27 @@ def test_an_interface_name_taken_in_the_container(lab: OvsLab, tmp_path: Path, k
     assert "eth0" in lab.node.links(container.netns)
 
 
-def test_bandwidth_of_a_kernel_port_is_refused(lab: OvsLab, tmp_path: Path) -> None:
-    config = kernel("veth", "10.26.0.0/24", tmp_path / "ipam", bandwidth={"egressRate": 1000})
-    outcome = lab.container(config).call("ADD")
-    assert outcome.code == 7
-    assert "bandwidth" in outcome.text
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+@pytest.mark.parametrize("kind", ["veth", "tap"])
+def test_bandwidth_of_a_kernel_port(lab: OvsLab, tmp_path: Path, kind: str, direction: str) -> None:
+    network = kernel(kind, "10.26.0.0/24", tmp_path / "ipam")
+    rate, burst = 4_000_000, 400_000
+    limits = {f"{direction}Rate": rate, f"{direction}Burst": burst}
+    capable = {"capabilities": {"bandwidth": True}, "runtimeConfig": {"bandwidth": limits}}
+    limited, other = lab.attach(network | capable), lab.attach(network)
+    server, client = (limited, other) if direction == "ingress" else (other, limited)
+    began = time.monotonic()
+    _exchange(lab, server, client, tmp_path)
+    # A million bytes, of which the burst passes at once.
+    assert time.monotonic() - began > 0.95 * (8_000_000 - burst) / rate
+    limited.check().succeeded()
+    lab.node.enter(limited.netns, ["tc", "qdisc", "del", "dev", "eth0", *_QUEUES[direction]])
+    refused = limited.check()
+    assert refused.code == 104
+    assert "has lost the limit" in refused.text
+    for container in (limited, other):
+        container.delete()
+        assert list(lab.node.links(container.netns)) == ["lo"]
 
 
 def test_a_kernel_container_reaches_a_dpdk_application(lab: OvsLab, tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lab.contract import host_engine_life, host_engine_undo
+from lab.netns import transfer
 from lab.vpp_lab import VppLab, conf, ips
 from userspace_cni.cni.errors import CheckFailed, CniError, InvalidConfig
+from userspace_cni.engine import Bandwidth
 from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection, VhostSection
 
 if TYPE_CHECKING:
@@ -84,6 +88,39 @@ def test_veth_in_the_container(lab: VppLab) -> None:
     # Its namespace goes, and the pair with it: DEL still works.
     a.container.close()
     a.delete()
+    lab.assert_clean()
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_bandwidth_of_a_veth(lab: VppLab, direction: str) -> None:
+    rate, burst = 8_000_000, 400_000
+    limits = Bandwidth(**{f"{direction}_rate": rate, f"{direction}_burst": burst})
+    a = lab.attach_kernel(VETH, "10.1.0.2/24", bandwidth=limits)
+    a.check()
+    # Without VPP: what passes between the two ends of the pair is limited all the same.
+    name = f"uc{a.id[:13]}"
+    lab.host.run("ip", "address", "add", "10.1.0.1/24", "dev", name)
+    mac = json.loads(lab.host.run("ip", "-j", "link", "show", name))[0]["address"]
+    a.container.run("ip", "neigh", "replace", "10.1.0.1", "lladdr", mac, "dev", "eth0")
+    began = time.monotonic()
+    if direction == "ingress":
+        assert transfer(a.container, lab.host, "10.1.0.2", 1_000_000) == 1_000_000
+    else:
+        assert transfer(lab.host, a.container, "10.1.0.1", 1_000_000) == 1_000_000
+    assert time.monotonic() - began > 0.95 * (8_000_000 - burst) / rate
+    queue = ["ingress"] if direction == "ingress" else ["root"]
+    a.container.run("tc", "qdisc", "del", "dev", "eth0", *queue)
+    with pytest.raises(CheckFailed, match="has lost the limit"):
+        a.check()
+    a.delete()
+    assert a.container.links() == set()
+    lab.assert_clean()
+
+
+def test_bandwidth_ends_with_an_add_that_fails(lab: VppLab) -> None:
+    limits = Bandwidth(ingress_rate=8_000_000)
+    attachment = lab.attachment(lab.container(), bandwidth=limits)
+    host_engine_undo(lab.engine, attachment, VETH, lab.call)
     lab.assert_clean()
 
 

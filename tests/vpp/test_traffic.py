@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from lab.netns import transfer
 from lab.node import poll
 from lab.vpp_lab import VppLab, conf, route
+from userspace_cni.engine import Bandwidth
 from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection
 
 if TYPE_CHECKING:
@@ -113,6 +115,24 @@ def test_kernel_container(traffic_lab: VppLab) -> None:
     assert k1.container.ping("10.8.0.4", timeout=5)
     assert k1.container.ping("10.8.0.4", size=1400, timeout=5)
     assert transfer(k2.container, k1.container, "10.8.0.4", 500_000) == 500_000
+
+
+def test_bandwidth_of_kernel_containers(traffic_lab: VppLab) -> None:
+    lab, host = traffic_lab, conf("veth", "bridge", bridge=DOMAIN)
+    rate, burst = 8_000_000, 400_000
+    sender = Bandwidth(egress_rate=rate, egress_burst=burst)
+    receiver = Bandwidth(ingress_rate=rate // 2, ingress_burst=burst)
+    a = lab.attach_kernel(host, "10.8.0.3/24", bandwidth=sender)
+    b = lab.attach_kernel(host, "10.8.0.4/24", bandwidth=receiver)
+    c = lab.attach_kernel(host, "10.8.0.5/24")
+    for server, client, address, limit in (
+        (c, a, "10.8.0.5", rate),
+        (b, c, "10.8.0.4", rate // 2),
+    ):
+        assert client.container.ping(address, timeout=5)
+        began = time.monotonic()
+        assert transfer(server.container, client.container, address, 1_000_000) == 1_000_000
+        assert time.monotonic() - began > 0.95 * (8_000_000 - burst) / limit
 
 
 def test_routed_kernel_container(traffic_lab: VppLab) -> None:

@@ -296,18 +296,18 @@ def _check_runtime_dns(path: str, value: object) -> None:
             )
 
 
-def require_bandwidth(conf: NetConf, info: EngineInfo) -> None:
-    """Raise CniError 2 if the network has limits that the host engine *info* cannot set."""
+def require_bandwidth(conf: NetConf, info: EngineInfo, iftype: str) -> None:
+    """Raise CniError 2 for limits that the host engine *info* cannot set for *iftype*."""
     limits = conf.requested_bandwidth
-    if limits is not None and not info.bandwidth:
+    if limits is not None and iftype not in info.bandwidth:
         given = _folded(conf.runtime_config).get("bandwidth")
         path, value = ("runtimeConfig.bandwidth", given) if given else ("bandwidth", limits)
         raise CniError(
             Code.UNSUPPORTED_FIELD,
-            f"{path}: host engine {info.name!r} cannot limit an attachment, "
+            f"{path}: host engine {info.name!r} cannot limit an attachment of iftype {iftype!r}, "
             f"got {json.dumps(value, default=attrs.asdict)}",
-            'remove "bandwidth" from the network and from its "capabilities", and chain the '
-            "plugin bandwidth",
+            f"it limits {', '.join(info.bandwidth) or 'none'}; choose another iftype, or remove "
+            '"bandwidth" from the network and from its "capabilities"',
         )
 
 

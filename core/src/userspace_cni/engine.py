@@ -100,8 +100,8 @@ class EngineInfo:
     #: Of a host engine: the container engine that an interface type has by default. A type that is
     #: not in it has the container engine of the host engine's own name.
     container_engines: Mapping[str, str] = field(factory=dict)
-    #: Of a host engine: it honours :attr:`Attachment.bandwidth`.
-    bandwidth: bool = False
+    #: Of a host engine: the interface types for which it honours :attr:`Attachment.bandwidth`.
+    bandwidth: tuple[str, ...] = ()
 
 
 @frozen(kw_only=True)

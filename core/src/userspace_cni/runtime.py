@@ -731,10 +731,9 @@ class Runtime:
                 container_class = registry.container_engine(name)
         if host_class is not None:
             with problems:
-                config.require_bandwidth(conf, host_class.info)
-            with problems:
                 host_conf = config.engine_conf(conf.host, "host", host_class.info, {})
                 host_conf = evolve(host_conf, mtu=conf.mtu, bandwidth=conf.requested_bandwidth)
+                config.require_bandwidth(conf, host_class.info, host_conf.iftype)
 
         def container_conf(has_addresses: bool) -> EngineConf:
             assert container_class is not None  # noqa: S101  the problems were told

@@ -141,7 +141,7 @@ class Links(Netlink):
         name, index = (link, 0) if isinstance(link, str) else (link.name, link.index)
         named = {"ifname": name} if isinstance(link, str) else {}
         body = link_body(index, {**named, **options}, up=up, promiscuous=promiscuous)
-        what = ", ".join(options) or "the state"
+        what = ", ".join(f"{key} to {value}" for key, value in options.items()) or "the state"
         self.request(f"change {what} of the interface {name}", SETLINK, body)
 
     def remove(self, link: Link) -> None:

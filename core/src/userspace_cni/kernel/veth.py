@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from userspace_cni.cni.errors import CheckFailed, CniError, Code, DataplaneError
 from userspace_cni.engine import mac_address
-from userspace_cni.kernel import sysctl
+from userspace_cni.kernel import limits, sysctl
 from userspace_cni.kernel.links import Links, link_body
 from userspace_cni.kernel.namespace import Namespace
 from userspace_cni.kernel.netlink import Refused, attribute
@@ -89,6 +89,9 @@ def create_for_switch(attachment: Attachment, mtu: int, tags: Tags, undo: ExitSt
         alias = tags.encode(attachment)
         links.change(name, ifalias=alias, up=True)
         container.call(_complete_for_switch, attachment.interface, alias)
+        # In the container, because the switch takes its frames before a queue on the host's end
+        # could hold any back.
+        limits.apply_inside(container, attachment, tags, undo)
 
 
 def revive(attachment_id: str, tags: Tags) -> bool:

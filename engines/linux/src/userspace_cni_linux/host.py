@@ -12,7 +12,7 @@ from userspace_cni.cni.errors import (
     InvalidConfig,
 )
 from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Route
-from userspace_cni.kernel import sysctl, veth
+from userspace_cni.kernel import limits, sysctl, veth
 from userspace_cni.kernel.bridges import has_ports
 from userspace_cni.kernel.links import Links
 from userspace_cni.kernel.namespace import Namespace
@@ -41,6 +41,7 @@ class LinuxHostEngine(HostEngine):
         interface_types=("veth", "tap", "macvlan"),
         network_types=("none", "bridge", "interface"),
         sections={"bridge": BridgeSection, "tap": TapSection, "macvlan": MacvlanSection},
+        bandwidth=("veth", "tap", "macvlan"),
     )
 
     def problems(self, conf: EngineConf) -> Iterable[CniError]:
@@ -111,6 +112,7 @@ class LinuxHostEngine(HostEngine):
                     # Whoever removes its last port goes on. Under the lock each look would wait for
                     # the kernel, which removes others' ports meanwhile.
                     bridge_name = None
+            limits.remove(links, attachment_id, TAGS)
         if port is None and netns is not None:
             inside.remove(netns, attachment_id)
         if bridge_name is not None:
@@ -120,6 +122,7 @@ class LinuxHostEngine(HostEngine):
         """See :meth:`.HostEngine.check`."""
         if conf.iftype != "veth":
             inside.check(attachment)
+            limits.check_inside(attachment)
             return
         with Links() as links:
             link = veth.check(links, attachment, TAGS)
@@ -127,6 +130,7 @@ class LinuxHostEngine(HostEngine):
                 _check_bridged(links, link, attachment, _bridge_section(conf))
             elif conf.net_type == "interface":
                 routed.check(links, link, attachment)
+            limits.check(attachment, link.name, host_end=True)
 
     def list(self, network: str, conf: EngineConf) -> Iterable[str]:  # noqa: ARG002
         """See :meth:`.HostEngine.list`.
@@ -156,6 +160,7 @@ class LinuxHostEngine(HostEngine):
             links.change(link, master=0, up=False)
             if conf.net_type == "bridge":
                 self._join_again(links, link, attachment, _bridge_section(conf), undo)
+            limits.apply(attachment, link.name, TAGS, host_end=True)
             with Namespace(attachment.netns) as container:
                 veth.activate(links, container, attachment, TAGS)
             if conf.net_type == "interface":
@@ -201,6 +206,7 @@ class LinuxHostEngine(HostEngine):
                 links, container, attachment, mtu=mtu, tags=TAGS, undo=undo, master=master
             )
         bridge.configure_port(links, name, section)
+        _limit(attachment, name, undo)
         veth.activate(links, container, attachment, TAGS)
         routes = _default_routes(attachment) if section.default_route else ()
         if section.gateway:
@@ -235,6 +241,7 @@ class LinuxHostEngine(HostEngine):
         sysctl.ignore_router_advertisements(name)
         if point_to_point:
             sysctl.trust_own_addresses(name)
+        _limit(attachment, name, undo)
         veth.activate(links, container, attachment, TAGS)
         if point_to_point:
             routed.configure(links, name, attachment)
@@ -249,6 +256,18 @@ class LinuxHostEngine(HostEngine):
     def _remove_bridge(self, name: str) -> None:
         with self.node.lock(bridge.lock_name(name)), Links() as links:
             bridge.remove_if_unused(links, name)
+
+
+def _limit(attachment: Attachment, host_end: str, undo: ExitStack) -> None:
+    """Set the attachment's limits where the container cannot lift them."""
+    if attachment.bandwidth is not None:
+        undo.callback(_lift, attachment.id)
+        limits.apply(attachment, host_end, TAGS, host_end=True)
+
+
+def _lift(attachment_id: str) -> None:
+    with Links() as links:
+        limits.remove(links, attachment_id, TAGS)
 
 
 def _section(conf: EngineConf, kind: type[_Section]) -> _Section | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from userspace_cni.cni.errors import CheckFailed, CniError, Code
+from userspace_cni.kernel import limits
 from userspace_cni.kernel.links import Links
 from userspace_cni.kernel.namespace import Namespace
 from userspace_cni.kernel.tags import Tags, short_name
@@ -42,6 +43,7 @@ def remove(path: str, attachment_id: str) -> None:
         for link in TAGS.find_all(links, attachment_id):
             links.remove(link)
         # Made by a request that died before it could tag it, see claim().
+        limits.remove(links, attachment_id, TAGS)
         unfinished = links.find(short_name(attachment_id))
         if unfinished is not None and not unfinished.alias:
             links.remove(unfinished)

@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from userspace_cni.cni.errors import CniError, DataplaneError, InvalidConfig
+from userspace_cni.kernel import limits
 from userspace_cni.kernel.links import Links
 from userspace_cni.kernel.namespace import Namespace
 from userspace_cni.kernel.netlink import Refused, attribute
@@ -63,6 +64,7 @@ def create(
             )
             with container.call(Links) as links_inside:
                 link = inside.claim(links_inside, attachment)
+            limits.apply_inside(container, attachment, inside.TAGS, undo)
         except Refused as error:
             raise _explained(error, attachment, master) from error
     return master, link

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from userspace_cni.cni.errors import DataplaneError, DataplaneUnavailable
+from userspace_cni.kernel import limits
 from userspace_cni.kernel.links import Links
 from userspace_cni.kernel.namespace import Namespace
 from userspace_cni.kernel.veth import taken_inside
@@ -52,13 +53,14 @@ def create(attachment: Attachment, section: TapSection, undo: ExitStack) -> Link
     undo.callback(inside.remove, attachment.netns, attachment.id)
     with Namespace(attachment.netns) as container:
         links, device = container.call(_open, attachment.interface)
-    with links:
-        try:
-            _make(links, device, attachment, section)
-        finally:
-            os.close(device)
-        links.change(attachment.interface, **options)
-        return links.require(attachment.interface)
+        with links:
+            try:
+                _make(links, device, attachment, section)
+            finally:
+                os.close(device)
+            links.change(attachment.interface, **options)
+            limits.apply_inside(container, attachment, inside.TAGS, undo)
+            return links.require(attachment.interface)
 
 
 def _open(name: str) -> tuple[Links, int]:

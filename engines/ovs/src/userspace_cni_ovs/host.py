@@ -18,7 +18,7 @@ from userspace_cni.cni.errors import (
     did_you_mean,
 )
 from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Memif, VhostUser
-from userspace_cni.kernel import veth
+from userspace_cni.kernel import limits, veth
 from userspace_cni.kernel.links import Links
 from userspace_cni.kernel.tags import short_name
 from userspace_cni_ovs import kernel, ports, switch, tags
@@ -57,7 +57,7 @@ class OvsHostEngine(HostEngine):
             "ovs": OvsSection,
         },
         container_engines={"vhostuser": "dpdk", "memif": "dpdk", "veth": "linux", "tap": "linux"},
-        bandwidth=True,
+        bandwidth=("vhostuser", "memif", "veth", "tap"),
     )
 
     def problems(self, conf: EngineConf) -> Iterable[CniError]:
@@ -115,11 +115,13 @@ class OvsHostEngine(HostEngine):
             self._share(attachment, conf, spec, settings)
         return port
 
-    def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:  # noqa: ARG002
+    def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:
         """See :meth:`.HostEngine.delete`."""
         self._remove_port(attachment_id, conf, conf.section(BridgeSection).name)
         if conf.iftype == "veth":
             veth.remove(attachment_id, kernel.TAGS)
+        if conf.iftype not in DPDK:
+            limits.remove_inside(netns, attachment_id, kernel.TAGS)
 
     def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
         """See :meth:`.HostEngine.check`. An application that has not connected yet is fine."""
@@ -146,6 +148,8 @@ class OvsHostEngine(HostEngine):
         if conf.iftype == "veth":
             with Links() as links:
                 veth.check(links, attachment, kernel.TAGS)
+        if conf.iftype not in DPDK:
+            limits.check_inside(attachment)
         if _serves(spec) and not _is_shared(port):
             raise CheckFailed(
                 f"the socket of the port {port.name} is gone, or lost its owner: {port.socket}",
@@ -219,7 +223,7 @@ class OvsHostEngine(HostEngine):
         undo.callback(self._remove_port, attachment.id, conf, spec.bridge.name)
         switch.await_port(db, spec, interface, self._timeout)
         if conf.iftype == "tap":
-            kernel.move_tap(attachment, spec.name, attachment.mtu or MTU)
+            kernel.move_tap(attachment, spec.name, attachment.mtu or MTU, undo)
 
     def _share(
         self, attachment: Attachment, conf: EngineConf, spec: PortSpec, settings: Row
@@ -322,7 +326,8 @@ def _plan(attachment: Attachment, conf: EngineConf, settings: Row) -> tuple[Port
         type="internal" if conf.iftype == "tap" else "",
         bridge=ports.bridge_section(conf),
         external_ids=ports.external_ids(attachment, conf),
-        bandwidth=attachment.bandwidth,
+        # Those of a kernel interface are the kernel's.
+        bandwidth=attachment.bandwidth if conf.iftype in DPDK else None,
     )
     port = HostPort(
         name=name,

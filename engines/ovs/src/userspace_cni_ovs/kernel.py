@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from userspace_cni.cni.errors import DataplaneError
+from userspace_cni.kernel import limits
 from userspace_cni.kernel.links import Links
 from userspace_cni.kernel.namespace import Namespace
 from userspace_cni.kernel.netlink import Refused
@@ -13,12 +14,14 @@ from userspace_cni.kernel.tags import Tags
 from userspace_cni.kernel.veth import taken_inside
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from userspace_cni.engine import Attachment
 
 TAGS = Tags("userspace-cni-ovs/1")
 
 
-def move_tap(attachment: Attachment, name: str, mtu: int) -> None:
+def move_tap(attachment: Attachment, name: str, mtu: int, undo: ExitStack) -> None:
     """Move the tap *name*, which the switch made, into the container as its interface."""
     with Links() as links, Namespace(attachment.netns) as container:
         found = links.find(name)
@@ -41,6 +44,7 @@ def move_tap(attachment: Attachment, name: str, mtu: int) -> None:
                 mtu=mtu,
                 ifalias=TAGS.encode(attachment),
             )
+        limits.apply_inside(container, attachment, TAGS, undo)
 
 
 def require_kernel_datapath() -> None:

@@ -175,13 +175,6 @@ def _problems_of_port(conf: EngineConf) -> Iterable[CniError]:
             f"a DPDK port of Open vSwitch carries at most {_DPDK_MTU_MAX} bytes, got {conf.mtu}",
             "ask for a smaller one",
         )
-    if conf.bandwidth is not None and conf.iftype not in DPDK:
-        yield InvalidConfig(
-            "bandwidth",
-            f"a port of iftype {conf.iftype} cannot be limited by the userspace datapath, which "
-            "takes its frames from the kernel before the kernel could drop any",
-            f"use iftype {' or '.join(DPDK)}, or set limits in the container",
-        )
 
 
 def external_ids(attachment: Attachment, conf: EngineConf) -> dict[str, str]:

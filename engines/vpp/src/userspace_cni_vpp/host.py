@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable, InvalidConfig, did_you_mean
 from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Memif, VhostUser
-from userspace_cni.kernel import veth
+from userspace_cni.kernel import limits, veth
 from userspace_cni_vpp import bridge, kernel, ports, routed, tags
 from userspace_cni_vpp.connection import Refused, connect, disconnect
 from userspace_cni_vpp.sections import (
@@ -54,6 +54,7 @@ class VppHostEngine(HostEngine):
             "vpp": VppSection,
         },
         container_engines={"vhostuser": "dpdk", "veth": "linux", "tap": "linux"},
+        bandwidth=("veth", "tap"),
     )
 
     def problems(self, conf: EngineConf) -> Iterable[CniError]:
@@ -112,9 +113,11 @@ class VppHostEngine(HostEngine):
         switch.api.require(*ports.REQUESTS[conf.iftype])
         return self._make(attachment, conf, switch, undo)
 
-    def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:  # noqa: ARG002
+    def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:
         """See :meth:`.HostEngine.delete`."""
         self._remove(attachment_id, conf)
+        if conf.iftype in self.info.bandwidth:
+            limits.remove_inside(netns, attachment_id, kernel.TAGS)
         if conf.iftype == "veth":
             veth.remove(attachment_id, kernel.TAGS)
 

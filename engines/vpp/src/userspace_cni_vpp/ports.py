@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from userspace_cni.cni.errors import CheckFailed, InvalidConfig
 from userspace_cni.engine import Memif, VhostUser
-from userspace_cni.kernel import veth
+from userspace_cni.kernel import limits, veth
 from userspace_cni.kernel.links import Links
+from userspace_cni.kernel.namespace import Namespace
 from userspace_cni.kernel.tags import short_name
 from userspace_cni_vpp import kernel, tags
 from userspace_cni_vpp.sections import MemifSection, VhostSection
@@ -101,7 +102,7 @@ def create(
         case "vhostuser":
             return _create_vhost_user(attachment, conf, switch)
         case "tap":
-            return _create_tap(attachment, switch)
+            return _create_tap(attachment, switch, undo)
         case _:
             if not (again and veth.revive(attachment.id, kernel.TAGS)):
                 veth.create_for_switch(attachment, attachment.mtu or MTU, kernel.TAGS, undo)
@@ -139,6 +140,9 @@ def check(attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
     if conf.iftype == "veth":
         with Links() as links:
             veth.check(links, attachment, kernel.TAGS)
+        limits.check_inside(attachment)
+    elif conf.iftype == "tap":
+        limits.check_inside(attachment)
     elif port.memif is not None:
         _compare(port, memif_of(attachment, conf), port.memif, ("role", "mode", "id", "socket"))
         if port.memif.role == "client" and not port.memif.socket.startswith(_ABSTRACT):
@@ -234,7 +238,7 @@ def _create_vhost_user(attachment: Attachment, conf: EngineConf, switch: Switch)
     return int(reply.sw_if_index)
 
 
-def _create_tap(attachment: Attachment, switch: Switch) -> int:
+def _create_tap(attachment: Attachment, switch: Switch, undo: ExitStack) -> int:
     if len(attachment.netns) > _TAP_NAMESPACE_MAX:
         raise InvalidConfig(
             "host.iftype",
@@ -263,6 +267,8 @@ def _create_tap(attachment: Attachment, switch: Switch) -> int:
         host_if_name=attachment.interface,
         tag=tags.of(attachment),
     )
+    with Namespace(attachment.netns) as container:
+        limits.apply_inside(container, attachment, kernel.TAGS, undo)
     return int(reply.sw_if_index)
 
 

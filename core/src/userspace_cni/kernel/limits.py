@@ -1,0 +1,217 @@
+"""Rate limits of an interface, by the kernel's traffic control: tc-tbf(8).
+
+A queue limits only what an interface sends. What it receives is redirected to a helper, an
+interface of kind ``ifb``, which sends it on at its own rate, as the CNI plugin ``bandwidth`` does.
+
+Every function here works in the interface's network namespace, where it is called.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from userspace_cni.cni.errors import CheckFailed, CniError, Code, DataplaneError, InvalidConfig
+from userspace_cni.kernel.links import Links
+from userspace_cni.kernel.namespace import Namespace
+from userspace_cni.kernel.netlink import Refused
+from userspace_cni.kernel.pyroute import iproute
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from userspace_cni.engine import Attachment, Bandwidth
+    from userspace_cni.kernel.links import Link
+    from userspace_cni.kernel.tags import Tags
+
+_ROOT = 0x10000  # handle 1:
+_INGRESS = 0xFFFF0000  # handle ffff:
+_EVERY_PROTOCOL = 3  # ETH_P_ALL
+#: How long a packet may wait for its turn, before it is dropped.
+_LATENCY = "25ms"
+_RATE_MAX = 2**32 - 1  # bytes a second, struct tc_ratespec
+#: In seconds of the rate: the kernel counts in 32 bits of 64 ns.
+_BURST_MAX = 270
+_FRAMES = 2  # a burst must hold some, or nothing would pass
+
+
+def validate(limits: Bandwidth, mtu: int) -> None:
+    """Raise InvalidConfig for *limits* that the kernel cannot set."""
+    for key, rate, burst in (
+        ("ingressRate", limits.ingress_rate, limits.ingress_burst),
+        ("egressRate", limits.egress_rate, limits.egress_burst),
+    ):
+        if not rate:
+            continue
+        speed, size = _shape(rate, burst, mtu)
+        if speed > _RATE_MAX or size > speed * _BURST_MAX:
+            least = _FRAMES * mtu * 8 // _BURST_MAX + 8
+            raise InvalidConfig(
+                f"bandwidth.{key}",
+                f"expected {least} to {_RATE_MAX * 8} bits per second, and a burst of at most "
+                f"{_BURST_MAX} seconds of it, got {rate} with a burst of {burst} bits",
+            )
+
+
+def apply(attachment: Attachment, interface: str, tags: Tags, *, host_end: bool = False) -> None:
+    """Limit *interface* as the attachment asks, in place of limits that it has.
+
+    Args:
+        attachment: with its bandwidth; without one, nothing is done.
+        interface: the container's; with *host_end* the other end of the container's veth, which
+            sends what the container receives.
+        tags: the engine's; the helper gets a tag.
+        host_end: see *interface*.
+
+    Raises:
+        InvalidConfig: for limits that the kernel cannot set.
+        DataplaneError: when it refuses.
+
+    """
+    if attachment.bandwidth is None:
+        return
+    with Links() as links:
+        link = links.require(interface)
+        validate(attachment.bandwidth, link.mtu)
+        sent, received = _rates(attachment.bandwidth, host_end=host_end)
+        remove(links, attachment.id, tags)
+        try:
+            helper = _helper(links, attachment, link, tags) if received[0] else None
+            with iproute(f"limit the interface {interface} by traffic control") as kernel:
+                if sent[0]:
+                    _limit(kernel, link, sent, link.mtu)
+                if helper is not None:
+                    _limit(kernel, helper, received, link.mtu)
+                    _redirect(kernel, link, helper)
+        except Refused as error:
+            if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
+                raise DataplaneError(
+                    f"{error.msg}: this kernel lacks what bandwidth needs",
+                    "load it with: modprobe -a sch_tbf sch_ingress cls_u32 act_mirred ifb; or "
+                    f"remove bandwidth from the network ({error.details})",
+                ) from error
+            raise
+
+
+def check(attachment: Attachment, interface: str, *, host_end: bool = False) -> None:
+    """Raise CheckFailed unless *interface* is limited as :func:`apply` left it."""
+    if attachment.bandwidth is None:
+        return
+    sent, received = _rates(attachment.bandwidth, host_end=host_end)
+    with Links() as links:
+        link, helper = links.find(interface), links.find(helper_name(attachment.id))
+    if link is None:
+        raise CheckFailed(f"the interface {interface} is gone, and its rate limits with it")
+    with iproute(f"read the rate limits of {interface}") as kernel:
+        if sent[0] and _rate_of(kernel, link) != _shape(*sent, link.mtu)[0]:
+            raise CheckFailed(f"the interface {interface} has lost the limit of what it sends")
+        if received[0] and (
+            helper is None
+            or not helper.up
+            or _rate_of(kernel, helper) != _shape(*received, link.mtu)[0]
+            or not any(kernel.get_filters(index=link.index, parent=_INGRESS))
+        ):
+            raise CheckFailed(f"the interface {interface} has lost the limit of what it receives")
+
+
+def remove(links: Links, attachment_id: str, tags: Tags) -> None:
+    """Remove the attachment's helper; all else goes with the limited interface.
+
+    Also a helper that has no tag yet, because the request that made it died before it tagged it.
+    """
+    helper = links.find(helper_name(attachment_id))
+    if helper is None or helper.kind != "ifb":
+        return
+    if not helper.alias or tags.own(helper, attachment_id):
+        links.remove(helper)
+
+
+def apply_inside(container: Namespace, attachment: Attachment, tags: Tags, undo: ExitStack) -> None:
+    """Do as :func:`apply` with the container's own interface."""
+    if attachment.bandwidth is not None:
+        undo.callback(remove_inside, attachment.netns, attachment.id, tags)
+        container.call(apply, attachment, attachment.interface, tags)
+
+
+def check_inside(attachment: Attachment) -> None:
+    """Do as :func:`check` with the container's own interface."""
+    if attachment.bandwidth is not None:
+        with Namespace(attachment.netns) as container:
+            container.call(check, attachment, attachment.interface)
+
+
+def remove_inside(netns: str | None, attachment_id: str, tags: Tags) -> None:
+    """Do as :func:`remove` in the container, if that exists."""
+    if netns is None:
+        return
+    try:
+        container = Namespace(netns)
+    except CniError as error:
+        if error.code != Code.INVALID_ENVIRONMENT:
+            raise
+        return
+    with container, container.call(Links) as links:
+        remove(links, attachment_id, tags)
+
+
+def helper_name(attachment_id: str) -> str:
+    """Return the name of an attachment's helper."""
+    return f"ul{attachment_id[:13]}"
+
+
+def _rates(limits: Bandwidth, *, host_end: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return rate and burst of what the interface sends, and of what it receives."""
+    ingress = limits.ingress_rate, limits.ingress_burst
+    egress = limits.egress_rate, limits.egress_burst
+    return (ingress, egress) if host_end else (egress, ingress)
+
+
+def _shape(rate: int, burst: int, mtu: int) -> tuple[int, int]:
+    """Return bytes per second, and the bytes of a burst: by default a tenth of a second."""
+    return max(1, rate // 8), max((burst or rate // 10) // 8, _FRAMES * mtu)
+
+
+def _limit(kernel: Any, link: Link, rate: tuple[int, int], mtu: int) -> None:
+    """Hold back what *link* sends."""
+    speed, burst = _shape(*rate, mtu)
+    kernel.tc("replace", "tbf", link.index, _ROOT, rate=speed, burst=burst, latency=_LATENCY)
+
+
+def _helper(links: Links, attachment: Attachment, link: Link, tags: Tags) -> Link:
+    name = helper_name(attachment.id)
+    links.create(name, "ifb", mtu=link.mtu)
+    links.change(name, ifalias=tags.encode(attachment), up=True)
+    return links.require(name)
+
+
+def _redirect(kernel: Any, link: Link, helper: Link) -> None:
+    """Pass what *link* receives through *helper*."""
+    if any(qdisc["handle"] == _INGRESS for qdisc in kernel.get_qdiscs(index=link.index)):
+        kernel.tc("del", "ingress", link.index)
+    kernel.tc("add", "ingress", link.index)
+    kernel.tc(
+        "add-filter",
+        "u32",
+        link.index,
+        parent=_INGRESS,
+        prio=1,
+        protocol=_EVERY_PROTOCOL,
+        target=_ROOT,
+        keys=["0x0/0x0+0"],
+        action={
+            "kind": "mirred",
+            "direction": "egress",
+            "action": "redirect",
+            "ifindex": helper.index,
+        },
+    )
+
+
+def _rate_of(kernel: Any, link: Link) -> int | None:
+    """Return the bytes per second that *link* may send, None without a limit."""
+    for qdisc in kernel.get_qdiscs(index=link.index):
+        if qdisc.get_attr("TCA_KIND") == "tbf":
+            found = qdisc.get_attr("TCA_OPTIONS").get_attr("TCA_TBF_PARMS")["rate"]
+            assert isinstance(found, int)  # noqa: S101  pyroute2 is not typed
+            return found
+    return None
