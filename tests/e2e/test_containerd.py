@@ -132,7 +132,7 @@ def test_the_bandwidth_of_a_pod(client_lab: ClientLab, start_cri: Callable[[], C
     client_lab.network(capabilities={"bandwidth": True})
     cri = start_cri()
     sandbox = cri.run_sandbox("pod", annotations={"kubernetes.io/egress-bandwidth": "10M"})
-    assert "rate 10Mbit" in client_lab.node.run(["tc", "qdisc"]).stdout
+    assert "rate 10Mbit burst 125000b" in client_lab.node.run(["tc", "qdisc"]).stdout
     cri.remove_sandbox(sandbox)
     client_lab.assert_clean()
 

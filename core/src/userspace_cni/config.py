@@ -87,6 +87,12 @@ class _Bandwidth:
     egress_burst: int = field(default=0, validator=_not_negative)
 
 
+#: What containerd writes as the burst of every pod: nobody asked for one. Taken as it is, it would
+#: let half a gigabyte pass before the limit held.
+_NO_BURST = 2**32 - 1
+_BANDWIDTH_KEYS = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
+
+
 @frozen(kw_only=True)
 class NetConf:
     """The configuration of one network, ours and the keys that every CNI plugin shares."""
@@ -145,6 +151,14 @@ class NetConf:
     def requested_bandwidth(self) -> Bandwidth | None:
         """The limits asked for: what the runtime gives for this container wins."""
         given = _folded(self.runtime_config).get("bandwidth")
+        if isinstance(given, Mapping):
+            # containerd writes IngressRate, as Go programs do.
+            keys = {key.lower(): key for key in _BANDWIDTH_KEYS}
+            given = {
+                keys.get(str(key).lower(), key): value
+                for key, value in given.items()
+                if not (value == _NO_BURST and str(key).lower().endswith("burst"))
+            }
         asked = structure(given, _Bandwidth, "runtimeConfig.bandwidth") if given else self.bandwidth
         limits = Bandwidth(**attrs.asdict(asked)) if asked else Bandwidth()
         return None if limits == Bandwidth() else limits
