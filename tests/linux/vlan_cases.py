@@ -11,7 +11,8 @@ import pytest
 from linux.conftest import Attached, Lab, conf
 from userspace_cni.cni.errors import CheckFailed, DataplaneError
 from userspace_cni.engine import Bandwidth, EngineConf
-from userspace_cni_linux.sections import BridgeSection, Trunk
+from userspace_cni.sections import Trunk
+from userspace_cni_linux.sections import BridgeSection
 
 
 def vlan(number: int | None, name: str = "br0", **more: object) -> EngineConf:

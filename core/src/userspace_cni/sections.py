@@ -1,0 +1,114 @@
+"""What configuration sections of several engines have in common, for authors of engines.
+
+Validators judge one value each and raise ValueError; the core puts the value's path before it. An
+engine derives its own sections from the classes here and adds what only its switch knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+
+from attrs import Attribute, field, frozen
+
+VLAN_MAX = 4094  # IEEE 802.1Q: 0 and 4095 are reserved
+ID_MAX = 2**32 - 1
+#: Of a memif or vhost-user port.
+QUEUES_MAX = 255
+
+_BARE_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.\-]{1,64}", re.ASCII)
+
+
+def within(low: int, high: int) -> Callable[[Any, Attribute[Any], int | None], None]:
+    """Return a validator for a number from *low* to *high*; None is fine."""
+
+    def validate(_: Any, __: Attribute[Any], value: int | None) -> None:
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"expected {low} to {high}, got {value}")
+
+    return validate
+
+
+def power_of_two(low: int, high: int) -> Callable[[Any, Attribute[Any], int], None]:
+    """Return a validator for a power of two from *low* to *high*."""
+
+    def validate(_: Any, __: Attribute[Any], value: int) -> None:
+        if not low <= value <= high or value & (value - 1):
+            raise ValueError(f"expected a power of two from {low} to {high}, got {value}")
+
+    return validate
+
+
+def file_name(_: Any, __: Attribute[Any], value: str) -> None:
+    """Validate the bare name of a file; empty is fine."""
+    if value and not _BARE_NAME.fullmatch(value):
+        raise ValueError(
+            "expected the bare name of a file, 1 to 64 letters, digits, '_', '.' and '-', "
+            f"got {value!r}"
+        )
+
+
+_VLAN = within(1, VLAN_MAX)
+
+
+@frozen(kw_only=True)
+class Trunk:
+    """One VLAN, or a range of VLANs, that a port carries tagged."""
+
+    id: int | None = field(default=None, validator=_VLAN)
+    min_id: int | None = field(default=None, validator=_VLAN, metadata={"key": "minID"})
+    max_id: int | None = field(default=None, validator=_VLAN, metadata={"key": "maxID"})
+
+    def __attrs_post_init__(self) -> None:
+        single = self.id is not None
+        bounds = [bound for bound in (self.min_id, self.max_id) if bound is not None]
+        if (single and bounds) or (not single and len(bounds) != 2):
+            raise ValueError("expected either id, or both minID and maxID")
+        if bounds and bounds[0] > bounds[1]:
+            raise ValueError(f"expected minID up to maxID, got {bounds[0]} to {bounds[1]}")
+
+    @property
+    def vlans(self) -> range:
+        """The VLAN ids."""
+        if self.id is not None:
+            return range(self.id, self.id + 1)
+        return range(self.min_id or 0, (self.max_id or 0) + 1)
+
+
+@frozen(kw_only=True)
+class SocketSection:
+    """A port with a socket in the container's shared directory."""
+
+    #: Name of the socket file, by default the interface's with ``.sock``.
+    socketfile: str = field(default="", validator=file_name)
+    #: Who the application in the container runs as: owns the directory.
+    user: str = ""
+    #: The application's group: may write to the directory.
+    group: str = ""
+
+
+@frozen(kw_only=True)
+class MemifSection(SocketSection):
+    """``memif`` of the host or the container: numbers and roles are of the end that has it."""
+
+    #: The ``server``, which was called master, makes the socket.
+    role: Literal["server", "client", "master", "slave"] | None = None
+    mode: Literal["ethernet", "ip", "inject-punt"] = "ethernet"
+    id: int = field(default=0, validator=within(0, ID_MAX))
+    ring_size: int = field(default=1024, validator=power_of_two(2, 16384))
+    #: Let the client lend its own packet buffers. Each queue then keeps *ring_size* of them.
+    zero_copy: bool = False
+
+    @property
+    def is_server(self) -> bool | None:
+        """Whether the section's end is the server; None where it does not say."""
+        return None if self.role is None else self.role in ("server", "master")
+
+
+@frozen(kw_only=True)
+class VhostSection(SocketSection):
+    """``vhost`` of the host or the container: a vhost-user port."""
+
+    #: Pairs of queues that the application should set up.
+    queues: int = field(default=1, validator=within(1, QUEUES_MAX))
