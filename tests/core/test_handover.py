@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from lab.plugin import remove_views
 from userspace_cni.cni.errors import CheckFailed, CniError
 from userspace_cni.engine import attachment_id
 from userspace_cni.handover import ContainerDirectory, published
@@ -20,9 +27,19 @@ from userspace_cni.handover import ContainerDirectory, published
 
 @pytest.fixture
 def directory(tmp_path: Path) -> ContainerDirectory:
-    made = ContainerDirectory(tmp_path / "base", "c1", tmp_path / "s")
+    made = ContainerDirectory(tmp_path / "base", "c1", None)
     made.provide()
     return made
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory where a socket's path is short enough; what is mounted below it goes."""
+    with tempfile.TemporaryDirectory(prefix="ucni-") as path:
+        try:
+            yield Path(path)
+        finally:
+            remove_views(Path(path))
 
 
 _SOCKET = {"socket": "x.sock"}
@@ -174,18 +191,144 @@ def test_a_socket_from_elsewhere_is_linked(directory: ContainerDirectory, tmp_pa
         directory.link("/proc/self/stat", "eth1.sock")
 
 
-def test_a_long_path_gets_an_alias_that_goes_with_it(tmp_path: Path) -> None:
-    base = tmp_path / ("long" * 25)
-    directory = ContainerDirectory(base, "c1", tmp_path / "s")
+def test_a_switch_has_a_short_path_that_goes_with_the_directory(short: Path) -> None:
+    base = short / ("long" * 25)
+    directory = ContainerDirectory(base, "c1", short / "s")
     directory.provide()
-    short = directory.socket("eth0.sock")
-    assert len(short) <= 107
-    with _listening(short, socket.SOCK_STREAM):
+    path = directory.socket("eth0.sock")
+    with _listening(path, socket.SOCK_STREAM):
         assert (base / "c1/eth0.sock").exists()
+    directory.require_view()
+    directory.provide()
     directory.withdraw("eth0", _document()["id"])
-    assert list((tmp_path / "s").iterdir()) == []
-    with pytest.raises(CniError, match="longer than 107 bytes"):
-        ContainerDirectory(base, "c1", tmp_path / "s").socket("x" * 100)
+    assert list((short / "s").iterdir()) == []
+    with pytest.raises(CheckFailed, match="is not mounted at"):
+        directory.require_view()
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_switch_follows_no_link_of_the_container(short: Path, *, trusted: bool) -> None:
+    views = None if trusted else short / "s"
+    victim = ContainerDirectory(short / "base", "victim", views)
+    attacker = ContainerDirectory(short / "base", "attacker", views)
+    for directory in (victim, attacker):
+        directory.provide()
+    Path(attacker.path, "net1.sock").symlink_to("../victim/net1.sock")
+    Path(attacker.path, "below").symlink_to("../victim")
+    with (
+        _listening(f"{victim.path}/net1.sock", socket.SOCK_STREAM),
+        socket.socket(socket.AF_UNIX) as switch,
+    ):
+        assert switch.connect_ex(victim.socket("net1.sock")) == 0
+    outcomes = []
+    with _listening(f"{victim.path}/net2.sock", socket.SOCK_STREAM):
+        for name in ("net1.sock", "below/net2.sock"):
+            with socket.socket(socket.AF_UNIX) as switch:
+                outcomes.append(switch.connect_ex(attacker.socket(name)))
+    assert outcomes == ([errno.ECONNREFUSED, 0] if trusted else [errno.ELOOP, errno.ELOOP])
+    for directory in (victim, attacker):
+        directory.discard()
+    assert list(short.glob("*/*")) == []
+
+
+def test_a_directory_of_the_same_name_gets_a_view_of_its_own(short: Path) -> None:
+    directory = ContainerDirectory(short / "base", "c1", short / "s")
+    directory.provide()
+    shutil.rmtree(directory.path)
+    with pytest.raises(CheckFailed):
+        directory.require_view()
+    directory.provide()
+    with _listening(directory.socket("eth0.sock"), socket.SOCK_STREAM):
+        assert Path(directory.path, "eth0.sock").exists()
+    # What an earlier version had there.
+    directory.discard()
+    Path(directory.socket("")).symlink_to(directory.path)
+    directory.provide()
+    directory.require_view()
+    directory.discard()
+
+
+def test_a_mount_that_cannot_be_made_is_explained(short: Path) -> None:
+    directory = ContainerDirectory(short / "base", "c1", short / "s")
+    (short / "s").write_text("no directory")
+    with pytest.raises(CniError, match="follow_links = true"):
+        directory.provide()
+
+
+def test_what_has_no_address_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CniError, match="takes 107") as caught:
+        ContainerDirectory(tmp_path, "c1", tmp_path / "s").socket("x" * 100)
+    assert caught.value.code == 7
+    inside = ContainerDirectory(tmp_path, "c1", Path("/s"), container_dir=f"/{'x' * 100}")
+    with pytest.raises(CniError, match="containerDir") as caught:
+        inside.socket("eth0.sock")
+    assert caught.value.code == 7
+
+
+def test_all_that_the_container_left_goes_with_it(short: Path) -> None:
+    directory = ContainerDirectory(short / "base", "c1", short / "s")
+    directory.provide()
+    precious = short / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("")
+    path = Path(directory.path)
+    (path / "link").symlink_to(precious)
+    (path / "file").write_text("theirs")
+    (path / ".hidden").mkdir(mode=0)
+    os.mkfifo(path / "fifo")
+    os.mknod(path / "device", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    # Deeper than a path may be long, and than a stack.
+    below = os.open(path, os.O_DIRECTORY)
+    for _ in range(2000):
+        os.mkdir("directory-with-a-long-name", dir_fd=below)
+        deeper = os.open("directory-with-a-long-name", os.O_DIRECTORY, dir_fd=below)
+        os.close(below)
+        below = deeper
+    os.close(below)
+    directory.discard()
+    assert not path.exists()
+    assert list((short / "s").iterdir()) == []
+    assert (precious / "file").exists()
+
+
+#: Looks at the hand-over file of eth0 in a directory, and prints what was opened for that.
+_LOOK = """
+import os, sys
+from pathlib import Path
+from userspace_cni.handover import ContainerDirectory
+opened = []
+def note(event, arguments):
+    if event == "open" and not arguments[2] & (os.O_PATH | os.O_DIRECTORY):
+        opened.append(str(arguments[0]))
+directory = ContainerDirectory(Path(sys.argv[1]), "c1", None)
+directory.holds("eth0", "warm")
+sys.addaudithook(note)
+directory.holds("eth1", "id")
+directory.withdraw("eth1", "id")
+print(opened)
+"""
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFIFO, stat.S_IFREG])
+def test_a_device_of_the_container_is_not_opened(directory: ContainerDirectory, kind: int) -> None:
+    """To open a terminal gives it to a session leader, and to open a FIFO wakes who waits."""
+    os.mknod(f"{directory.path}/eth1.json", kind | 0o666, os.makedev(1, 3))
+    command = [sys.executable, "-c", _LOOK, str(Path(directory.path).parent)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert (done.stdout == "[]\n") == (kind != stat.S_IFREG), done.stdout
+
+
+def test_many_files_of_a_container_take_no_time(directory: ContainerDirectory) -> None:
+    """20,000 files of a megabyte made every GC of the node take a minute."""
+    first = f"{directory.path}/0.json"
+    Path(first).write_text(json.dumps({"network": "n", "more": [0] * (1 << 18)}))
+    for number in range(1, 20_000):
+        os.link(first, f"{directory.path}/{number:x}.json")
+    begin = time.monotonic()
+    assert list(published(Path(directory.path).parent, "n", ())) == []
+    assert time.monotonic() - begin < 10  # sixty and more before
+    directory.discard()
+    assert not Path(directory.path).exists()
 
 
 def test_a_file_counts_only_where_it_belongs(directory: ContainerDirectory) -> None:
@@ -194,5 +337,6 @@ def test_a_file_counts_only_where_it_belongs(directory: ContainerDirectory) -> N
     # What a container could write to point at another.
     directory.publish("eth1", _document() | {"id": attachment_id("n", "c2", "eth1")})
     directory.publish("eth2", _document("eth2", network="other"))
-    assert list(published(base, "n")) == [("c1", "eth0")]
-    assert list(published(base / "absent", "n")) == []
+    assert list(published(base, "n", ())) == [("c1", "eth0")]
+    assert list(published(base, "n", {_document()["id"]})) == []
+    assert list(published(base / "absent", "n", ())) == []

@@ -112,9 +112,9 @@ class PodLab:
         """Fail if anything is left on the node."""
         self.lab.assert_clean()
         volumes = [*self.kubelet_dir.glob("pods/*/volumes/*/*/*")]
-        aliases = [*(self.lab.plugin.run_dir / "s").glob("*")]
+        views = [*(self.lab.plugin.run_dir / "s").glob("*")]
         shared = [path for path in self.shared_dir.glob("**/*") if not path.is_dir()]
-        assert (volumes, aliases, shared) == ([], [], [])
+        assert (volumes, views, shared) == ([], [], [])
 
     def assert_clean(self) -> None:
         """Fail unless all is as if no container had ever been."""

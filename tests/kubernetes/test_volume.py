@@ -181,7 +181,7 @@ def test_what_the_container_put_there_stays(pod_lab: PodLab) -> None:
     assert listing(pod_lab.lab.plugin.run_dir / "s") == []
 
 
-def test_a_long_path_has_one_alias_for_all_interfaces(pod_lab: PodLab) -> None:
+def test_a_volume_has_one_view_for_all_interfaces(pod_lab: PodLab) -> None:
     """An emptyDir has always more bytes than a socket's address."""
     assert (
         len(f"/var/lib/kubelet/pods/{UID}/volumes/kubernetes.io~empty-dir/shared-dir/net1.sock")
@@ -189,17 +189,17 @@ def test_a_long_path_has_one_alias_for_all_interfaces(pod_lab: PodLab) -> None:
     )
     pod_lab.add(pod_lab.conf())
     pod_lab.add(pod_lab.conf(), ifname="net1")
-    (alias,) = (pod_lab.lab.plugin.run_dir / "s").iterdir()
-    assert alias.readlink() == pod_lab.volume
+    (view,) = (pod_lab.lab.plugin.run_dir / "s").iterdir()
+    assert view.samefile(pod_lab.volume)
     pod_lab.call("DEL", pod_lab.conf()).succeeded()
-    assert (alias / "net1.sock").is_socket()
+    assert (view / "net1.sock").is_socket()
     pod_lab.call("DEL", pod_lab.conf(), ifname="net1").succeeded()
     pod_lab.assert_clean()
 
 
-def test_an_engine_finds_the_volume_by_its_alias(pod_lab: PodLab) -> None:
+def test_an_engine_finds_the_volume_by_its_view(pod_lab: PodLab) -> None:
     pod_lab.add(pod_lab.conf())
-    (alias,) = (pod_lab.lab.plugin.run_dir / "s").iterdir()
+    (view,) = (pod_lab.lab.plugin.run_dir / "s").iterdir()
     with closing(Runtime(Settings(run_dir=pod_lab.lab.plugin.run_dir))) as runtime:
-        assert runtime._directory_at(str(alias)).discard_stale("eth0.sock")
+        assert runtime._directory_at(str(view)).discard_stale("eth0.sock")
     assert listing(pod_lab.volume) == ["eth0.json"]

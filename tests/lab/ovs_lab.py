@@ -109,8 +109,8 @@ class OvsLab:
         """Return what is in the plugin's shared directories, and every port of ours."""
         shared = self.plugin.run_dir / "shared"
         files = [str(path) for path in shared.glob("**/*")] if shared.exists() else []
-        aliases = self.plugin.run_dir / "s"
-        files += [str(path) for path in aliases.glob("*")] if aliases.exists() else []
+        views = self.plugin.run_dir / "s"
+        files += [str(path) for path in views.glob("*")] if views.exists() else []
         rows = self.ovs.vsctl("--bare", "--columns=name", "find", "Port") or ""
         ports = [name for name in rows.split() if name.startswith("uc")]
         links = [name for name in self.node.links() if name.startswith("uc")]

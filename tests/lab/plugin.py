@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import evolve, field, frozen
 
 from lab.daemon import Daemon
+from userspace_cni.handover import mounts
 from userspace_cni.install import NAME, executables, find_shim, install
 from userspace_cni.settings import NodeSettings, Settings
 
@@ -189,7 +190,10 @@ def installed(directory: Path, mode: Mode) -> Iterator[Plugin]:
     """Install the plugin below *directory* as :func:`make` does, to be served by *mode*."""
     plugin = make(directory)
     if mode == "process":
-        yield plugin
+        try:
+            yield plugin
+        finally:
+            remove_views(plugin.run_dir)
         return
     # A test's directory may have a longer name than a socket.
     with tempfile.TemporaryDirectory(prefix="ucni-") as short:
@@ -206,6 +210,13 @@ def installed(directory: Path, mode: Mode) -> Iterator[Plugin]:
             yield evolve(plugin, daemon=daemon)
         finally:
             daemon.stop()
+            remove_views(plugin.run_dir)
+
+
+def remove_views(run_dir: Path) -> None:
+    """Unmount what attachments that are never removed have left on the machine."""
+    for view in (run_dir / "s").glob("*"):
+        mounts.remove(str(view))
 
 
 def attachments(plugin: Plugin) -> list[dict[str, Any]]:

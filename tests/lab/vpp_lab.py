@@ -194,7 +194,7 @@ class VppLab:
         return self.stack.enter_context(Namespace())
 
     def directory(self, container_id: str) -> ContainerDirectory:
-        return ContainerDirectory(self.dir / "s", container_id, self.dir / "a")
+        return ContainerDirectory(self.dir / "s", container_id, None)
 
     def attachment(self, container: Namespace, **changes: Any) -> Attachment:
         id_ = f"c{next(self._numbers)}"

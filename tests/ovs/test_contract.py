@@ -25,7 +25,7 @@ def test_the_contract_of_a_host_engine(
 ) -> None:
     def directory(path: str) -> ContainerDirectory:
         base, _, container_id = path.rpartition("/")
-        return ContainerDirectory(Path(base), container_id, tmp_path / "s")
+        return ContainerDirectory(Path(base), container_id, None)  # the switch is elsewhere
 
     engine = OvsHostEngine(
         Node(

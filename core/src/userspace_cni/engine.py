@@ -163,8 +163,10 @@ class SharedDirectory(ABC):
         """Where it is on the node."""
 
     @abstractmethod
-    def provide(self, *, user: str = "", group: str = "") -> None:
+    def provide(self, *, user: str = "", group: str = "", sockets: bool = True) -> None:
         """Make the directory, mode 0750, where it does not exist.
+
+        Before a switch is told of a socket in here: without *sockets* none shall be.
 
         The application in the container may run as *user*, who then owns it, or in *group*, which
         then may write to it (0770); names or numbers.
@@ -176,9 +178,14 @@ class SharedDirectory(ABC):
 
     @abstractmethod
     def socket(self, name: str) -> str:
-        """Return the path by which a switch reaches the socket *name*.
+        """Return the path by which a switch reaches the socket *name*; touches nothing.
 
-        It fits into a socket's address (107 bytes), through a short alias where the path does not.
+        It leads to nothing but what has that name in here, whatever links the container makes, and
+        fits into a socket's address (107 bytes). It is good once the directory is provided.
+
+        Raises:
+            CniError: 7 when the switch or the container could not reach the socket.
+
         """
 
     @abstractmethod

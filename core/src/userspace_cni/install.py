@@ -19,6 +19,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from userspace_cni import directories
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.settings import Settings
 
@@ -126,8 +127,8 @@ def make_queue(node: Settings) -> None:
         OSError: it cannot be made.
 
     """
-    node.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
-    node.queue.mkdir(mode=0o700, exist_ok=True)
+    directories.make(node.state_dir)
+    directories.make(node.queue, 0o700)
 
 
 def find_shim() -> bytes | None:

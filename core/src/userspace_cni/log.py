@@ -150,6 +150,7 @@ class _FileHandler(logging.FileHandler):
 
     def _open(self) -> TextIOWrapper:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags |= os.O_NOCTTY  # it may be named a terminal
         return TextIOWrapper(
             os.fdopen(os.open(self.baseFilename, flags, 0o640), "ab"), encoding="utf-8"
         )

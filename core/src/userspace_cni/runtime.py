@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from threading import Lock
@@ -172,7 +172,7 @@ class Runtime:
                     )
                 )
             self._unwanted.discard(attachment.id)
-            with self._undone_on_failure(attachment.id, allocation) as undo:
+            with self._undone_on_failure(attachment, allocation) as undo:
                 own, port = self._attach(plan, attachment, request, allocation, undo)
                 answer = previous.extended_by(own) if previous else own
                 body = cni_result.dump(answer, request.cni_version)
@@ -246,8 +246,7 @@ class Runtime:
         handoff = evolve(
             self._handoff(plan, attachment, record.port), mac=interface.mac, mtu=interface.mtu
         )
-        if handoff.socket:
-            directory.require(attachment.ifname, handover.dump(attachment, handoff))
+        handover.require(attachment, handoff)
         if plan.container.where == "node":
             netns.call(request.netns, plan.container.check, handoff)
         if ipam := self._ipam(plan.conf.ipam_type, request, request.config):
@@ -376,13 +375,14 @@ class Runtime:
         handoff = self._handoff(plan, told, lost)
         try:
             plan.host.check(attachment, plan.host_conf, lost)
-            if handoff.socket:
-                directory.require(record.ifname, handover.dump(told, handoff))
+            handover.require(evolve(told, directory=directory), handoff)
         except CheckFailed as error:
             logger.warning("attachment %s is to be restored: %s", record.id, error)
         else:
             return False
         with ExitStack() as undo:
+            if handoff.socket:
+                directory.provide_view()
             port = plan.host.restore(attachment, plan.host_conf, lost, undo)
             handoff = self._handoff(plan, told, port)
             handover.publish(told, handoff, plan.conf, plan.container.info.name, undo)
@@ -520,7 +520,9 @@ class Runtime:
             )
 
     @contextmanager
-    def _undone_on_failure(self, id_: str, allocation: Allocation | None) -> Iterator[ExitStack]:
+    def _undone_on_failure(
+        self, attachment: Attachment, allocation: Allocation | None
+    ) -> Iterator[ExitStack]:
         """Run the undo steps, in reverse, when the body fails; then forget the attachment.
 
         What cannot be undone stays in the store, for DEL and GC. Without addresses it is as good as
@@ -539,9 +541,11 @@ class Runtime:
                     self.store.mark,
                     state="unknown" if allocation and allocation.failed else "deleting",
                 )
-                self._quietly(mark, id_, because=error)
+                self._quietly(mark, attachment.id, because=error)
             else:
-                self._quietly(self.store.remove, id_)
+                directory = attachment.directory
+                assert isinstance(directory, ContainerDirectory)  # noqa: S101  ours
+                self._quietly(partial(self._forget, directory=directory), attachment.id)
             raise
         undo.pop_all()
 
@@ -590,7 +594,7 @@ class Runtime:
             self._free(free, record)
         with self._phase("store"):
             if record.state != "unknown" or self.store.get(record.id) is not None:
-                self.store.remove(record.id)
+                self._forget(record.id, self._recorded_directory(record))
         self._unwanted.discard(record.id)
         return True
 
@@ -797,12 +801,12 @@ class Runtime:
 
     def _directory(self, shared_dir: object, container_id: str) -> ContainerDirectory:
         """Return the container's shared directory, below the network's own base or the node's."""
-        return ContainerDirectory(self._shared_base(shared_dir), container_id, self._aliases)
+        return ContainerDirectory(self._shared_base(shared_dir), container_id, self._views)
 
     def _volume(self, path: str, container_id: str) -> ContainerDirectory:
         """Return the container's shared directory that is the volume at *path* of its pod."""
         base, name = os.path.split(path)
-        return ContainerDirectory(Path(base), container_id, self._aliases, volume=name)
+        return ContainerDirectory(Path(base), container_id, self._views, volume=name)
 
     def _recorded_directory(self, record: Record) -> ContainerDirectory:
         if record.directory:
@@ -810,8 +814,8 @@ class Runtime:
         return self._directory(record.config.get("sharedDir"), record.container_id)
 
     @property
-    def _aliases(self) -> Path:
-        return self._settings.run_dir / "s"
+    def _views(self) -> Path | None:
+        return None if self._settings.follow_links else self._settings.run_dir / "s"
 
     def _shared_base(self, shared_dir: object) -> Path:
         # Not run_dir itself: a container may be called "locks".
@@ -819,9 +823,6 @@ class Runtime:
         return Path(shared_dir) if isinstance(shared_dir, str) else own
 
     def _directory_at(self, path: str) -> ContainerDirectory:
-        if os.path.dirname(path) == str(self._aliases):
-            with suppress(OSError):
-                path = os.readlink(path)  # nobody but us makes links there
         base, _, container_id = path.rpartition("/")
         return self._directory(base, container_id)
 
@@ -845,11 +846,10 @@ class Runtime:
     def _withdraw_all(self, conf: NetConf, valid: set[str], failures: list[CniError]) -> None:
         """Take back what was handed over to attachments of *conf* that are not *valid*."""
         base = self._shared_base(conf.shared_dir)
-        for container_id, ifname in handover.published(base, conf.name):
+        for container_id, ifname in handover.published(base, conf.name, valid):
             id_ = attachment_id(conf.name, container_id, ifname)
-            if id_ not in valid:
-                directory = self._directory(conf.shared_dir, container_id)
-                self._collect(id_, failures, partial(directory.withdraw, ifname, id_))
+            directory = self._directory(conf.shared_dir, container_id)
+            self._collect(id_, failures, partial(directory.withdraw, ifname, id_))
 
     def _attachment(self, request: Request, conf: NetConf) -> Attachment:
         return Attachment(
@@ -935,6 +935,15 @@ class Runtime:
             return nullcontext()
         with self._phase("ipam"):
             return ipam.add()
+
+    def _forget(self, id_: str, directory: ContainerDirectory) -> None:
+        """Forget an attachment, and with the container's last one what is left of *directory*.
+
+        In this order: of two that are removed at once, one comes last.
+        """
+        self.store.remove(id_)
+        if directory.is_left() and not self.store.has_container(directory.container_id):
+            directory.discard()
 
     def _quietly(
         self, step: Callable[[str], None], id_: str, because: Exception | None = None

@@ -58,6 +58,9 @@ class Settings:
     log_level: str = "warning"
     #: How long, in seconds, a request may wait in all: for locks, IPAM plugins, the API server.
     timeout: float = 60.0
+    #: Let switches follow the links that containers make: for kernels before Linux 5.14, and for
+    #: a switch that does not see what is mounted below ``run_dir``.
+    follow_links: bool = False
     #: The tables ``[engines.NAME]``: each engine knows its own keys.
     engines: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     node: NodeSettings = field(factory=NodeSettings)
@@ -124,6 +127,10 @@ def _structure(path: Path, raw: dict[str, Any]) -> Settings:
     if "timeout" in values:
         with problems:
             _require_seconds(path, "timeout", values["timeout"])
+    if not isinstance(values.get("follow_links", False), bool):
+        problems.add(
+            _error(path, f"follow_links: expected true or false, got {values['follow_links']!r}")
+        )
     engines = values.get("engines", {})
     if not isinstance(engines, dict) or not all(isinstance(e, dict) for e in engines.values()):
         problems.add(_error(path, f"engines: expected tables [engines.NAME], got {engines!r}"))

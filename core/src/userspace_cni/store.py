@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from attrs import asdict, field, fields, frozen
 
+from userspace_cni import directories
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.result import Result
@@ -209,6 +210,10 @@ class Store:
         """Return attachment *id_*, None where there is none."""
         return next(iter(self._select("WHERE id = ?", id_)), None)
 
+    def has_container(self, container_id: str) -> bool:
+        """Tell whether any attachment of container *container_id* is recorded."""
+        return any(self._select("WHERE container_id = ? LIMIT 1", container_id))
+
     def of_network(self, network: str) -> list[Record]:
         """Return all attachments of *network*."""
         return self._select("WHERE network = ?", network)
@@ -311,7 +316,7 @@ class Store:
         if self._connection is None:
             if not make and not self.path.exists():
                 return None
-            self.path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            directories.make(self.path.parent)
             connection = sqlite3.connect(
                 self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
             )

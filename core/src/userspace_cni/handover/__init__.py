@@ -10,6 +10,7 @@ from userspace_cni.handover.document import Document, dump, load
 from userspace_cni.handover.publication import (
     container_socket,
     publish,
+    require,
     require_possible,
     withdraw,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "load",
     "publish",
     "published",
+    "require",
     "require_possible",
     "withdraw",
 ]

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from userspace_cni import directories
 from userspace_cni.cni.errors import CniError, Code, InvalidConfig
 from userspace_cni.engine import Handoff
 from userspace_cni.handover.reading import read_object
@@ -84,7 +85,7 @@ def write(path: str, info: Mapping[str, Any]) -> dict[str, Any] | None:
 
     """
     with _reported(path):
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        directories.make(os.path.dirname(path), 0o755)
         with _opened(path) as (directory, name):
             before = _read(directory, name)
             _write(directory, name, _merged(before or {}, info))

@@ -10,20 +10,30 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from userspace_cni import directories
 from userspace_cni.cni.errors import CheckFailed, CniError, Code
 from userspace_cni.cni.request import is_ifname, is_name
 from userspace_cni.engine import SharedDirectory, attachment_id
-from userspace_cni.handover import legacy, sockets
+from userspace_cni.handover import legacy, mounts, sockets
 from userspace_cni.handover.reading import read_object
+from userspace_cni.handover.removing import remove_tree
 from userspace_cni.handover.writing import replace
+from userspace_cni.log import logger
 
 _SUFFIX = ".json"
+#: What is looked at in a directory that nothing is known of. A container may have more; to search
+#: what it writes must not take the node's time.
+_ENTRIES_MAX = 4096
+_INTERFACES_MAX = 256
+#: Bytes of a hand-over file of ours.
+_DOCUMENT_MAX = 1 << 16
 #: sockaddr_un.sun_path is 108 bytes, the final NUL included (unix(7)).
 _SOCKET_PATH_MAX = 107
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -32,17 +42,34 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class ContainerDirectory(SharedDirectory):
     """The shared directory of one container; it need not exist."""
 
-    def __init__(self, base: Path, container_id: str, aliases: Path, *, volume: str = "") -> None:
-        """Stand for ``<base>/<container id>``; *aliases* is the directory of short names for it.
+    def __init__(
+        self,
+        base: Path,
+        container_id: str,
+        views: Path | None,
+        *,
+        volume: str = "",
+        container_dir: str = "",
+    ) -> None:
+        """Stand for ``<base>/<container id>``.
 
-        With *volume* it is ``<base>/<volume>``, a volume of the container's pod: somebody else
-        makes it, says who may write to it, and removes it.
+        Args:
+            base: The directory of the directories.
+            container_id: The container's.
+            views: Where switches see the directory by a mount that follows no links; None where
+                they may follow what a container has linked.
+            volume: Make that ``<base>/<volume>``, a volume of the container's pod: somebody else
+                makes it, says who may write to it, and removes it.
+            container_dir: Where the container has it, empty where nobody says.
+
         """
         self._base = base
-        self._container_id = container_id
+        #: The container's.
+        self.container_id = container_id
         self._name = volume or container_id
         self._is_volume = bool(volume)
-        self._aliases = aliases
+        self._views = views
+        self._container_dir = container_dir
 
     # -- for engines
 
@@ -51,46 +78,31 @@ class ContainerDirectory(SharedDirectory):
         """See :attr:`.SharedDirectory.path`."""
         return str(self._base / self._name)
 
-    def provide(self, *, user: str = "", group: str = "") -> None:
+    def provide(self, *, user: str = "", group: str = "", sockets: bool = True) -> None:
         """See :meth:`.SharedDirectory.provide`; a volume must be there, and stays as it is."""
-        if self._is_volume:
-            with self._reported("use"), self._opened():
-                return
         uid, gid = _user(user), _group(group)
-        with self._reported("make"):
-            self._base.mkdir(mode=0o750, parents=True, exist_ok=True)
-            with self._opened_base() as base:
-                with suppress(FileExistsError):
+        with self._reported("use" if self._is_volume else "make"):
+            if not self._is_volume:
+                directories.make(self._base)
+                with self._opened_base() as base, suppress(FileExistsError):
                     os.mkdir(self._name, 0o750, dir_fd=base)
-                directory = os.open(self._name, _DIRECTORY, dir_fd=base)
-            try:
-                if os.fstat(directory).st_uid not in (os.geteuid(), uid):
-                    raise PermissionError(errno.EPERM, "it belongs to somebody else")
-                if uid is not None or gid is not None:
-                    os.fchown(directory, -1 if uid is None else uid, -1 if gid is None else gid)
-                # By the descriptor, and whatever the umask took away.
-                os.fchmod(directory, 0o750 if gid is None else 0o770)
-            finally:
-                os.close(directory)
+            with self._opened() as directory:
+                if not self._is_volume:
+                    _give(directory, uid, gid)
+        if sockets:
+            self.provide_view()
 
     def socket(self, name: str) -> str:
         """See :meth:`.SharedDirectory.socket`."""
-        direct = f"{self.path}/{name}"
-        if len(os.fsencode(direct)) <= _SOCKET_PATH_MAX:
-            return direct
-        alias = self._alias()
-        short = f"{alias}/{name}"
-        if len(os.fsencode(short)) > _SOCKET_PATH_MAX:
-            raise CniError(
-                Code.INVALID_NETWORK_CONFIG,
-                f"the path of the socket {short} is longer than {_SOCKET_PATH_MAX} bytes",
-                "choose a shorter run_dir in the node's settings, or a shorter socketfile",
+        path = f"{self._view or self.path}/{name}"
+        _require_address(path, "choose a shorter run_dir in the node's settings, or socketfile")
+        if self._container_dir:
+            _require_address(
+                f"{self._container_dir}/{name}",
+                "the container has it there: mount the directory at a shorter path (containerDir, "
+                "or the mountPath of the pod's volume)",
             )
-        with self._reported("make a short name for"):
-            alias.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                alias.symlink_to(self.path)
-        return short
+        return path
 
     def link(self, source: str, name: str) -> None:
         """See :meth:`.SharedDirectory.link`."""
@@ -110,17 +122,13 @@ class ContainerDirectory(SharedDirectory):
     def grant(self, name: str, *, user: str = "", group: str = "") -> None:
         """See :meth:`.SharedDirectory.grant`."""
         uid, gid = _user(user), _group(group)
-        with self._reported(f"give access to {name} in"), self._opened() as directory:
-            file = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-            try:
-                if not stat.S_ISSOCK(os.fstat(file).st_mode):
-                    raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
-                # A socket has no descriptor that fchmod(2) takes; this names the inode itself.
-                opened = f"/proc/self/fd/{file}"
-                os.chown(opened, -1 if uid is None else uid, -1 if gid is None else gid)
-                os.chmod(opened, 0o660)
-            finally:
-                os.close(file)
+        with (
+            self._reported(f"give access to {name} in"),
+            self._opened() as directory,
+            _socket_inode(directory, name) as opened,
+        ):
+            os.chown(opened, -1 if uid is None else uid, -1 if gid is None else gid)
+            os.chmod(opened, 0o660)
 
     def discard_stale(self, name: str) -> bool:
         """See :meth:`.SharedDirectory.discard_stale`."""
@@ -160,8 +168,9 @@ class ContainerDirectory(SharedDirectory):
         """
         name = ifname + _SUFFIX
         with self._reported(f"write {name} into"), self._opened() as directory:
-            for other, there in _documents(directory):
-                if there.get("id") != document["id"]:
+            for other in sorted({*_ifnames(directory), ifname}):
+                there = _read(directory, other + _SUFFIX)
+                if there is not None and there.get("id") != document["id"]:
                     self._require_other(other, there, ifname, document)
             _write(directory, name, document)
 
@@ -172,7 +181,7 @@ class ContainerDirectory(SharedDirectory):
             CniError: 5 when it cannot be written.
 
         """
-        name = legacy.file_name(self._container_id, ifname)
+        name = legacy.file_name(self.container_id, ifname)
         with self._reported(f"write {name} into"), self._opened() as directory:
             _write(directory, name, document)
 
@@ -209,18 +218,21 @@ class ContainerDirectory(SharedDirectory):
                 there = _read(directory, name)
                 if there is not None and there.get("id") != id_:
                     return
-                for own in (name, legacy.file_name(self._container_id, ifname)):
+                for own in (name, legacy.file_name(self.container_id, ifname)):
                     with suppress(FileNotFoundError, IsADirectoryError):
                         os.unlink(own, dir_fd=directory)
                 for other in {f"{ifname}.sock", *more} - {""}:
                     _remove_socket(directory, other)
-                if self._is_volume and next(_documents(directory), None) is not None:
-                    return
-            if not self._is_volume and not self._removed():
+            if self._is_volume:
                 return
-        # Ours alone: no container sees the directory of aliases.
-        with suppress(OSError):
-            self._alias().unlink()
+            with self._opened_base() as base:
+                try:
+                    os.rmdir(self._name, dir_fd=base)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+                        raise
+                    return
+        self._remove_view()
 
     def _require_other(
         self, other: str, there: Mapping[str, Any], ifname: str, document: Mapping[str, Any]
@@ -242,19 +254,79 @@ class ContainerDirectory(SharedDirectory):
             f"see {self.path}/{other}{_SUFFIX}",
         )
 
-    def _removed(self) -> bool:
-        """Remove the directory if it is empty; tell whether it was."""
-        with self._opened_base() as base:
-            try:
-                os.rmdir(self._name, dir_fd=base)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
-                    raise
-                return False
-        return True
+    def is_left(self) -> bool:
+        """Tell whether anything is there that :meth:`discard` would remove."""
+        return os.path.lexists(self.path) or (bool(self._view) and os.path.lexists(self._view))
 
-    def _alias(self) -> Path:
-        return self._aliases / sha256(os.fsencode(self.path)).hexdigest()[:16]
+    def discard(self) -> None:
+        """Remove the directory with all that the container has left in it; a volume stays.
+
+        The container has no attachment any more. What cannot be removed is named in the log, and
+        fails no DEL: the container may have seen to it.
+        """
+        self._remove_view()
+        if self._is_volume:
+            return
+        try:
+            with self._opened_base() as base:
+                remove_tree(base, self._name)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # it is gone, or another DEL is at it
+        except OSError as error:
+            logger.warning(
+                "what the container left in %s cannot be removed: %s; remove it by hand",
+                self.path,
+                error.strerror or error,
+            )
+
+    # -- for switches
+
+    def provide_view(self) -> None:
+        """Let switches see the directory as :meth:`socket` says, unless they do.
+
+        Raises:
+            CniError: 5 when it cannot be mounted.
+
+        """
+        if not self._view or self._views is None:
+            return
+        with self._reported("open"), self._opened() as directory:
+            try:
+                directories.make(self._views)
+                mounts.provide(directory, self._view)
+            except OSError as error:
+                raise CniError(
+                    Code.IO_FAILURE,
+                    f"cannot mount the shared directory {self.path} at {self._view} so that no "
+                    f"link is followed: {error.strerror}",
+                    "it takes Linux 5.14 and the right to mount (CAP_SYS_ADMIN). Where every "
+                    "container is trusted, follow_links = true in the node's settings does without",
+                ) from error
+
+    def require_view(self) -> None:
+        """Raise CheckFailed unless switches see the directory as :meth:`socket` says."""
+        if not self._view:
+            return
+        with suppress(OSError), self._opened() as directory:
+            if mounts.shows(directory, self._view):
+                return
+        raise CheckFailed(
+            f"the shared directory {self.path} is not mounted at {self._view}",
+            "the switch cannot find the socket any more; the node daemon mounts it again, and so "
+            "do DEL and ADD",
+        )
+
+    def _remove_view(self) -> None:
+        if self._view:
+            with self._reported("clean up"):
+                mounts.remove(self._view)
+
+    @property
+    def _view(self) -> str:
+        """Where switches see the directory; empty where they see it in its own place."""
+        if self._views is None:
+            return ""
+        return f"{self._views}/{sha256(os.fsencode(self.path)).hexdigest()[:16]}"
 
     @contextmanager
     def _opened_base(self) -> Iterator[int]:
@@ -294,42 +366,41 @@ class ContainerDirectory(SharedDirectory):
         return CniError(Code.IO_FAILURE, f"cannot {action} the shared directory {self.path}", what)
 
 
-def published(base: Path, network: str) -> Iterator[tuple[str, str]]:
+def published(base: Path, network: str, known: Container[str]) -> Iterator[tuple[str, str]]:
     """Yield container id and interface name of each hand-over file of *network* below *base*.
 
-    A file counts only if its id is the right one for its place: a container that writes one can
-    point at nothing but itself.
+    Those of the attachments *known* are left out, unread. A file counts only if its id is the
+    right one for its place: a container that writes one can point at nothing but itself. Of a
+    container that writes many, a few are looked at.
     """
     try:
         containers = sorted(os.listdir(base))
     except OSError:
         return
     for container_id in filter(is_name, containers):
-        for ifname, document in _documents_at(base / container_id):
-            expected = attachment_id(network, container_id, ifname)
-            if document.get("network") == network and document.get("id") == expected:
+        for ifname in _ifnames_at(base / container_id):
+            id_ = attachment_id(network, container_id, ifname)
+            if id_ not in known and ContainerDirectory(base, container_id, None).holds(ifname, id_):
                 yield container_id, ifname
 
 
-def _documents_at(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _ifnames_at(path: Path) -> list[str]:
     try:
         directory = os.open(path, _DIRECTORY)
     except OSError:
-        return
+        return []
     try:
-        yield from _documents(directory)
+        return _ifnames(directory)
     finally:
         os.close(directory)
 
 
-def _documents(directory: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield interface name and content of all that has a hand-over file's name."""
-    for name in sorted(os.listdir(directory)):
-        ifname = name.removesuffix(_SUFFIX)
-        if ifname != name and is_ifname(ifname):
-            document = _read(directory, name)
-            if document is not None:
-                yield ifname, document
+def _ifnames(directory: int) -> list[str]:
+    """Return the names of the interfaces that have a hand-over file."""
+    with os.scandir(directory) as entries:
+        names = [entry.name for entry in islice(entries, _ENTRIES_MAX)]
+    ifnames = [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
+    return sorted(filter(is_ifname, ifnames))[:_INTERFACES_MAX]
 
 
 def _socket_of(document: Mapping[str, Any]) -> str | None:
@@ -342,7 +413,7 @@ def _socket_of(document: Mapping[str, Any]) -> str | None:
 def _read(directory: int, name: str) -> dict[str, Any] | None:
     """Return the JSON object in the file *name*, None if there is no such thing."""
     try:
-        return read_object(name, directory)
+        return read_object(name, directory, limit=_DOCUMENT_MAX)
     except (OSError, ValueError):
         return None
 
@@ -352,10 +423,51 @@ def _write(directory: int, name: str, document: Mapping[str, Any]) -> None:
     replace(directory, name, content, 0o640, os.fstat(directory).st_gid)
 
 
+@contextmanager
+def _socket_inode(directory: int, name: str) -> Iterator[str]:
+    """Give a path of the socket *name* that stays its own, whatever has the name meanwhile.
+
+    No descriptor that fchmod(2) or connect(2) takes is to be had of a socket's inode; and the path
+    is short, however long the directory's is.
+
+    Raises:
+        OSError: it is not there, or is no socket.
+
+    """
+    file = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if not stat.S_ISSOCK(os.fstat(file).st_mode):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+        yield f"/proc/self/fd/{file}"
+    finally:
+        os.close(file)
+
+
 def _remove_socket(directory: int, name: str) -> None:
     if sockets.is_socket(directory, name):
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=directory)
+
+
+def _give(directory: int, uid: int | None, gid: int | None) -> None:
+    """Let *uid* own the directory of descriptor *directory*, and *gid* write to it."""
+    if os.fstat(directory).st_uid not in (os.geteuid(), uid):
+        raise PermissionError(errno.EPERM, "it belongs to somebody else")
+    if uid is not None or gid is not None:
+        os.fchown(directory, -1 if uid is None else uid, -1 if gid is None else gid)
+    # By the descriptor, and whatever the umask took away.
+    os.fchmod(directory, 0o750 if gid is None else 0o770)
+
+
+def _require_address(path: str, remedy: str) -> None:
+    """Raise CniError 7 if *path* does not fit into the address of a socket."""
+    if (length := len(os.fsencode(path))) > _SOCKET_PATH_MAX:
+        raise CniError(
+            Code.INVALID_NETWORK_CONFIG,
+            f"the path of the socket {path} has {length} bytes, and a socket's address takes "
+            f"{_SOCKET_PATH_MAX}",
+            remedy,
+        )
 
 
 def _user(name: str) -> int | None:

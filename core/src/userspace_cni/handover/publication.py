@@ -49,6 +49,17 @@ def publish(
         undo.callback(device_info.restore, path, device_info.write(path, info))
 
 
+def require(attachment: Attachment, handoff: Handoff) -> None:
+    """Raise CheckFailed unless what :func:`publish` told is there, and the switch's way to it."""
+    if not handoff.socket:
+        return
+    directory = attachment.directory
+    assert isinstance(directory, ContainerDirectory)  # noqa: S101  the runtime's
+    directory.require(attachment.ifname, dump(attachment, handoff))
+    if not handoff.socket.startswith(ABSTRACT):
+        directory.require_view()
+
+
 def withdraw(
     directory: ContainerDirectory,
     ifname: str,

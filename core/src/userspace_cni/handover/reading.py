@@ -10,11 +10,21 @@ from typing import Any
 #: Bytes; what is longer is none of ours.
 MAX = 1 << 20
 
+_KINDS = {
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFDIR: "directory",
+}
 
-def read_bytes(name: str, directory: int | None = None, *, follow: bool = False) -> bytes:
+
+def read_bytes(
+    name: str, directory: int | None = None, *, follow: bool = False, limit: int = MAX
+) -> bytes:
     """Return the content of the regular file *name*, below the descriptor *directory* if given.
 
-    It may be a symbolic link only if *follow* says so.
+    It may be a symbolic link only if *follow* says so. What is no regular file is never opened: to
+    open a terminal, a FIFO or a device does something to it, or to us.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -22,27 +32,27 @@ def read_bytes(name: str, directory: int | None = None, *, follow: bool = False)
         ValueError: it is something else than a file of ours could be; the text says what.
 
     """
+    flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    found = os.open(name, flags, dir_fd=directory)
     try:
-        # Not blocking: it may be a FIFO, which nobody writes to.
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-        file = os.open(name, flags, dir_fd=directory)
-    except OSError as error:
-        kind = _kind(name, directory)
-        if not follow and kind not in ("", "regular file"):
-            raise ValueError(f"is a {kind}, expected a regular file") from error
-        raise
+        kind = stat.S_IFMT(os.fstat(found).st_mode)
+        if kind != stat.S_IFREG:
+            raise ValueError(f"is a {_KINDS.get(kind, 'device')}, expected a regular file")
+        # The same inode, whatever has the name by now.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        file = os.open(f"/proc/self/fd/{found}", flags)
+    finally:
+        os.close(found)
     with open(file, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise ValueError(f"is a {_kind(name, directory)}, expected a regular file")
-        content = stream.read(MAX + 1)
-    if len(content) > MAX:
-        raise ValueError(f"is larger than {MAX} bytes")
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"is larger than {limit} bytes")
     return content
 
 
-def read_object(name: str, directory: int | None = None) -> dict[str, Any]:
+def read_object(name: str, directory: int | None = None, *, limit: int = MAX) -> dict[str, Any]:
     """Return the JSON object in the file *name*; raises as :func:`read_bytes` does."""
-    return parse_object(read_bytes(name, directory))
+    return parse_object(read_bytes(name, directory, limit=limit))
 
 
 def parse_object(content: bytes) -> dict[str, Any]:
@@ -61,18 +71,3 @@ def parse_object(content: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"is no JSON object, but {type(document).__name__}")
     return document
-
-
-def _kind(name: str, directory: int | None) -> str:
-    try:
-        mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
-    except OSError:
-        return ""
-    kinds = {
-        stat.S_IFLNK: "symbolic link",
-        stat.S_IFIFO: "FIFO",
-        stat.S_IFSOCK: "socket",
-        stat.S_IFDIR: "directory",
-        stat.S_IFREG: "regular file",
-    }
-    return kinds.get(stat.S_IFMT(mode), "device")

@@ -15,7 +15,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from userspace_cni import deadline
+from userspace_cni import deadline, directories
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.log import logger
 from userspace_cni.node import protocol
@@ -54,7 +54,7 @@ class Queue:
 
         """
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directories.make(self._directory, 0o700)
         except OSError as error:
             raise CniError(
                 Code.IO_FAILURE,

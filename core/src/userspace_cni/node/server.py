@@ -22,7 +22,7 @@ from threading import BoundedSemaphore
 
 from attrs import define, field
 
-from userspace_cni import exchange
+from userspace_cni import directories, exchange
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.log import logger
 from userspace_cni.node import protocol
@@ -58,7 +58,7 @@ def sole(path: Path) -> Iterator[None]:
     """
     lock = path.with_name(f"{path.name}.lock")
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        directories.make(path.parent)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise CniError(Code.IO_FAILURE, f"{lock} cannot be made", error.strerror or "") from error

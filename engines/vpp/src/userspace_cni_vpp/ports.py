@@ -180,7 +180,6 @@ def _create_memif(attachment: Attachment, conf: EngineConf, switch: Switch) -> i
     server = memif.role == "client"
     directory = _directory(attachment)
     section = conf.section(MemifSection)
-    directory.provide(user=section.user, group=section.group)
     is_file = not memif.socket.startswith(_ABSTRACT)
     name = socket_name(attachment, conf)
     if is_file:
@@ -193,6 +192,7 @@ def _create_memif(attachment: Attachment, conf: EngineConf, switch: Switch) -> i
                 f"the path of the network namespace is too long for VPP: {attachment.netns}",
                 'use "path", or a shorter path',
             )
+    directory.provide(user=section.user, group=section.group, sockets=is_file)
     if is_file and server:
         directory.make_way(name)
     index = switch.create_memif(
@@ -218,6 +218,7 @@ def _create_memif(attachment: Attachment, conf: EngineConf, switch: Switch) -> i
 def _create_vhost_user(attachment: Attachment, conf: EngineConf, switch: Switch) -> int:
     section = conf.section(VhostSection)
     directory, name = _directory(attachment), socket_name(attachment, conf)
+    socket = directory.socket(name)
     directory.provide(user=section.user, group=section.group)
     server = section.mode == "server"
     if server:
@@ -226,7 +227,7 @@ def _create_vhost_user(attachment: Attachment, conf: EngineConf, switch: Switch)
         "create_vhost_user_if_v2",
         subject=f"the vhost-user port on {directory.path}/{name}",
         is_server=server,
-        sock_filename=directory.socket(name),
+        sock_filename=socket,
         renumber=True,
         custom_dev_instance=tags.number(attachment.id),
         use_custom_mac=True,
