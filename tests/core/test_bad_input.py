@@ -145,7 +145,13 @@ CASES = [
         ("CNI_ARGS", "COLOUR"),
         environ={"CNI_ARGS": "IgnoreUnknown=0;COLOUR=red"},
     ),
-    Case("args MAC", 7, ("CNI_ARGS MAC", "'beef'"), environ={"CNI_ARGS": "MAC=beef"}),
+    Case(
+        "args MAC",
+        7,
+        ("CNI_ARGS MAC", "'beef'"),
+        {"macFromArgs": True},
+        environ={"CNI_ARGS": "MAC=beef"},
+    ),
     # standard input
     Case("empty", 6, ("standard input is empty",), b""),
     Case("white space", 6, ("standard input is empty",), b" \n\t"),

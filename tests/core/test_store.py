@@ -126,10 +126,10 @@ def test_reading_makes_no_file_and_no_directory(store: Store, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_root_and_its_group_may_look(store: Store) -> None:
+def test_only_root_may_look(store: Store) -> None:
     """The configurations in it may hold secrets."""
     store.begin(RECORD)
-    assert stat.S_IMODE(store.path.stat().st_mode) == 0o640
+    assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(store.path.parent.stat().st_mode) & 0o027 == 0
 
 

@@ -615,7 +615,7 @@ def test_rule_32_cni_args_are_read_as_runtimes_write_them(bench: Bench) -> None:
         "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=p;"
         "K8S_POD_INFRA_CONTAINER_ID=x;K8S_POD_UID=u;OTHER=a=b=c;MAC=02:00:00:00:00:32"
     )
-    conf = bench.spied()
+    conf = bench.spied() | {"macFromArgs": True}
     bench.add(conf, args=pod)
     assert bench.inside()["eth0"]["address"] == "02:00:00:00:00:32"
     outcome = bench.call("ADD", conf, container="c2", ifname="eth1", args="OTHER=1")

@@ -204,7 +204,7 @@ _POD = "K8S_POD_NAMESPACE=lab;K8S_POD_NAME=pod;K8S_POD_INFRA_CONTAINER_ID=0;K8S_
     ],
 )
 def test_cni_args(client_lab: ClientLab, args: str, address: str) -> None:
-    client_lab.network()
+    client_lab.network(macFromArgs=True)
     cni = client_lab.libcni()
     netns = client_lab.node.netns("box")
     result = cni.add(NETWORK, netns, CNI_ARGS=args)

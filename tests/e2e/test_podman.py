@@ -58,7 +58,7 @@ def test_the_network_is_listed(client_lab: ClientLab, start_podman: Callable[[],
 def test_address_and_mac_by_request(
     client_lab: ClientLab, start_podman: Callable[[], Podman]
 ) -> None:
-    client_lab.network(capabilities={"ips": True, "mac": True})
+    client_lab.network(capabilities={"ips": True, "mac": True}, macFromArgs=True)
     podman = start_podman()
     podman.run("one", "--ip", "10.77.0.77", "--mac-address", "02:00:00:00:00:77")
     shown = podman.execute("one", "ip", "addr", "show", "eth0")

@@ -16,6 +16,7 @@ from userspace_cni.agent import command
 from userspace_cni.agent.sources import ANNOTATIONS, DIRECTORY
 from userspace_cni.cni.request import Request
 from userspace_cni.engine import Pod
+from userspace_cni.handover import device_info, legacy
 from userspace_cni.handover.pod import KubernetesPod
 from userspace_cni.kubernetes import kubeconfig
 from userspace_cni.kubernetes.client import Client
@@ -69,8 +70,8 @@ def test_the_pod_fits_its_network(tmp_path: Path, api: KubernetesApi) -> None:
     volume = seen.volume(conf, Settings().kubelet_dir, Path("/nowhere"))
     assert volume.directory.startswith("/var/lib/kubelet/pods/")
     assert volume.container_dir == DIRECTORY
-    networks = pod["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"]
-    assert networks == "fast@net1,fast@net2"
+    networks = json.loads(pod["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"])
+    assert [network["interface"] for network in networks] == ["net1", "net2"]
     (wait,) = pod["spec"]["initContainers"]
     program, *arguments = wait["command"]
     assert program == "userspace-cni-agent"
@@ -126,3 +127,55 @@ def test_every_key_of_a_kubeconfig_is_on_the_page() -> None:
         assert f"`{key}`" in text, key
     for file in MANIFESTS.iterdir():
         assert f"deploy/kubernetes/{file.name}" in text, file
+
+
+def test_the_policy_is_for_the_account_and_leaves_it_what_is_written() -> None:
+    account, *_ = _manifests("rbac")
+    policy, binding = _manifests("policy")
+    assert policy["apiVersion"] == binding["apiVersion"] == "admissionregistration.k8s.io/v1"
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+    assert binding["spec"]["validationActions"] == ["Deny"]
+    spec = policy["spec"]
+    metadata = account["metadata"]
+    user = f"system:serviceaccount:{metadata['namespace']}:{metadata['name']}"
+    assert [user in condition["expression"] for condition in spec["matchConditions"]] == [True]
+    variables = {variable["name"]: variable["expression"] for variable in spec["variables"]}
+    assert json.loads(variables["own"].replace("'", '"')) == [
+        legacy.CONFIGURATION_DATA,
+        legacy.MAPPED_DIR,
+    ]
+    used = re.findall(r"variables\.(\w+)", str(spec["validations"]))
+    assert {*used} == variables.keys()
+    for expression in (*variables.values(), *(rule["expression"] for rule in spec["validations"])):
+        for pair in ("()", "[]", "{}"):
+            assert expression.count(pair[0]) == expression.count(pair[1]), expression
+
+
+def _as_multus_calls(network: dict[str, Any], selected: dict[str, Any], path: Path) -> Any:
+    """Return the configuration that Multus makes of a *network* that a pod has *selected*."""
+    if device := selected.get("deviceID"):
+        network |= {"deviceID": device, "pciBusID": device}
+        if network.get("capabilities", {}).get("CNIDeviceInfoFile"):
+            network["runtimeConfig"] = {"CNIDeviceInfoFile": str(path)}
+    return network
+
+
+def test_the_pods_of_the_docs_are_told_of_their_ports(tmp_path: Path) -> None:
+    page = (ROOT / "docs/agent.md").read_text()
+    shown = re.findall(r"^```yaml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    pods = [*map(yaml.safe_load, shown), *_manifests("pod")]
+    selections = [
+        selected
+        for pod in pods
+        for selected in json.loads(pod["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"])
+    ]
+    assert len(selections) == 3
+    for selected in selections:
+        for name in ("network", "network-abstract"):
+            (manifest,) = _manifests(name)
+            network = json.loads(manifest["spec"]["config"])
+            config_ = _as_multus_calls(network, selected, tmp_path / "info")
+            conf = config.load(
+                Request(command="ADD", cni_version="1.0.0", network=name, config=config_)
+            )
+            assert device_info.path_of(conf.runtime_config) == str(tmp_path / "info")

@@ -342,3 +342,13 @@ def test_status_reads_the_kubeconfig(pod_lab: PodLab) -> None:
     refused = pod_lab.call("STATUS", pod_lab.conf())
     assert refused.code == 7
     assert "is not YAML, line 1" in refused.text
+
+
+def test_a_static_pod_is_known_by_its_mirror(pod_lab: PodLab) -> None:
+    """The kubelet makes the mirror, and the API server gives it a UID of its own."""
+    mirror = pod_lab.api.create(uid="mirror")
+    refused = pod_lab.call("ADD", pod_lab.conf())
+    assert (refused.code, "another pod" in refused.text) == (11, True)
+    mirror["metadata"]["annotations"]["kubernetes.io/config.hash"] = UID
+    pod_lab.add(pod_lab.conf())
+    pod_lab.call("DEL", pod_lab.conf()).succeeded()

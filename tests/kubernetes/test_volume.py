@@ -67,6 +67,11 @@ def test_the_network_cannot_name_what_is_no_volume(pod_lab: PodLab, name: object
 
 def test_without_the_volume_it_is_the_containers_own_directory(pod_lab: PodLab) -> None:
     pod_lab.api.create(volumes=[], containers=[])
+    refused = pod_lab.call("ADD", pod_lab.conf())
+    assert refused.code == 7
+    assert "the pod has no volume 'shared-dir'" in refused.text
+    assert "containerDir" in refused.text
+    pod_lab.assert_clean()
     conf = pod_lab.conf(containerDir="/c")
     assert _socket_path(pod_lab.add(conf)) == "/c/eth0.sock"
     assert pod_lab.api.annotations["userspace/mapped-dir"] == "/c/"

@@ -51,6 +51,7 @@ class ClientLab:
         ipam: Mapping[str, Any] | None = None,
         capabilities: Mapping[str, bool] | None = None,
         default_route: bool = True,
+        **keys: Any,
     ) -> None:
         """Configure a network; a second one needs its own name and subnet, and no default route."""
         network = conf.bridge_network(
@@ -63,6 +64,7 @@ class ClientLab:
             capabilities=capabilities,
             default_route=default_route,
         )
+        network["plugins"][0].update(keys)
         conf.write(network, self.conf_dir)
 
     def spy_ipam(self, **keys: Any) -> dict[str, Any]:

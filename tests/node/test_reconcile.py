@@ -85,7 +85,7 @@ def test_a_namespace_that_is_gone_takes_its_attachment_along_after_the_grace(
     lab: ExampleLab,
 ) -> None:
     daemon = started(lab, "watch_interval = 0.05\ngrace = 1.0")
-    conf = lab.conf(ipam=lab.spy_ipam())
+    conf = lab.conf(ipam=lab.spy_ipam(), macFromArgs=True)
     stranger = _untagged(lab)
     lab.add(conf, container="stays")
     with _namespace(f"ucni-{os.getpid()}") as path:

@@ -17,7 +17,7 @@ from userspace_cni.cni.request import Request, is_ifname
 from userspace_cni.cni.result import DNS, Result
 from userspace_cni.engine import Bandwidth, EngineConf, EngineInfo, Pod
 from userspace_cni.settings import LOG_LEVELS
-from userspace_cni.structure import structure
+from userspace_cni.structure import shown, structure
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 _MTU_MIN, _MTU_MAX = 68, 65535  # RFC 791; the 16 bits of an IPv4 total length
@@ -108,6 +108,8 @@ class NetConf:
     if0name: str | None = field(default=None, validator=_ifname)
     mtu: int | None = field(default=None, validator=_mtu)
     mac: str | None = field(default=None, validator=_mac)
+    #: Whoever starts the container may ask for a MAC address by CNI_ARGS.
+    mac_from_args: bool = False
     bandwidth: _Bandwidth | None = None
     #: The directory below which each container gets one for its sockets, in place of the node's.
     shared_dir: str | None = field(default=None, validator=_absolute)
@@ -192,6 +194,22 @@ class NetConf:
                 )
         return result
 
+    @property
+    def takes_mac_from_args(self) -> bool:
+        """Tell whether ``MAC`` in CNI_ARGS counts."""
+        return self.mac_from_args and not _folded(self.args.get("cni"))
+
+    def require_open(self, request: Request) -> None:
+        """Raise InvalidConfig if CNI_ARGS ask for what the network does not let them choose."""
+        given = _folded(self.runtime_config).get("mac") or _folded(self.args.get("cni"))
+        if request.args.get("MAC") and not given and not self.mac_from_args:
+            raise InvalidConfig(
+                "CNI_ARGS MAC",
+                f"the network lets nobody choose a MAC address by CNI_ARGS, got "
+                f"{request.args['MAC']!r}",
+                'add "macFromArgs": true to the network, or ask for no MAC address',
+            )
+
     def requested_mac(self, request: Request) -> str | None:
         """Return the MAC address asked for: runtimeConfig, args.cni, CNI_ARGS, configuration.
 
@@ -201,7 +219,7 @@ class NetConf:
         candidates = {
             "runtimeConfig.mac": _folded(self.runtime_config).get("mac"),
             "args.cni.mac": cni_args.get("mac"),
-            "CNI_ARGS MAC": None if cni_args else request.args.get("MAC"),
+            "CNI_ARGS MAC": request.args.get("MAC") if self.takes_mac_from_args else None,
             "mac": self.mac,
         }
         for path, value in candidates.items():
@@ -213,6 +231,11 @@ class NetConf:
                 raise InvalidConfig(path, str(error)) from None
             return str(value).lower()
         return None
+
+
+#: What others put into the configuration of every plugin: the runtime, which does not always keep
+#: its own key to itself; and Multus, for a network with a device or a resource. None is ours.
+_INJECTED = ("disableGC", "deviceID", "pciBusID", "resourceName", "resourceID")
 
 
 def load(request: Request, problems: Problems | None = None) -> NetConf:
@@ -228,7 +251,8 @@ def load(request: Request, problems: Problems | None = None) -> NetConf:
     found = Problems() if problems is None else problems
     # "cni.dev/..." is reserved for the protocol itself (SPEC, section 1).
     own = {key: value for key, value in request.config.items() if not key.startswith("cni.dev/")}
-    own.pop("disableGC", None)  # for the runtime, which does not always keep it to itself
+    for key in _INJECTED:
+        own.pop(key, None)
     try:
         conf = structure(own, NetConf, "")
     except CniError as error:
@@ -269,7 +293,7 @@ def _stands(key: str, value: object) -> bool:
 
 
 #: What the runtime may pass: used here, or by the IPAM plugin that gets the whole configuration.
-_HONOURED = ("bandwidth", "cnideviceinfofile", "dns", "mac")
+_HONOURED = ("bandwidth", "cnideviceinfofile", "deviceid", "dns", "mac")
 _HONOURED_BY_IPAM = ("ips", "ipranges")
 
 
@@ -371,7 +395,7 @@ def engine_conf(
         problems.add(
             CniError(
                 Code.UNSUPPORTED_FIELD,
-                f"{path}.{key}: unknown key with value {json.dumps(raw[key])}",
+                f"{path}.{key}: unknown key with value {shown(raw[key], *info.sections.values())}",
                 f"{did_you_mean(key, known_keys)}engine {info.name!r} knows "
                 f"{', '.join(known_keys)}",
             )

@@ -137,6 +137,7 @@ class Runtime:
     def add(self, request: Request) -> dict[str, Any]:
         """Attach the container and return the result in the version of the request."""
         plan = self._plan(request)
+        plan.conf.require_open(request)
         previous = plan.conf.previous(request.cni_version)
         attachment = self._attachment(request, plan.conf)
         if not request.netns_override:
@@ -145,7 +146,13 @@ class Runtime:
         if volume:
             # An earlier sandbox of the pod may have left its files in there.
             self._retry_deletions(request, volume)
-            attachment = evolve(attachment, directory=self._volume(volume, request.container_id))
+            directory = self._volume(volume, request.container_id, plan.conf.container_dir or "")
+            attachment = evolve(attachment, directory=directory)
+        elif plan.annotate is not None and plan.conf.container_dir is None:
+            directory = self._directory(
+                plan.conf.shared_dir, request.container_id, missing=plan.conf.shared_volume
+            )
+            attachment = evolve(attachment, directory=directory)
         with self._lock(attachment.id) as lock, self._allocation(plan, request, lock) as allocation:
             if not request.wanted():
                 # Its DEL may have been served already, if this waited long to be.
@@ -545,7 +552,11 @@ class Runtime:
             else:
                 directory = attachment.directory
                 assert isinstance(directory, ContainerDirectory)  # noqa: S101  ours
-                self._quietly(partial(self._forget, directory=directory), attachment.id)
+                # The store may have lost another attachment of the container, or this very one.
+                if directory.is_told_of():
+                    self._quietly(self.store.remove, attachment.id)
+                else:
+                    self._quietly(partial(self._forget, directory=directory), attachment.id)
             raise
         undo.pop_all()
 
@@ -799,14 +810,24 @@ class Runtime:
             conf = evolve(conf, container_dir=volume.container_dir)
         return evolve(plan, conf=conf, annotate=pod.publish), volume.directory
 
-    def _directory(self, shared_dir: object, container_id: str) -> ContainerDirectory:
+    def _directory(
+        self, shared_dir: object, container_id: str, container_dir: str = "", missing: str = ""
+    ) -> ContainerDirectory:
         """Return the container's shared directory, below the network's own base or the node's."""
-        return ContainerDirectory(self._shared_base(shared_dir), container_id, self._views)
+        return ContainerDirectory(
+            self._shared_base(shared_dir),
+            container_id,
+            self._views,
+            container_dir=container_dir,
+            missing=missing,
+        )
 
-    def _volume(self, path: str, container_id: str) -> ContainerDirectory:
+    def _volume(self, path: str, container_id: str, container_dir: str = "") -> ContainerDirectory:
         """Return the container's shared directory that is the volume at *path* of its pod."""
         base, name = os.path.split(path)
-        return ContainerDirectory(Path(base), container_id, self._views, volume=name)
+        return ContainerDirectory(
+            Path(base), container_id, self._views, volume=name, container_dir=container_dir
+        )
 
     def _recorded_directory(self, record: Record) -> ContainerDirectory:
         if record.directory:
@@ -863,7 +884,9 @@ class Runtime:
             pod=config.pod_of(request.args),
             bandwidth=conf.requested_bandwidth,
             args=conf.pod_args(request),
-            directory=self._directory(conf.shared_dir, request.container_id),
+            directory=self._directory(
+                conf.shared_dir, request.container_id, conf.container_dir or ""
+            ),
         )
 
     def _recorded_attachment(self, record: Record, request: Request, conf: NetConf) -> Attachment:

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -66,6 +67,8 @@ _UPGRADE = (
     "PRAGMA user_version = 2",
 )
 _VERSION = 2
+#: Networks may have secrets.
+_MODE = 0o600
 _RESULT_VERSION = SUPPORTED[-1]
 #: The members of a HostPort that are classes of their own.
 _SOCKETS = {"memif": Memif, "vhost_user": VhostUser}
@@ -317,6 +320,7 @@ class Store:
             if not make and not self.path.exists():
                 return None
             directories.make(self.path.parent)
+            _make_private(self.path)
             connection = sqlite3.connect(
                 self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
             )
@@ -381,7 +385,6 @@ class Store:
         with closing(connection.execute("PRAGMA user_version")) as cursor:
             (version,) = cursor.fetchone()
         if version == 0:
-            self.path.chmod(0o640)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
         elif version == 1:
@@ -476,6 +479,16 @@ def _load_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def _make_private(path: Path) -> None:
+    """Give the file its mode before SQLite makes others beside it, which get the same."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, _MODE)
+    try:
+        if stat.S_IMODE(os.fstat(file).st_mode) != _MODE:
+            os.fchmod(file, _MODE)
+    finally:
+        os.close(file)
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:

@@ -79,9 +79,10 @@ def _problems(error: BaseException, path: str, value: object) -> Iterator[tuple[
         assert isinstance(value, dict)  # noqa: S101  it had keys
         known = [key_of(a) for a in attrs.fields(error.cl)] if error.cl else []
         for key in sorted(error.extra_fields):
+            told = _with_value(value[key], key, error.cl)
             yield (
                 True,
-                f"{path}.{key}".lstrip(".") + f": unknown key with value {json.dumps(value[key])} "
+                f"{path}.{key}".lstrip(".") + f": unknown key{told} "
                 f"({did_you_mean(key, known)}known: {', '.join(known)})",
             )
     elif isinstance(error, KeyError):
@@ -130,7 +131,7 @@ def _object_of(kind: type[Any], converter: Converter) -> _Hook:
 
     def hook(value: object, _: object) -> Any:
         if not isinstance(value, dict):
-            raise ValueError(f"expected a JSON object, got {json.dumps(value)}")
+            raise ValueError(f"expected a JSON object, got {shown(value, kind)}")
         return structure_members(value, kind)
 
     return hook
@@ -145,7 +146,12 @@ def _member(attribute: Attribute[Any], converter: Converter) -> _Hook:
     structure_value = converter.get_structure_hook(attribute.type)
 
     def hook(value: object, _: object) -> Any:
-        structured = structure_value(value, attribute.type)
+        try:
+            structured = structure_value(value, attribute.type)
+        except ValueError:
+            if attribute.repr:
+                raise
+            raise ValueError("expected a string (its value is not shown)") from None
         if attribute.validator is not None:
             attribute.validator(None, attribute, structured)
         return structured
@@ -169,6 +175,25 @@ def _json_object(value: object, _: object) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {json.dumps(value)}")
     return value
+
+
+def shown(value: object, *kinds: type) -> str:
+    """Return *value* as an error may tell it, which may have been meant for one of *kinds*.
+
+    What has a secret (an attribute that its class does not show) is told by its type alone, and so
+    is what may have one in it.
+    """
+    if isinstance(value, dict) and value:
+        return "a JSON object"
+    if any(not a.repr for kind in kinds if attrs.has(kind) for a in attrs.fields(kind)):
+        types = {str: "a string", bool: "a boolean", list: "a list", dict: "a JSON object"}
+        return types.get(type(value), "a number" if value is not None else "null")
+    return json.dumps(value)
+
+
+def _with_value(value: object, key: str, kind: type | None) -> str:
+    is_secret = "secr" in key.lower()
+    return "" if is_secret else f" with value {shown(value, *((kind,) if kind else ()))}"
 
 
 def _is_literal(kind: Any) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from userspace_cni import directories
-from userspace_cni.cni.errors import CheckFailed, CniError, Code
+from userspace_cni.cni.errors import CheckFailed, CniError, Code, InvalidConfig
 from userspace_cni.cni.request import is_ifname, is_name
 from userspace_cni.engine import SharedDirectory, attachment_id
 from userspace_cni.handover import legacy, mounts, sockets
@@ -50,6 +50,7 @@ class ContainerDirectory(SharedDirectory):
         *,
         volume: str = "",
         container_dir: str = "",
+        missing: str = "",
     ) -> None:
         """Stand for ``<base>/<container id>``.
 
@@ -61,6 +62,7 @@ class ContainerDirectory(SharedDirectory):
             volume: Make that ``<base>/<volume>``, a volume of the container's pod: somebody else
                 makes it, says who may write to it, and removes it.
             container_dir: Where the container has it, empty where nobody says.
+            missing: The volume that the pod must have for sockets, and has not.
 
         """
         self._base = base
@@ -70,6 +72,7 @@ class ContainerDirectory(SharedDirectory):
         self._is_volume = bool(volume)
         self._views = views
         self._container_dir = container_dir
+        self._missing = missing
 
     # -- for engines
 
@@ -94,6 +97,13 @@ class ContainerDirectory(SharedDirectory):
 
     def socket(self, name: str) -> str:
         """See :meth:`.SharedDirectory.socket`."""
+        if self._missing:
+            raise InvalidConfig(
+                "sharedVolume",
+                f"the pod has no volume {self._missing!r}, and would not find the socket {name}",
+                f"give the pod an emptyDir called {self._missing}, mounted by its container; or "
+                'say by "containerDir" where each container has its directory otherwise',
+            )
         path = f"{self._view or self.path}/{name}"
         _require_address(path, "choose a shorter run_dir in the node's settings, or socketfile")
         if self._container_dir:
@@ -257,6 +267,14 @@ class ContainerDirectory(SharedDirectory):
     def is_left(self) -> bool:
         """Tell whether anything is there that :meth:`discard` would remove."""
         return os.path.lexists(self.path) or (bool(self._view) and os.path.lexists(self._view))
+
+    def is_told_of(self) -> bool:
+        """Tell whether a hand-over file is there, whosever it is."""
+        try:
+            with self._opened() as directory:
+                return any(_read(directory, name + _SUFFIX) for name in _ifnames(directory))
+        except OSError:
+            return False
 
     def discard(self) -> None:
         """Remove the directory with all that the container has left in it; a volume stays.

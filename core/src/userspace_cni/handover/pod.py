@@ -39,6 +39,9 @@ _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _POD = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 
+#: The annotation of a static pod's mirror that has the UID by which the runtime knows the pod.
+_STATIC = "kubernetes.io/config.hash"
+
 _Annotations = Mapping[str, str]
 #: Returns what annotations are to be set, None for those to be removed; of all that there are.
 _Change = Callable[[_Annotations], Mapping[str, str | None]]
@@ -227,12 +230,15 @@ class KubernetesPod:
             raise CniError(
                 Code.TRY_AGAIN_LATER, f"asked for {self._name}, the API server told of {told!r}"
             )
-        if self._pod.uid not in ("", metadata.get("uid")):
+        # Of a static pod the runtime tells the UID that the kubelet gave it, and the API server has
+        # its mirror.
+        known = (metadata.get("uid"), _object(metadata.get("annotations")).get(_STATIC))
+        if self._pod.uid and self._pod.uid not in known:
             raise NoSuchPod(
                 Code.TRY_AGAIN_LATER,
                 f"{self._name} has the uid {metadata.get('uid')!r}, the runtime says "
                 f"{self._pod.uid!r}",
-                "another pod of that name has taken its place, or it is a static one",
+                "another pod of that name has taken its place",
             )
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from userspace_cni.cni.errors import CniError
+from userspace_cni.cni.errors import CniError, InvalidConfig
 from userspace_cni.config import NetConf
 from userspace_cni.engine import Attachment, Handoff
 from userspace_cni.handover import device_info, legacy
@@ -15,10 +15,20 @@ from userspace_cni.handover.directory import ContainerDirectory
 from userspace_cni.handover.document import ABSTRACT, dump
 from userspace_cni.log import logger
 
+#: Bytes of a directory. A socket's address has 107, a "/" and a name among them.
+_PLACE_MAX = 105
+
 
 def require_possible(conf: NetConf) -> None:
     """Raise InvalidConfig if *conf* has a path that :func:`publish` can never write to."""
     device_info.path_of(conf.runtime_config)
+    if conf.container_dir is not None and len(os.fsencode(conf.container_dir)) > _PLACE_MAX:
+        raise InvalidConfig(
+            "containerDir",
+            f"expected at most {_PLACE_MAX} bytes, so that a socket's address has room for a name "
+            f"in there, got {conf.container_dir!r}",
+            "mount the directory at a shorter path",
+        )
     if conf.shared_dir is not None:
         device_info.require_possible("sharedDir", conf.shared_dir)
 
