@@ -242,7 +242,7 @@ CASES = [
     Case("iftype is an object", 7, ("host.iftype", "{}"), {"host/iftype": {}}),
     Case("netType is unknown", 7, ("host.netType", "'bridge'"), {"host/netType": "bridge"}),
     Case("container netType", 7, ("container.netType", "'x'"), {"container/netType": "x"}),
-    Case("unknown section", 2, ("host.memif", '{"id": 1}', "note"), {"host/memif": {"id": 1}}),
+    Case("unknown section", 2, ("host.memif", "a JSON object", "note"), {"host/memif": {"id": 1}}),
     Case("unknown section of the container", 2, ("container.vhost", "{}"), {"container/vhost": {}}),
     Case("unknown key in a section", 2, ("host.note.txt", '"a"', "text"), {"host/note/txt": "a"}),
     Case("section is a string", 7, ("host.note", '"hello"'), {"host/note": "hello"}),
