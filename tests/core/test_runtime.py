@@ -651,7 +651,7 @@ def test_if0name_names_the_interface(lab: ExampleLab) -> None:
 def test_who_says_the_mac_address(
     lab: ExampleLab, keys: dict[str, Any], args: str, last: str
 ) -> None:
-    result = lab.add(lab.conf(**keys), args=args)
+    result = lab.add(lab.conf(macFromArgs=True, **keys), args=args)
     assert result["interfaces"][0]["mac"] == f"02:00:00:00:00:{last}"
 
 

@@ -11,6 +11,7 @@ import pytest
 from lab.contract import host_engine_life, host_engine_undo
 from lab.vpp_lab import VppLab, conf, ips, route
 from userspace_cni.cni.errors import CheckFailed, CniError, DataplaneError, InvalidConfig
+from userspace_cni.handover import ContainerDirectory
 from userspace_cni_vpp import tags
 from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection
 
@@ -129,7 +130,8 @@ def test_two_attachments_do_not_share_a_socket(lab: VppLab) -> None:
 
 
 def test_a_long_path_gets_a_short_name(lab: VppLab) -> None:
-    a = lab.attach(conf("memif", "none"), container_id="c" * 120)
+    directory = ContainerDirectory(lab.dir / "s", "c" * 120, lab.dir / "views")
+    a = lab.attach(conf("memif", "none"), container_id="c" * 120, directory=directory)
     sockets = lab.switch.api.dump("memif_socket_filename_dump")
     (found,) = [s.socket_filename for s in sockets if s.socket_id]
     assert len(found) <= 107
@@ -138,6 +140,7 @@ def test_a_long_path_gets_a_short_name(lab: VppLab) -> None:
     assert Path(a.port.memif.socket).is_socket()
     a.check()
     a.delete()
+    directory.discard()
     lab.assert_clean()
 
 
