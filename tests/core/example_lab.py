@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from lab.conf import host_local, leases
+from lab.node import poll
 from lab.plugin import Outcome, Plugin
 from lab.spy import Spy
 from userspace_cni.cni.versions import SUPPORTED
@@ -36,6 +37,11 @@ def trouble(engine, step):
     if file.exists():
         raise eval(file.read_text())
 
+def hang(engine, step):
+    while (engine._switch() / f"hang-{step}").exists():
+        (engine._switch() / f"hanging-{step}").touch()
+        time.sleep(0.01)
+
 class Host(ExampleHostEngine):
     info = evolve(ExampleHostEngine.info, name="trouble")
 
@@ -43,9 +49,7 @@ class Host(ExampleHostEngine):
         port = super().add(attachment, conf, undo)
         undo.callback(trouble, self, "undo")
         trouble(self, "add")
-        while (self._switch() / "hang").exists():
-            (self._switch() / "hanging").touch()
-            time.sleep(0.01)
+        hang(self, "add")
         return port
 
     def delete(self, attachment_id, conf, netns):
@@ -54,6 +58,18 @@ class Host(ExampleHostEngine):
 
     def check(self, attachment, conf, port):
         trouble(self, "check")
+        super().check(attachment, conf, port)
+
+    def generation(self, conf):
+        hang(self, "generation")
+        return super().generation(conf)
+
+    def restore(self, attachment, conf, port, undo):
+        with (self._switch() / "restores").open("a") as file:
+            file.write(".")
+        trouble(self, "restore")
+        hang(self, "restore")
+        return super().restore(attachment, conf, port, undo)
 
     def status(self, conf):
         trouble(self, "status")
@@ -208,6 +224,8 @@ class ExampleLab:
 
     def assert_clean(self) -> None:
         """Fail unless all is as if no container had ever been."""
+        # A daemon that looks after attachments holds a lock for a moment.
+        poll(lambda: not self.locks(), "no lock is held")
         found = (self.ports(), self.leases(), self.records(), self.locks())
         assert found == ([], [], [], [])
 

@@ -193,13 +193,13 @@ def test_add_of_a_queued_key_cleans_first_when_the_switch_is_back(lab: ExampleLa
 def _killed_in_engine(trouble: ExampleLab) -> Iterator[dict[str, Any]]:
     """Kill an ADD after its engine made the port; give the configuration."""
     conf = trouble.conf(ipam=trouble.spy_ipam())
-    (trouble.switch / "hang").touch()
+    (trouble.switch / "hang-add").touch()
     with trouble.started("ADD", json.dumps(conf).encode()) as process:
-        poll((trouble.switch / "hanging").exists, "the port")
+        poll((trouble.switch / "hanging-add").exists, "the port")
         poll(trouble.leases, "the address")
         process.kill()
         process.wait()
-    (trouble.switch / "hang").unlink()
+    (trouble.switch / "hang-add").unlink()
     assert (trouble.ports(), trouble.leases()) == ([ID], ["10.66.0.2"])
     assert trouble.states() == {"c1": "adding"}
     yield conf
@@ -497,11 +497,11 @@ def test_a_full_disk_fails_add_before_anything_is_touched(lab: ExampleLab, used:
 def test_a_disk_that_fills_up_during_an_add_undoes_it(trouble: ExampleLab) -> None:
     conf = trouble.conf(ipam=trouble.spy_ipam())
     with small_disk(trouble.plugin) as disk:
-        (trouble.switch / "hang").touch()
+        (trouble.switch / "hang-add").touch()
         with trouble.started("ADD", json.dumps(conf).encode()) as process:
-            poll((trouble.switch / "hanging").exists, "the port")
+            poll((trouble.switch / "hanging-add").exists, "the port")
             ballast = fill(disk)
-            (trouble.switch / "hang").unlink()
+            (trouble.switch / "hang-add").unlink()
             out = json.loads(process.stdout.read())
         assert out["code"] == 5
         assert (trouble.ports(), trouble.leases()) == ([], [])

@@ -108,7 +108,8 @@ def _killed_again_and_again(traffic: Traffic, number: int, kills: int, node: Nod
     traffic.daemon.start(node)
     expected = dict.fromkeys(traffic.attached, "attached")
     poll(lambda: traffic.records() == expected, f"{traffic.records()} becomes {expected}", 60)
-    assert not list((traffic.lab.plugin.state_dir / "queue").iterdir())
+    queue = traffic.lab.plugin.state_dir / "queue"
+    poll(lambda: not list(queue.iterdir()), "the queue is done", 60)
     assert traffic.lost
     print(f"{traffic.lost} answers lost of {number}, {len(expected)} attached")  # noqa: T201  for the reader of -s
 

@@ -6,15 +6,13 @@ import json
 import os
 import signal
 import socket
-import urllib.error
-import urllib.request
 from contextlib import ExitStack, closing
 from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from lab.health import answers, figures_of, free_port, get
 from lab.node import poll
 from lab.node_lab import daemon_of, frame, queued, started
 
@@ -22,69 +20,37 @@ if TYPE_CHECKING:
     from core.example_lab import ExampleLab
 
 
-def _free_port() -> int:
-    with closing(socket.socket()) as end:
-        end.bind(("127.0.0.1", 0))
-        port: int = end.getsockname()[1]
-        return port
-
-
-def _get(port: int, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-
-
-def _answers(port: int) -> bool:
-    try:
-        return _get(port, "/healthz") == (200, "ok\n")
-    except urllib.error.URLError:
-        return False
-
-
-def _figures(port: int) -> dict[tuple[str, frozenset[str]], float]:
-    _, text = _get(port, "/metrics")
-    return {
-        (sample.name, frozenset(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
 def test_it_is_not_ready_before_the_queue_is_done_nor_while_it_ends(lab: ExampleLab) -> None:
     begun, go = lab.directory / "begun", lab.directory / "go"
     conf = lab.conf(
         ipam=lab.script(f"touch {begun}; while [ ! -e {go} ]; do sleep 0.02; done; echo '{{}}'")
     )
-    port = _free_port()
+    port = free_port()
     queued(lab, frame(lab, "DEL", conf), 0)
     starter = Thread(target=started, args=(lab, f'http = "127.0.0.1:{port}"'))
     starter.start()
-    poll(lambda: _answers(port), "it is alive")
-    status, body = _get(port, "/readyz")
+    poll(lambda: answers(port), "it is alive")
+    status, body = get(port, "/readyz")
     assert (status, json.loads(body)["ready"]) == (503, False)
     poll(begun.exists, "the queued DEL")
     go.touch()
     starter.join()
-    poll(lambda: _get(port, "/readyz")[0] == 200, "it is ready")
+    poll(lambda: get(port, "/readyz")[0] == 200, "it is ready")
     for file in (begun, go):
         file.unlink()
     caller = Thread(target=lab.call, args=("DEL", conf))
     caller.start()
     poll(begun.exists, "a DEL that takes its time")
     daemon_of(lab).signal(signal.SIGTERM)
-    poll(lambda: _get(port, "/readyz")[0] == 503, "it is not ready")
-    assert json.loads(_get(port, "/readyz")[1])["stopping"]
+    poll(lambda: get(port, "/readyz")[0] == 503, "it is not ready")
+    assert json.loads(get(port, "/readyz")[1])["stopping"]
     go.touch()
     caller.join()
     assert daemon_of(lab).wait() == 0
 
 
 def test_metrics_tell_of_requests_attachments_and_switches(lab: ExampleLab) -> None:
-    port = _free_port()
+    port = free_port()
     started(lab, f'http = "127.0.0.1:{port}"\nwatch_interval = 0.05\nreconcile_interval = 0.05')
     conf = lab.conf(ipam=lab.spy_ipam())
     lab.add(conf)
@@ -95,10 +61,10 @@ def test_metrics_tell_of_requests_attachments_and_switches(lab: ExampleLab) -> N
     file.unlink()
     poll(file.exists, "the port is back")
     poll(
-        lambda: ("userspace_cni_dataplane_up", frozenset({"example"})) in _figures(port),
+        lambda: ("userspace_cni_dataplane_up", frozenset({"example"})) in figures_of(port),
         "the switch",
     )
-    figures = _figures(port)
+    figures = figures_of(port)
     for (name, *labels), value in {
         ("userspace_cni_requests_total", "ADD", "example", "0"): 1,
         ("userspace_cni_requests_total", "ADD", "example", "103"): 1,
@@ -113,9 +79,9 @@ def test_metrics_tell_of_requests_attachments_and_switches(lab: ExampleLab) -> N
     }.items():
         assert figures[name, frozenset(labels)] == value, (name, labels)
     assert figures["process_resident_memory_bytes", frozenset()] > 1 << 20
-    assert _get(port, "/secrets")[0] == 404
-    _, body = _get(port, "/readyz")
-    assert json.loads(body)["dataplanes"] == {"example": True}
+    assert get(port, "/secrets")[0] == 404
+    _, body = get(port, "/readyz")
+    assert json.loads(body)["dataplanes"] == {"example": "up"}
 
 
 def test_an_endpoint_that_is_taken_is_told(lab: ExampleLab) -> None:
@@ -127,14 +93,14 @@ def test_an_endpoint_that_is_taken_is_told(lab: ExampleLab) -> None:
 
 
 def test_connections_that_say_nothing_keep_nobody_out(lab: ExampleLab) -> None:
-    port = _free_port()
+    port = free_port()
     daemon = started(lab, f'http = "127.0.0.1:{port}"')
     with ExitStack() as stack:
         for number in range(200):
             end = stack.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
             if number % 2:
                 end.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
-        assert _get(port, "/healthz") == (200, "ok\n")
+        assert get(port, "/healthz") == (200, "ok\n")
         poll(lambda: len(os.listdir(f"/proc/{daemon.pid}/task")) < 30, "threads end", 5)
         lab.add(lab.conf())
         daemon.signal(signal.SIGTERM)

@@ -75,7 +75,7 @@ def traced(lab: ExampleLab) -> Iterator[Traced]:
     memory = InMemorySpanExporter()
     traces = Traces(SimpleSpanProcessor(memory))
     with closing(traces), closing(Runtime(node, phase=traces.phase)) as runtime:
-        yield Traced(lab, runtime, traces, Service(runtime, node, traces), memory)
+        yield Traced(lab, runtime, traces, Service(runtime, node, traces, lambda _: None), memory)
 
 
 def _root(traced: Traced) -> ReadableSpan:

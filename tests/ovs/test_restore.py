@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lab import ovs_lab
 from lab.node import poll
 from lab.ovs_lab import Container, OvsLab, kernel, memif, start, vhost
 from userspace_cni import config
@@ -22,9 +24,10 @@ from userspace_cni_ovs.switch import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import ExitStack
 
     from userspace_cni.engine import EngineConf
+
+pytestmark = pytest.mark.one_process("a daemon restores by itself what is restored here by hand")
 
 _RESTORE = """
 import sys
@@ -32,7 +35,7 @@ from contextlib import closing
 from userspace_cni import settings
 from userspace_cni.runtime import Runtime
 with closing(Runtime(settings.load())) as runtime:
-    print(runtime.restore(sys.argv[1]))
+    print(runtime.restore(sys.argv[1]) is not None)
 """
 SERVER = {"vhost": {"mode": "server", "group": "12345"}}
 
@@ -84,6 +87,25 @@ def test_sockets_of_a_restarted_switch(
     for each in (one, two):
         each.delete()
     assert lab.leftovers() == []
+
+
+def test_the_daemon_notices_a_restart_at_once(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        lab = ovs_lab.make(tmp_path, stack, "daemon")
+        lab.ovs.add_bridge("br0")
+        one = lab.attach(memif(host={"memif": {"group": "12345"}}))
+        daemon = lab.plugin.daemon
+        assert daemon is not None
+        said = daemon.said
+        for number, end in enumerate((lab.ovs.kill_switch, lab.ovs.stop_switch), start=1):
+            end()
+            poll(lambda: said().count("does not answer") == number, "its end is noticed")  # noqa: B023
+            lab.ovs.start_switch()
+            poll(lambda: said().count("is restored") == number, "it is restored", 60)  # noqa: B023
+            one.check().succeeded()
+            found = Path(one.interface["socketPath"]).stat()
+            assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, 12345)
+        one.delete()
 
 
 def test_a_vhost_user_server_that_was_killed_may_need_another_restart(own_lab: OvsLab) -> None:
@@ -185,6 +207,36 @@ def test_generation(own_lab: OvsLab, engine: OvsHostEngine, conf: EngineConf) ->
     assert engine.generation(conf)
 
 
+def test_an_end_is_told_from_a_restart(
+    own_lab: OvsLab, engine: OvsHostEngine, conf: EngineConf
+) -> None:
+    lab = own_lab
+    for end in (lab.ovs.kill_switch, lab.ovs.stop_switch):
+        lifeline = engine.lifeline(conf)
+        assert lifeline is not None
+        waiting = select.poll()
+        waiting.register(*lifeline)
+        engine.generation(conf)
+        assert not waiting.poll(0)
+        end()
+        assert waiting.poll(20_000)
+        os.close(lifeline.descriptor)
+        for question in (engine.lifeline, engine.generation):
+            with pytest.raises(DataplaneUnavailable, match="ovs-vswitchd does not run"):
+                question(conf)
+        lab.ovs.start_switch()
+
+
+def test_where_nothing_tells_of_the_process(own_lab: OvsLab, tmp_path: Path) -> None:
+    """The database is reached by another path, beside which there is no pid file."""
+    (tmp_path / "db.sock").symlink_to(own_lab.ovs.db.removeprefix("unix:"))
+    node = Node(settings={"db": f"unix:{tmp_path}/db.sock", "timeout": 2}, lock=NotImplemented)
+    with closing(OvsHostEngine(node)) as engine:
+        conf = _of_bridge(engine, "br0")
+        assert engine.generation(conf) == ""
+        assert engine.lifeline(conf) is None
+
+
 def test_few_connections_are_kept(own_lab: OvsLab, engine: OvsHostEngine, conf: EngineConf) -> None:
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(lambda _: engine.generation(conf), range(200)))
@@ -201,7 +253,7 @@ def test_one_that_waits_keeps_nobody_waiting(
     with ThreadPoolExecutor(2) as pool:
         waiting = pool.submit(engine.status, conf)
         poll(lambda: _connections() == 1, "the first one to wait")
-        engine.generation(conf)
+        assert list(engine.list("net", conf)) == []
         assert not waiting.done()
         assert isinstance(waiting.exception(), DataplaneUnavailable)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import select
 from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,8 +19,10 @@ from lab.vpp_lab import Attached, Guest, VppLab, conf, route
 from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable
 from userspace_cni.cni.request import Request
 from userspace_cni.engine import attachment_id
+from userspace_cni.node.observer import Observer
+from userspace_cni.node.reconcile import Reconciler
 from userspace_cni.runtime import Runtime
-from userspace_cni.settings import Settings
+from userspace_cni.settings import NodeSettings, Settings
 from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection, VhostSection
 
 if TYPE_CHECKING:
@@ -85,20 +90,24 @@ class Node:
 
     def serve(self, request: Request) -> Any:
         """Serve *request* as the plugin of that one request does: IPAM gets its environment."""
-        environ = {
-            "PATH": "/usr/bin:/bin",
-            "CNI_COMMAND": request.command,
-            "CNI_CONTAINERID": request.container_id,
-            "CNI_NETNS": request.netns,
-            "CNI_IFNAME": request.ifname,
-            "CNI_PATH": request.path[0],
-        }
+        environ = _environ(request)
         with closing(Runtime(self.settings)) as runtime:
             return self.lab.call(runtime.serve, evolve(request, environ=environ))
 
     def restore(self, request: Request) -> bool:
         id_ = attachment_id(request.network, request.container_id, request.ifname)
         return bool(self.lab.call(self.runtime.restore, id_))
+
+
+def _environ(request: Request) -> dict[str, str]:
+    return {
+        "PATH": "/usr/bin:/bin",
+        "CNI_COMMAND": request.command,
+        "CNI_CONTAINERID": request.container_id,
+        "CNI_NETNS": request.netns,
+        "CNI_IFNAME": request.ifname,
+        "CNI_PATH": request.path[0],
+    }
 
 
 @pytest.fixture
@@ -136,6 +145,52 @@ def test_fifty_attachments_outlive_a_restart(lab: VppLab, node: Node) -> None:
             node.request("DEL", host, request.container_id, containers[number % 10], request.ifname)
         )
     lab.assert_clean()
+
+
+@pytest.fixture
+def reconciler(node: Node) -> Iterator[Reconciler]:
+    """The daemon's part that looks after attachments; it has looked once, and waits."""
+    stop = Event()
+    unasked = NodeSettings(watch_interval=3600, networks=node.settings.state_dir / "none")
+    reconciler = Reconciler(node.runtime, unasked, Observer(), stop, lambda: None)
+    reconciler.start()
+    poll(lambda: reconciler.has_looked, "its first look")
+    yield reconciler
+    stop.set()
+    reconciler.end()
+
+
+def test_a_restart_before_the_first_question_is_noticed(
+    lab: VppLab, node: Node, reconciler: Reconciler
+) -> None:
+    host = NETWORKS[0]
+    requests = [node.request("ADD", host, f"c{n}", lab.container(), "eth0") for n in range(3)]
+    for request in requests:
+        lab.call(node.runtime.serve, evolve(request, environ=_environ(request)))
+    before = {port.name for port in lab.switch.ports()}
+    lab.restart()
+    reconciler.notice(requests[0].config["host"])
+    poll(lambda: {port.name for port in lab.switch.ports()} == before, "all is back")
+    poll(lambda: reconciler.dataplanes == {"vpp": "up"}, "it is up")
+    # And the next restart by nothing but the broken connection.
+    lab.restart()
+    poll(lambda: {port.name for port in lab.switch.ports()} == before, "all is back again")
+
+
+def test_a_lifeline_breaks_with_the_connection(lab: VppLab) -> None:
+    host = conf("memif", "none")
+    for end in (lab.vpp.kill, lab.engine.close):
+        lifeline = lab.call(lab.engine.lifeline, host)
+        assert lifeline is not None
+        waiting = select.poll()
+        waiting.register(*lifeline)
+        lab.call(lab.engine.generation, host)
+        lab.engine.list("blue", host)
+        assert not waiting.poll(0)
+        end()
+        assert waiting.poll(20_000)
+        os.close(lifeline.descriptor)
+        lab.restart()
 
 
 def test_containers_with_a_kernel_speak_again(traffic_lab: VppLab) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from attrs import define, field, frozen
 
@@ -44,6 +44,7 @@ __all__ = [
     "IPInterface",
     "IPNetwork",
     "Interface",
+    "Lifeline",
     "Memif",
     "Node",
     "Pod",
@@ -102,6 +103,10 @@ class EngineInfo:
     container_engines: Mapping[str, str] = field(factory=dict)
     #: Of a host engine: the interface types for which it honours :attr:`Attachment.bandwidth`.
     bandwidth: tuple[str, ...] = ()
+    #: Of a host engine: the section that says which switch it is, so that networks with the same
+    #: one share a switch; empty for an engine that has one switch on a node. None where the whole
+    #: ``host`` part says it.
+    switch: str | None = None
 
 
 @frozen(kw_only=True)
@@ -340,6 +345,9 @@ class HostPort:
     interfaces: tuple[Interface, ...] = ()
     #: Routes that the container needs for this port, beside those that IPAM gave.
     routes: tuple[Route, ...] = ()
+    #: The :meth:`HostEngine.generation` of the switch that it was made in: in another one it has to
+    #: be looked for.
+    generation: str = ""
     #: Where the port is one of these.
     memif: Memif | None = None
     vhost_user: VhostUser | None = None
@@ -349,6 +357,15 @@ class HostPort:
         """Path of the port's socket on the node, empty for a port that has none."""
         port = self.memif or self.vhost_user
         return port.socket if port else ""
+
+
+class Lifeline(NamedTuple):
+    """Breaks when a switch ends."""
+
+    #: It belongs to whoever asked for it, and is closed by that one.
+    descriptor: int
+    #: What poll(2) says of it when the switch has ended, such as POLLRDHUP.
+    events: int
 
 
 @frozen(kw_only=True)
@@ -467,13 +484,25 @@ class HostEngine(ABC):
         """Return a text that changes when the switch has restarted and lost what was made in it.
 
         Asked every few seconds: it should cost one short question. The empty text stands for a
-        switch that does not restart, such as the kernel.
+        switch that does not restart, such as the kernel. :meth:`add` and :meth:`restore` tell the
+        same in :attr:`HostPort.generation`.
 
         Raises:
             DataplaneUnavailable: when the switch cannot be reached now.
 
         """
         return ""
+
+    def lifeline(self, conf: EngineConf) -> Lifeline | None:  # noqa: ARG002
+        """Return what breaks when the switch ends, so that its restart is noticed at once.
+
+        None where nothing does: then :meth:`generation` tells when it is asked next.
+
+        Raises:
+            DataplaneUnavailable: when the switch cannot be reached now.
+
+        """
+        return None
 
     def restore(
         self,

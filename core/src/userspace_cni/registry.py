@@ -88,6 +88,11 @@ def installed() -> Iterator[Installed]:
         )
 
 
+def host_versions() -> dict[str, str]:
+    """Return the version of the package of each host engine, which is not loaded for that."""
+    return {entry.name: _identity(package)[1] for entry, package in _announced(HOST_ENGINES)}
+
+
 @cache
 def _load(group: str, end: str, name: str, kind: type[_T]) -> type[_T]:
     import logging

@@ -74,6 +74,10 @@ class _Plan:
 Phase = Callable[[str], AbstractContextManager[object]]
 
 
+class Busy(Exception):
+    """A request works on the attachment."""
+
+
 class Runtime:
     """Serves requests, one at a time or from several threads."""
 
@@ -352,25 +356,27 @@ class Runtime:
         if ipam := self._ipam(kind, request, network):
             ipam.gc()
 
-    def restore(self, id_: str) -> bool:
-        """Put back what a switch has lost of attachment *id_*; tell whether anything was missing.
+    def restore(self, id_: str) -> str | None:
+        """Put back what a switch has lost of attachment *id_*; tell what was missing, if anything.
 
-        Nothing is done while a request works on the attachment, or if it is not attached, or if its
-        DEL has come, carried out or not.
+        Nothing is done if it is not attached, or if its DEL has come, carried out or not.
 
         Raises:
+            Busy: a request works on the attachment.
             CniError: what went wrong; the attachment stays recorded, for the next try.
 
         """
         with self._locks.hold_if_free(_lock_name(id_)) as held:
-            record = self.store.get(id_) if held and id_ not in self._unwanted else None
+            if not held:
+                raise Busy
+            record = self.store.get(id_) if id_ not in self._unwanted else None
             if record is None or record.state != "attached" or record.port is None:
-                return False
+                return None
             # The path may be another namespace's by now, even the host's own.
             with netns.pinned(record.netns, record.namespace) as there:
-                return there and self._restore(record, record.port)
+                return self._restore(record, record.port) if there else None
 
-    def _restore(self, record: Record, lost: HostPort) -> bool:
+    def _restore(self, record: Record, lost: HostPort) -> str | None:
         request = _request_of(record)
         plan = self._plan(request, recorded=True)
         if record.container_dir:
@@ -384,9 +390,9 @@ class Runtime:
             plan.host.check(attachment, plan.host_conf, lost)
             handover.require(evolve(told, directory=directory), handoff)
         except CheckFailed as error:
-            logger.warning("attachment %s is to be restored: %s", record.id, error)
+            missing = str(error)
         else:
-            return False
+            return None
         with ExitStack() as undo:
             if handoff.socket:
                 directory.provide_view()
@@ -405,20 +411,18 @@ class Runtime:
             if port != lost:
                 self.store.commit(record.id, port, record.result)
             undo.pop_all()
-        return True
+        return missing
 
-    def generation(self, id_: str) -> str:
-        """Ask the switch of attachment *id_* for its :meth:`.HostEngine.generation`.
+    def host(self, raw: Mapping[str, Any]) -> tuple[HostEngine, EngineConf]:
+        """Return the engine of a network's ``host`` part, and that part as the engine gets it.
 
         Raises:
-            CniError: the attachment is unknown, its network cannot be used, its switch is down.
+            CniError: the engine is not installed, or the part cannot be used.
 
         """
-        record = self.store.get(id_)
-        if record is None:
-            raise CniError(Code.UNKNOWN_CONTAINER, f"attachment {id_} is not recorded")
-        plan = self._plan(_request_of(record), recorded=True)
-        return plan.host.generation(plan.host_conf)
+        name = config.engine_name(NetConf(name="", host=raw), "host")
+        kind = registry.host_engine(name)
+        return self._host_engine(name, kind), config.engine_conf(raw, "host", kind.info, {})
 
     def remove(self, id_: str, still: Callable[[Record], bool]) -> bool:
         """Remove attachment *id_* as its own DEL would; tell whether it is removed.

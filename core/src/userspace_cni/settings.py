@@ -42,6 +42,8 @@ class NodeSettings:
     reconcile_interval: float = 300.0
     #: How long a network namespace must be gone before its attachments are removed.
     grace: float = 60.0
+    #: Where CNI's configurations are: the daemon watches the switches of networks in there.
+    networks: Path = Path("/etc/cni/net.d")
 
 
 @frozen(kw_only=True)
@@ -145,9 +147,10 @@ def _structure_node(path: Path, raw: object, problems: Problems) -> NodeSettings
         problems.add(_error(path, f"node: expected a table [node], got {raw!r}"))
         return NodeSettings()
     values = _known(path, raw, NodeSettings, problems, "node.")
-    if "socket" in values:
-        with problems:
-            values["socket"] = _absolute(path, "node.socket", values["socket"])
+    for key in ("socket", "networks"):
+        if key in values:
+            with problems:
+                values[key] = _absolute(path, f"node.{key}", values[key])
     for key in ("deadline", "watch_interval"):
         if key in values:
             with problems:

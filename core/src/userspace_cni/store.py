@@ -137,6 +137,8 @@ class Outline:
     namespace: str
     #: The ``host`` part of its configuration, as JSON text.
     host: str
+    #: That of its port, see :attr:`.HostPort.generation`.
+    generation: str
 
 
 class Store:
@@ -241,7 +243,7 @@ class Store:
 
     def outlines(self) -> list[Outline]:
         """Return all attachments, in short."""
-        columns = [attribute.name for attribute in fields(Outline)][:-1]
+        columns = [attribute.name for attribute in fields(Outline)][:-2]
         columns[columns.index("state")] = (
             "CASE WHEN json_valid(config) AND (state IN ('adding', 'deleting', 'unknown') OR "
             "state = 'attached' AND json_valid(args) AND json_valid(port) AND json_valid(result)) "
@@ -250,7 +252,9 @@ class Store:
         query = (
             f"SELECT {', '.join(columns)}, "  # noqa: S608  constants
             "CASE WHEN json_valid(config) THEN coalesce(json_extract(config, '$.host'), '{}') "
-            "ELSE '{}' END FROM attachment ORDER BY rowid"
+            "ELSE '{}' END, "
+            "CASE WHEN json_valid(port) THEN coalesce(json_extract(port, '$.generation'), '') "
+            "ELSE '' END FROM attachment ORDER BY rowid"
         )
         names = [attribute.name for attribute in fields(Outline)]
         rows: list[Any] = self._read(lambda db: db.execute(query).fetchall(), [])

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Self
 
 from userspace_cni import log
 from userspace_cni.agent import configure, sources
@@ -182,16 +183,38 @@ def _select(options: argparse.Namespace) -> tuple[int, list[Document]]:
 
 
 def _configure(options: argparse.Namespace) -> int:
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    agent = _Agent(options)
-    status = agent.until_ready(stop) if options.wait else agent.step(quiet=options.watch)
-    if not options.watch or (options.wait and status != DONE):
-        return status
-    while not stop.wait(options.interval):
-        agent.step(quiet=True)
+    with _Stop() as stop:
+        agent = _Agent(options)
+        status = agent.until_ready(stop) if options.wait else agent.step(quiet=options.watch)
+        if not options.watch or (options.wait and status != DONE):
+            return status
+        while not stop.wait(options.interval):
+            agent.step(quiet=True)
     return DONE
+
+
+class _Stop:
+    """The signal to end, which comes when it is waited for: it interrupts nothing.
+
+    A handler could not set a threading.Event that the same thread waits for: it may hold its lock.
+    """
+
+    _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self._came = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, self._SIGNALS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most *seconds*; tell whether the signal has come."""
+        self._came = self._came or signal.sigtimedwait(self._SIGNALS, seconds) is not None
+        return self._came
 
 
 class _Agent:
@@ -221,7 +244,7 @@ class _Agent:
         self._ready(status == DONE)
         return status
 
-    def until_ready(self, stop: threading.Event) -> int:
+    def until_ready(self, stop: _Stop) -> int:
         """Look until all that is waited for is there and configured, or the time is up."""
         deadline = time.monotonic() + self._options.timeout
         while (status := self.step(quiet=True)) != DONE:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 #: OpenTelemetry's variables that name a collector of traces.
 _COLLECTOR = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
+_CLOSE = 5.0  # seconds
+
 
 def run(settings: Settings) -> None:
     """Serve the node that *settings* describes until SIGTERM or SIGINT.
@@ -52,20 +54,20 @@ class _Daemon:
         self._settings = settings
         self._stop = Event()
         self._replayed = False
-        self._reconciled = False
         figures = _metrics() if settings.node.http else None
         traces = _traces() if any(map(os.environ.get, _COLLECTOR)) else None
         if traces is not None:
             stack.callback(traces.close)
         observer = together(*filter(None, (figures, traces)))
         runtime = Runtime(settings, alone=False, phase=observer.phase)
-        stack.callback(runtime.close)
-        self._service = Service(runtime, settings, observer)
-        self._reconciler = Reconciler(runtime, settings.node, observer)
+        stack.callback(_close, runtime)
+        self._reconciler = Reconciler(runtime, settings.node, observer, self._stop, self._replay)
+        self._service = Service(runtime, settings, observer, self._reconciler.notice)
         if figures is not None:
             from userspace_cni.node import health
 
             figures.count_attachments(runtime.store)
+            figures.tell_dataplanes(lambda: self._reconciler.dataplanes)
             stack.enter_context(health.serving(settings.node.http, self._readiness, figures))
         self._server = Server(
             settings.socket, settings.node.workers, settings.budget, self._service.reply
@@ -80,49 +82,46 @@ class _Daemon:
         self._service.queue.make()
         self._server.open()
         # Queued DELs keep nobody waiting: an ADD does first what is queued of its attachment.
-        background = [
-            Thread(target=self._look_after, name="reconcile"),
-            Thread(target=self._replay, name="queue"),
-        ]
-        for thread in background:
-            thread.start()
+        self._reconciler.start()
         systemd.notify("READY=1")
         logger.info("serving at %s", self._settings.socket)
         try:
             self._server.run()
         finally:
             self._end()
-            for thread in background:
-                thread.join()
+            self._reconciler.end()
         logger.info("ended")
 
     def _end(self) -> None:
         if not self._stop.is_set():
             self._stop.set()
             self._server.stop()
+            self._reconciler.wake()
             systemd.notify("STOPPING=1")
 
-    def _look_after(self) -> None:
-        self._reconciler.run(self._stop, self._after_a_look)
-
-    def _after_a_look(self) -> None:
-        self._reconciled = True
-
     def _replay(self) -> None:
-        while True:
-            self._service.queue.replay(self._stop)
-            self._replayed = True
-            # A shim queues a DEL when a daemon is too slow, too.
-            if self._stop.wait(self._settings.node.watch_interval):
-                return
+        # A shim queues a DEL when a daemon is too slow, too.
+        self._service.queue.replay(self._stop)
+        self._replayed = True
 
     def _readiness(self) -> tuple[bool, dict[str, Any]]:
-        ready = self._replayed and self._reconciled and not self._stop.is_set()
-        return ready, {
-            "ready": ready,
-            "stopping": self._stop.is_set(),
-            "dataplanes": self._reconciler.dataplanes,
-        }
+        dataplanes = self._reconciler.dataplanes
+        ready = (
+            self._replayed
+            and self._reconciler.has_looked
+            and not self._stop.is_set()
+            and all(state == "up" for state in dataplanes.values())
+        )
+        return ready, {"ready": ready, "stopping": self._stop.is_set(), "dataplanes": dataplanes}
+
+
+def _close(runtime: Runtime) -> None:
+    """Close *runtime*, unless one of its engines hangs."""
+    closing = Thread(target=runtime.close, name="closing", daemon=True)
+    closing.start()
+    closing.join(_CLOSE)
+    if closing.is_alive():
+        logger.error("an engine does not close its connections within %g s", _CLOSE)
 
 
 def _metrics() -> Metrics:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from importlib.metadata import version
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ import prometheus_client as prometheus
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from userspace_cni import registry
 from userspace_cni.log import logger
 from userspace_cni.node.observer import Observer, Served
 
@@ -65,16 +68,15 @@ class Metrics(Observer):
             ("outcome",),
             registry=self._registry,
         )
-        self._dataplane = prometheus.Gauge(
-            "userspace_cni_dataplane_up",
-            "1 while the switch of a host engine with attachments answers",
-            ("engine",),
-            registry=self._registry,
-        )
+        self._registry.register(_Build())
 
     def count_attachments(self, store: Store) -> None:
         """Also tell how many attachments *store* has."""
         self._registry.register(_Attachments(store))
+
+    def tell_dataplanes(self, states: Callable[[], Mapping[str, str]]) -> None:
+        """Also tell which engines' switches are ``up``, as *states* has them by engine."""
+        self._registry.register(_Dataplanes(states))
 
     def text(self) -> bytes:
         """Return all of it in Prometheus' text format."""
@@ -97,10 +99,6 @@ class Metrics(Observer):
         """See :meth:`.Observer.replayed`."""
         self._replayed.labels(outcome).inc()
 
-    def dataplane(self, engine: str, *, up: bool) -> None:
-        """See :meth:`.Observer.dataplane`."""
-        self._dataplane.labels(engine).set(up)
-
 
 class _Timed:
     """Surrounds a step; a class, because a generator takes several times as long."""
@@ -120,6 +118,43 @@ class _Timed:
         seconds = perf_counter() - self._start
         self._histogram.observe(seconds - self._local.inside)
         self._local.inside = self._around + seconds
+
+
+class _Build(Collector):
+    """Tells what runs: versions are labels, the value is 1."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        labels = {"version": version("userspace-cni"), "python": platform.python_version()}
+        build = GaugeMetricFamily(
+            "userspace_cni_build_info", "The daemon's version, and Python's", labels=[*labels]
+        )
+        build.add_metric([*labels.values()], 1)
+        yield build
+        engines = GaugeMetricFamily(
+            "userspace_cni_engine_info",
+            "Installed host engines, and their packages' versions",
+            labels=["engine", "version"],
+        )
+        for name, its_version in registry.host_versions().items():
+            engines.add_metric([name, its_version], 1)
+        yield engines
+
+
+class _Dataplanes(Collector):
+    """Asks what is known of the switches when it is asked itself."""
+
+    def __init__(self, states: Callable[[], Mapping[str, str]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "userspace_cni_dataplane_up",
+            "1 while all switches of a host engine that is in use are known to answer",
+            labels=["engine"],
+        )
+        for engine, state in self._states().items():
+            family.add_metric([engine], state == "up")
+        yield family
 
 
 class _Attachments(Collector):

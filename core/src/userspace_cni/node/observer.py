@@ -42,9 +42,6 @@ class Observer:
     def replayed(self, outcome: str) -> None:
         """Note the *outcome* of one queued DEL: ``done``, ``failed``, ``bad`` or ``later``."""
 
-    def dataplane(self, engine: str, *, up: bool) -> None:
-        """Note whether the switch of *engine* answers."""
-
 
 def together(*others: Observer) -> Observer:
     """Return what tells all *others*; often there is one, or none."""
@@ -94,8 +91,3 @@ class _Observers(Observer):
         """See :meth:`Observer.replayed`."""
         for other in self._others:
             other.replayed(outcome)
-
-    def dataplane(self, engine: str, *, up: bool) -> None:
-        """See :meth:`Observer.dataplane`."""
-        for other in self._others:
-            other.dataplane(engine, up=up)

@@ -34,9 +34,19 @@ _PLAIN = re.compile(r"[^\s\"=\\]+")
 class Service:
     """Serves requests from any number of threads."""
 
-    def __init__(self, runtime: Runtime, settings: Settings, observer: Observer) -> None:
-        """Let *runtime* do the work and tell *observer* of it."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        settings: Settings,
+        observer: Observer,
+        on_attached: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        """Let *runtime* do the work and tell *observer* of it.
+
+        *on_attached* is given the ``host`` part of the network that an ADD has attached to.
+        """
         self._runtime = runtime
+        self._on_attached = on_attached
         self._settings = settings
         self._observer = observer
         self.queue = Queue(settings.queue, self.answer, observer)
@@ -113,7 +123,10 @@ class Service:
             parsed = evolve(request.parse(environ, network), wanted=wanted)
             if parsed.command == "ADD":
                 self.queue.replay_before(environ)
-            return exchange.serve(self._runtime, self._settings, parsed, stderr)
+            answered = exchange.serve(self._runtime, self._settings, parsed, stderr)
+            if parsed.command == "ADD":
+                self._on_attached(parsed.config["host"])
+            return answered
 
         answer = exchange.answer(environ, stdin, serve)
         return answer, parsed, perf_counter() - start

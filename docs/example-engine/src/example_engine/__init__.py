@@ -54,6 +54,7 @@ _INFO = EngineInfo(
     interface_types=("note",),
     network_types=("none", "interface"),
     sections={"note": Note},
+    switch="",
 )
 
 
@@ -73,7 +74,12 @@ class ExampleHostEngine(HostEngine):
                 file.write(conf.section(Note).text)
         except OSError as error:
             raise DataplaneError(f"port {port} cannot be made: {error.strerror}") from error
-        return HostPort(name=port.name, mac=attachment.mac_for("container"), mtu=1500)
+        return HostPort(
+            name=port.name,
+            mac=attachment.mac_for("container"),
+            mtu=1500,
+            generation=self.generation(conf),
+        )
 
     def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:
         for port in self._switch().glob(f"*.{attachment_id}"):
@@ -87,6 +93,9 @@ class ExampleHostEngine(HostEngine):
     def list(self, network: str, conf: EngineConf) -> Iterator[str]:
         for port in self._switch().glob(f"{_digest(network)}.*"):
             yield port.suffix.removeprefix(".")
+
+    def generation(self, conf: EngineConf) -> str:
+        return str(self._switch().stat().st_ino)
 
     def _switch(self) -> Path:
         directory = Path(self.node.settings.get("directory", "/run/example-switch"))

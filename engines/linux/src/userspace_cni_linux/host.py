@@ -42,6 +42,7 @@ class LinuxHostEngine(HostEngine):
         network_types=("none", "bridge", "interface"),
         sections={"bridge": BridgeSection, "tap": TapSection, "macvlan": MacvlanSection},
         bandwidth=("veth", "tap", "macvlan"),
+        switch="",
     )
 
     def problems(self, conf: EngineConf) -> Iterable[CniError]:

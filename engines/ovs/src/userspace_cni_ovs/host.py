@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,11 +18,19 @@ from userspace_cni.cni.errors import (
     InvalidConfig,
     did_you_mean,
 )
-from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Memif, VhostUser
+from userspace_cni.engine import (
+    EngineInfo,
+    HostEngine,
+    HostPort,
+    Interface,
+    Lifeline,
+    Memif,
+    VhostUser,
+)
 from userspace_cni.kernel import limits, veth
 from userspace_cni.kernel.links import Links
 from userspace_cni.kernel.tags import short_name
-from userspace_cni_ovs import kernel, ports, switch, tags
+from userspace_cni_ovs import kernel, ports, process, switch, tags
 from userspace_cni_ovs.ovsdb import Pool, mapping, members, optional
 from userspace_cni_ovs.ports import DPDK, MTU, PortSpec
 from userspace_cni_ovs.sections import BridgeSection, MemifSection, OvsSection, VhostSection
@@ -32,6 +41,7 @@ if TYPE_CHECKING:
 
     from userspace_cni.engine import Attachment, EngineConf, Node, SharedDirectory
     from userspace_cni_ovs.ovsdb import Ovsdb, Row
+    from userspace_cni_ovs.process import Process
 
 _DEFAULT_DB = "unix:/run/openvswitch/db.sock"
 #: Seconds, for the database and for ovs-vswitchd each.
@@ -58,6 +68,7 @@ class OvsHostEngine(HostEngine):
         },
         container_engines={"vhostuser": "dpdk", "memif": "dpdk", "veth": "linux", "tap": "linux"},
         bandwidth=("vhostuser", "memif", "veth", "tap"),
+        switch="ovs",
     )
 
     def problems(self, conf: EngineConf) -> Iterable[CniError]:
@@ -99,10 +110,15 @@ class OvsHostEngine(HostEngine):
         """See :meth:`.HostEngine.__init__`."""
         super().__init__(node)
         self._connections = Pool()
+        #: Generations in which ovs-vswitchd has made its ports.
+        self._settled: set[str] = set()
+        #: Pid files that have been seen.
+        self._seen: set[str] = set()
 
     def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
         """See :meth:`.HostEngine.add`."""
         with self._database(conf) as db:
+            found = self._process(conf)
             settings = _settings_for(db, conf)
             spec, port = _plan(attachment, conf, settings)
             if spec.bridge.datapath_type == "system" and spec.bridge.create:
@@ -113,7 +129,7 @@ class OvsHostEngine(HostEngine):
                 self._prepare(attachment, conf, spec, settings)
             self._make(db, attachment, conf, spec, undo)
             self._share(attachment, conf, spec, settings)
-        return port
+        return self._made_by(found, port)
 
     def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:
         """See :meth:`.HostEngine.delete`."""
@@ -169,16 +185,31 @@ class OvsHostEngine(HostEngine):
         """
         with self._database(conf) as db:
             switch.require_database(db)
-        with suppress(OSError, InvalidConfig):
-            found = os.stat(f"{self._run_directory(conf)}/ovs-vswitchd.pid")
-            return f"{found.st_ino} {found.st_mtime_ns}"
-        return ""
+            found = self._process(conf)
+            if found is None:
+                return ""
+            if found.generation not in self._settled:
+                # Before it has made the ports anew, the database tells of the former ones.
+                switch.require_alive(db, self._timeout)
+                self._settled.add(found.generation)
+        return found.generation
+
+    def lifeline(self, conf: EngineConf) -> Lifeline | None:
+        """See :meth:`.HostEngine.lifeline`: the process ovs-vswitchd itself."""
+        found = self._process(conf)
+        if found is None or not found.pid:
+            return None
+        try:
+            return Lifeline(os.pidfd_open(found.pid), select.POLLIN)
+        except OSError as error:
+            raise DataplaneUnavailable("ovs-vswitchd has just ended", str(error)) from error
 
     def restore(
         self, attachment: Attachment, conf: EngineConf, port: HostPort, undo: ExitStack
     ) -> HostPort:
         """See :meth:`.HostEngine.restore`. A veth pair stays: the container's end is in use."""
         with self._database(conf) as db:
+            found = self._process(conf)
             self._mend(db)
             settings = _settings_for(db, conf)
             spec, wanted = _plan(attachment, conf, settings)
@@ -194,7 +225,7 @@ class OvsHostEngine(HostEngine):
                 self._make(db, attachment, conf, spec, undo)
             if _serves(spec) and not _is_shared(port):
                 self._share(attachment, conf, spec, settings)
-        return wanted
+        return self._made_by(found, wanted)
 
     def close(self) -> None:
         """See :meth:`.HostEngine.close`."""
@@ -290,6 +321,34 @@ class OvsHostEngine(HostEngine):
                 "set it to Open vSwitch's run directory, such as /run/openvswitch",
             )
         return os.path.dirname(path)
+
+    def _process(self, conf: EngineConf) -> Process | None:
+        """Return the ovs-vswitchd that runs, None where nothing tells from here.
+
+        Raises:
+            DataplaneUnavailable: it has ended.
+
+        """
+        try:
+            path = f"{self._run_directory(conf)}/ovs-vswitchd.pid"
+        except InvalidConfig:
+            return None
+        found = process.of(path)
+        if found is not None:
+            self._seen.add(path)
+        elif path in self._seen or os.path.exists(path):
+            raise DataplaneUnavailable(
+                "ovs-vswitchd does not run",
+                f"no process holds its pid file {path}: start it, and see ovs-vswitchd.log",
+            )
+        return found
+
+    def _made_by(self, found: Process | None, port: HostPort) -> HostPort:
+        """Return *port* as one that this ovs-vswitchd has made."""
+        if found is None:
+            return port
+        self._settled.add(found.generation)
+        return evolve(port, generation=found.generation)
 
     def _vhost_sockets(self, conf: EngineConf, settings: Row) -> str:
         """Return the directory in which Open vSwitch makes sockets of its own."""

@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
@@ -104,6 +105,18 @@ class Connection:
             except OSError:
                 self._drop()
             return self._socket is not None
+
+    def duplicate(self) -> int:
+        """Return a descriptor of our own end of it, which hangs up when the connection ends.
+
+        Raises:
+            DataplaneUnavailable: when it has ended.
+
+        """
+        with self._lock:
+            if self._socket is None:
+                raise self._gone("the last request")
+            return os.dup(self._socket.fileno())
 
     def has(self, request: str) -> bool:
         """Tell whether the running VPP knows *request*, also by a definition that we cannot use.
@@ -319,6 +332,9 @@ class Connection:
 
     def _drop(self) -> None:
         if self._socket is not None:
+            if self._pid == os.getpid():
+                with suppress(OSError):  # VPP was faster
+                    self._socket.shutdown(socket.SHUT_RDWR)  # duplicates included
             self._socket.close()
             self._socket = None
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+import select
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from attrs import evolve
+
 from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable, InvalidConfig, did_you_mean
-from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Memif, VhostUser
+from userspace_cni.engine import (
+    EngineInfo,
+    HostEngine,
+    HostPort,
+    Interface,
+    Lifeline,
+    Memif,
+    VhostUser,
+)
 from userspace_cni.kernel import limits, veth
 from userspace_cni_vpp import bridge, kernel, ports, routed, tags
 from userspace_cni_vpp.connection import Refused, connect, disconnect
@@ -55,6 +66,7 @@ class VppHostEngine(HostEngine):
         },
         container_engines={"vhostuser": "dpdk", "veth": "linux", "tap": "linux"},
         bandwidth=("veth", "tap"),
+        switch="vpp",
     )
 
     def problems(self, conf: EngineConf) -> Iterable[CniError]:
@@ -165,6 +177,10 @@ class VppHostEngine(HostEngine):
         api.call("control_ping")
         return api.id
 
+    def lifeline(self, conf: EngineConf) -> Lifeline | None:
+        """See :meth:`.HostEngine.lifeline`: the connection itself."""
+        return Lifeline(self._switch(conf).api.duplicate(), select.POLLRDHUP)
+
     def restore(
         self, attachment: Attachment, conf: EngineConf, port: HostPort, undo: ExitStack
     ) -> HostPort:
@@ -177,7 +193,7 @@ class VppHostEngine(HostEngine):
                 self._mend(attachment, conf, switch, found)
                 self._configure(attachment, conf, switch, found.index)
                 self.check(attachment, conf, port)
-                return port
+                return evolve(port, generation=switch.api.id)
         self._remove(attachment.id, conf)
         return self._make(attachment, conf, switch, undo, again=True)
 
@@ -200,8 +216,7 @@ class VppHostEngine(HostEngine):
         undo.callback(self._remove, attachment.id, conf)
         index = ports.create(attachment, conf, switch, undo, again=again)
         self._configure(attachment, conf, switch, index)
-        mtu = attachment.mtu or ports.MTU
-        return self._port(attachment, conf, switch.port(index).name, mtu)
+        return self._port(attachment, conf, switch, index)
 
     def _configure(
         self, attachment: Attachment, conf: EngineConf, switch: Switch, index: int
@@ -256,12 +271,16 @@ class VppHostEngine(HostEngine):
             with self.node.lock(bridge.lock_name(domain)):
                 bridge.remove_if_unused(switch, section, domain)
 
-    def _port(self, attachment: Attachment, conf: EngineConf, name: str, mtu: int) -> HostPort:
+    def _port(
+        self, attachment: Attachment, conf: EngineConf, switch: Switch, index: int
+    ) -> HostPort:
+        name, mtu = switch.port(index).name, attachment.mtu or ports.MTU
         mac = tags.host_mac(attachment.id).hex(":") if ports.has_mac(conf) else ""
         return HostPort(
             name=name,
             mac=attachment.mac_for("container") if ports.has_mac(conf) else "",
             mtu=mtu,
+            generation=switch.api.id,
             point_to_point=conf.net_type == "interface",
             interfaces=(Interface(name=name, mac=mac, mtu=mtu),),
             memif=ports.memif_of(attachment, conf) if conf.iftype == "memif" else None,
