@@ -12,6 +12,8 @@ from lab import conf as lab_conf
 from lab import plugin as lab_plugin
 from lab import wheels as lab_wheels
 from lab.node import Node
+from userspace_cni.cli.new_engine import write
+from userspace_cni.cni.errors import CniError
 from userspace_cni.install import executables, install
 
 if TYPE_CHECKING:
@@ -150,6 +152,35 @@ def test_an_engine_of_a_third_party_is_found_and_used(
     assert "example-engine 1.0.0" in venv.run("userspace-cni", "engines")
 
 
+def test_a_new_engine_passes_its_tests_and_attaches(
+    own: Plugin, venv: Virtualenv, node: Node, tmp_path: Path
+) -> None:
+    package = tmp_path / "userspace-cni-my-switch"
+    said = venv.run("userspace-cni", "new-engine", "my-switch", "--directory", tmp_path)
+    assert f"wrote {package}" in said
+    venv.install("hatchling", "userspace-cni[testing]")
+    venv.install("--no-build-isolation", package)
+    assert " passed" in venv.run("python", "-m", "pytest", "-p", "no:cacheprovider", package)
+
+    switch = tmp_path / "switch"
+    switch.mkdir()
+    own.settings(f'[engines.my-switch]\ndirectory = "{switch}"\n')
+    conf = _host("my-switch") | {"host": {"engine": "my-switch", "iftype": "note"}}
+    netns = node.netns("box")
+    result = own.call("ADD", conf, netns=netns, node=node).result
+    assert len(list(switch.iterdir())) == 1
+    own.call("CHECK", conf | {"prevResult": result}, netns=netns, node=node).succeeded()
+    own.call("DEL", conf, netns=netns, node=node).succeeded()
+    assert list(switch.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "My", "a_b", "-a", "a/b"])
+def test_a_name_that_no_engine_can_have(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CniError, match="lower-case letters"):
+        write(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_kubeconfig_is_read_once_its_extra_is_installed(
     own: Plugin, venv: Virtualenv, node: Node, tmp_path: Path
 ) -> None:
@@ -182,9 +213,7 @@ def test_a_wheel_is_typed_licensed_and_holds_its_package_alone(
         fields = Parser().parsestr(wheel.read(metadata).decode())
         assert f"{package}/py.typed" in names
         assert {name.partition("/")[0] for name in names} == {package, metadata.partition("/")[0]}
-        assert not [name for name in names if "__pycache__" in name or "test" in name]
-        if distribution == "example-engine":
-            return
+        assert not [name for name in names if "__pycache__" in name or name.startswith("test")]
         assert fields["License-Expression"] == "Apache-2.0"
         (licence,) = (name for name in names if name.endswith("/licenses/LICENSE"))
         assert "Apache License" in wheel.read(licence).decode()

@@ -23,6 +23,7 @@ _REQUIRED = (
     "PyYAML",
     "hatchling",
     "prometheus-client",
+    "pytest",
 )
 _CONSTRAINTS = ROOT / "constraints.txt"
 

@@ -66,6 +66,14 @@ def _parser() -> argparse.ArgumentParser:
 
     node = commands.add_parser("node", help="serve the node's requests until SIGTERM: the daemon")
     node.set_defaults(run=_node)
+    new = commands.add_parser(
+        "new-engine", help="write the package of a new engine, with its tests"
+    )
+    new.add_argument("name", metavar="NAME", help="as networks write it in host.engine")
+    new.add_argument(
+        "--directory", type=Path, default=Path(), metavar="DIR", help="where (default: here)"
+    )
+    new.set_defaults(run=_new_engine)
     run = commands.add_parser("run", help="run a command attached to networks, then detach it")
     run.add_argument(
         "--network", action="append", required=True, metavar="NAME", help="may be repeated"
@@ -170,6 +178,13 @@ def _node(_: argparse.Namespace) -> None:
     from userspace_cni.node import daemon
 
     daemon.run(settings.load())
+
+
+def _new_engine(options: argparse.Namespace) -> None:
+    from userspace_cni.cli.new_engine import write
+
+    package = write(options.name, options.directory)
+    print(f"wrote {package}; next: cd {package} && pip install --editable '.[test]' && pytest")
 
 
 def _run(options: argparse.Namespace) -> int:

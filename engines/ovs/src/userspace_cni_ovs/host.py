@@ -250,7 +250,12 @@ class OvsHostEngine(HostEngine):
         self, db: Ovsdb, attachment: Attachment, conf: EngineConf, spec: PortSpec, undo: ExitStack
     ) -> None:
         """Have the switch make the port."""
-        interface = switch.add_port(db, spec, needs_netdev=conf.iftype in DPDK)
+        try:
+            interface = switch.add_port(db, spec, needs_netdev=conf.iftype in DPDK)
+        except DataplaneUnavailable:
+            # The answer did not come: the port may have been made all the same.
+            undo.callback(self._remove_port, attachment.id, conf, spec.bridge.name)
+            raise
         undo.callback(self._remove_port, attachment.id, conf, spec.bridge.name)
         switch.await_port(db, spec, interface, self._timeout)
         if conf.iftype == "tap":

@@ -123,6 +123,7 @@ class VppHostEngine(HostEngine):
             bridge.gateways(attachment)
         switch = self._switch(conf)
         switch.api.require(*ports.REQUESTS[conf.iftype])
+        ports.require_new(attachment, conf, switch)
         return self._make(attachment, conf, switch, undo)
 
     def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:

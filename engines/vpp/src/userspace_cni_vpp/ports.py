@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from userspace_cni.cni.errors import CheckFailed, InvalidConfig
+from userspace_cni.cni.errors import CheckFailed, CniError, Code, InvalidConfig
 from userspace_cni.engine import Memif, VhostUser
 from userspace_cni.kernel import limits, veth
 from userspace_cni.kernel.links import Links
@@ -107,6 +107,22 @@ def create(
             if not (again and veth.revive(attachment.id, kernel.TAGS)):
                 veth.create_for_switch(attachment, attachment.mtu or MTU, kernel.TAGS, undo)
             return _create_af_packet(attachment, switch, short_name(attachment.id))
+
+
+def require_new(attachment: Attachment, conf: EngineConf, switch: Switch) -> None:
+    """Raise CniError 103 if VPP has the interface of *attachment*, which may be in use.
+
+    The request that made it may have been forgotten; undoing this one would remove it.
+    """
+    name = _name(attachment.id, conf)
+    found = switch.named(name) if name else None
+    tag = tags.parse(found.tag) if found else None
+    if found is not None and tag is not None and tag.id == attachment.id:
+        raise CniError(
+            Code.ALREADY_ATTACHED,
+            f"the attachment has the interface {found.name} in VPP already",
+            "DEL it first",
+        )
 
 
 def find(switch: Switch, attachment_id: str, conf: EngineConf) -> list[Port]:
