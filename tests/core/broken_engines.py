@@ -259,6 +259,7 @@ class Indexed(ExampleHostEngine):
 
     def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
         index = self._switch().parent / "index"
+        time.sleep(0.3)  # until the other processes have written theirs
         if attachment.id not in json.loads(index.read_text()):
             raise DataplaneError("it is not in the index")
         super().check(attachment, conf, port)

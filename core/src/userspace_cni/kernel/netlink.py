@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 from userspace_cni.cni.errors import DataplaneError, DataplaneUnavailable
@@ -59,12 +60,18 @@ class Netlink:
     def __init__(self) -> None:
         self._sequence = 0
         try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-            )
-            self._socket.bind((0, 0))
-            for option in _OPTIONS:
-                self._socket.setsockopt(_SOL_NETLINK, option, 1)
+            with ExitStack() as stack:
+                self._socket = stack.enter_context(
+                    socket.socket(
+                        socket.AF_NETLINK,
+                        socket.SOCK_RAW | socket.SOCK_CLOEXEC,
+                        socket.NETLINK_ROUTE,
+                    )
+                )
+                self._socket.bind((0, 0))
+                for option in _OPTIONS:
+                    self._socket.setsockopt(_SOL_NETLINK, option, 1)
+                stack.pop_all()
         except OSError as error:
             reason = error.strerror or str(error)
             raise DataplaneUnavailable("cannot open a netlink socket", reason) from error
@@ -89,7 +96,8 @@ class Netlink:
             flags: :data:`DUMP`, or :data:`CREATE` and :data:`EXCLUSIVE`.
 
         Raises:
-            Refused: when the kernel refuses, or the socket fails.
+            Refused: when the kernel refuses; then nothing has changed.
+            DataplaneUnavailable: when the socket fails; the request may have been carried out.
 
         """
         try:
@@ -102,7 +110,9 @@ class Netlink:
                 if complete:
                     return answers
         except OSError as error:
-            raise Refused(action, error.errno or 0, error.strerror or str(error)) from error
+            raise DataplaneUnavailable(
+                f"cannot {action}: the netlink socket failed", error.strerror or str(error)
+            ) from error
         raise Refused(action, errno.EAGAIN, f"changed while it was read, {_DUMP_TRIES} times")
 
     def _receive(self, action: str) -> tuple[list[bytes], bool]:

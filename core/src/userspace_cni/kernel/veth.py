@@ -8,7 +8,13 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from userspace_cni.cni.errors import CheckFailed, CniError, Code, DataplaneError
+from userspace_cni.cni.errors import (
+    CheckFailed,
+    CniError,
+    Code,
+    DataplaneError,
+    DataplaneUnavailable,
+)
 from userspace_cni.engine import mac_address
 from userspace_cni.kernel import limits, sysctl
 from userspace_cni.kernel.links import Links, link_body
@@ -48,6 +54,7 @@ def create(
     Raises:
         CniError: code 103 when the container has an interface of that name.
         DataplaneError: when the kernel refuses.
+        DataplaneUnavailable: when the kernel's answer is lost.
 
     """
     name = short_name(attachment.id)
@@ -70,6 +77,10 @@ def create(
             f"{attachment.netns}, MTU {mtu}",
             error.details + full,
         ) from error
+    except DataplaneUnavailable:
+        # The answer did not come: the pair may have been made all the same.
+        undo.callback(remove, attachment.id, tags)
+        raise
     undo.callback(remove, attachment.id, tags)
     return name
 

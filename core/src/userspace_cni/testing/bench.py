@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address, ip_interface
 from itertools import count
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from attrs import define, evolve, field, frozen
 
@@ -19,6 +19,9 @@ from userspace_cni.handover import ContainerDirectory
 from userspace_cni.locks import Locks
 from userspace_cni.testing.faults import unharmed
 from userspace_cni.testing.switch import Switch
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Barrier
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -64,7 +67,7 @@ class Place:
 
     def shared(self, container_id: str) -> ContainerDirectory:
         """Return the shared directory of a container."""
-        return ContainerDirectory(self.directory / "shared", container_id, self.directory / "s")
+        return ContainerDirectory(self.directory / "shared", container_id, None)
 
     def call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call *function* where the engine works."""
@@ -195,10 +198,14 @@ def bench(switch: Switch, network: Mapping[str, Any], *, addresses: bool) -> Ite
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def lives(place: Place, conf: EngineConf, attachments: list[Attachment]) -> None:
-    """Take each of *attachments* through its life, in a process of its own."""
+def lives(place: Place, conf: EngineConf, attachments: list[Attachment], together: Barrier) -> None:
+    """Take each of *attachments* through its life, in a process of its own.
+
+    The processes begin *together*, however long each took to start.
+    """
     engine = place.engine(place.node([]))
     try:
+        together.wait(_TIMEOUT)
         for attachment in attachments:
             own = evolve(attachment, directory=place.shared(attachment.container_id))
             undo = ExitStack()

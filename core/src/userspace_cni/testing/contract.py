@@ -250,8 +250,10 @@ class EngineContract(ABC):
             for _ in range(_PROCESSES)
         ]
         spawn = multiprocessing.get_context("spawn")
+        together = spawn.Barrier(_PROCESSES)
         processes = [
-            spawn.Process(target=benches.lives, args=(bench.place, bench.conf, lot)) for lot in lots
+            spawn.Process(target=benches.lives, args=(bench.place, bench.conf, lot, together))
+            for lot in lots
         ]
         for process in processes:
             process.start()

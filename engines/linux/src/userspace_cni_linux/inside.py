@@ -30,6 +30,21 @@ def claim(links: Links, attachment: Attachment) -> Link:
     return links.require(attachment.interface)
 
 
+def require_new(links: Links, attachment: Attachment) -> None:
+    """Raise CniError 103 if the attachment's interface is in the container already.
+
+    The request that made it may have been forgotten; undoing this one would remove it. *links* is
+    inside, as for :func:`.Namespace.call`.
+    """
+    for link in TAGS.find_all(links, attachment.id):
+        raise CniError(
+            Code.ALREADY_ATTACHED,
+            f"the container {attachment.container_id} has the interface {link.name} of the network "
+            f"{attachment.network} already",
+            "DEL it first",
+        )
+
+
 def remove(path: str, attachment_id: str) -> None:
     """Remove what carries the tag of *attachment_id* in the namespace *path*, if that exists."""
     try:

@@ -51,8 +51,9 @@ def create(
             f"got {attachment.mac}",
             "leave mac out, or choose another mode",
         )
-    undo.callback(inside.remove, attachment.netns, attachment.id)
-    with Namespace(attachment.netns) as container:
+    with Namespace(attachment.netns) as container, container.call(Links) as links_inside:
+        inside.require_new(links_inside, attachment)
+        undo.callback(inside.remove, attachment.netns, attachment.id)
         try:
             links.create(
                 short_name(attachment.id),
@@ -62,8 +63,7 @@ def create(
                 net_ns_fd=container.fd,
                 **options,
             )
-            with container.call(Links) as links_inside:
-                link = inside.claim(links_inside, attachment)
+            link = inside.claim(links_inside, attachment)
             limits.apply_inside(container, attachment, inside.TAGS, undo)
         except Refused as error:
             raise _explained(error, attachment, master) from error

@@ -50,11 +50,12 @@ def create(attachment: Attachment, section: TapSection, undo: ExitStack) -> Link
     options: dict[str, Any] = {"address": attachment.mac_for("container")}
     if attachment.mtu is not None:
         options["mtu"] = attachment.mtu
-    undo.callback(inside.remove, attachment.netns, attachment.id)
     with Namespace(attachment.netns) as container:
         links, device = container.call(_open, attachment.interface)
         with links:
             try:
+                inside.require_new(links, attachment)
+                undo.callback(inside.remove, attachment.netns, attachment.id)
                 _make(links, device, attachment, section)
             finally:
                 os.close(device)
