@@ -335,6 +335,8 @@ class EngineContract(ABC):
         port = bench.add(attachment)
         first = bench.call(bench.engine.generation, bench.conf)
         assert bench.call(bench.engine.generation, bench.conf) == first
+        if bench.switch.forgets:
+            assert port.generation == first, "HostPort.generation is not that of the switch"
         bench.switch.kill()
         bench.switch.start()
         problems = []
