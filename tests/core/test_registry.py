@@ -148,6 +148,24 @@ def _listed(interpreter: Path) -> dict[tuple[str, ...], str]:
     return {tuple(line.split()[:3]): line for line in done.stdout.splitlines()}
 
 
+def test_the_command_names_tables_of_settings_that_nobody_reads(
+    crowded: Path, tmp_path: Path
+) -> None:
+    settings = tmp_path / "config.toml"
+    settings.write_text("[engines.exmaple]\n[engines.good]\n[engines.syntax]\n[engines.example]\n")
+    done = subprocess.run(
+        [crowded, "-c", "from userspace_cni.cli import main; main(['engines'])"],
+        env={**clean_environ(), "USERSPACE_CNI_CONFIG": str(settings)},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    misspelt, renamed = done.stderr.splitlines()
+    assert "[engines.exmaple]" in misspelt
+    assert 'did you mean "example"?' in misspelt
+    assert "the engine 'good' reads [engines.example]" in renamed
+
+
 def test_the_command_lists_all_and_marks_the_broken(crowded: Path) -> None:
     lines = _listed(crowded)
     assert "lab-extra 1.0  ports are files" in lines["host", "good", "lab-extra"]

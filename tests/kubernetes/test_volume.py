@@ -96,7 +96,7 @@ def test_a_uid_that_is_none_is_refused(pod_lab: PodLab, uid: Any) -> None:
     pod_lab.api.create(uid=uid)
     refused = pod_lab.call("ADD", pod_lab.conf(), args=ARGS.replace(f"K8S_POD_UID={UID};", ""))
     assert refused.code == 11
-    assert "which is none" in refused.text
+    assert "which no pod can have" in refused.text
     pod_lab.assert_clean()
 
 

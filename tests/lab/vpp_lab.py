@@ -16,6 +16,7 @@ import pytest
 from attrs import define, field
 
 from lab.netns import Namespace
+from lab.plugin import remove_views
 from lab.testpmd import Testpmd
 from lab.vpp import RealVpp, api_dir, program
 from lab.vpp_simulator import Simulator
@@ -279,6 +280,7 @@ def started(kind: Kind) -> Iterator[VppLab]:
             stack.callback(connection.disconnect)
             yield VppLab(kind, directory, stack)
     finally:
+        remove_views(directory / "run")
         shutil.rmtree(directory, ignore_errors=True)
 
 

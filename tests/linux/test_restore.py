@@ -9,6 +9,7 @@ import pytest
 
 from linux.conftest import conf
 from userspace_cni.cni.errors import CheckFailed
+from userspace_cni.engine import Bandwidth
 from userspace_cni_linux.sections import BridgeSection, MacvlanSection
 
 if TYPE_CHECKING:
@@ -54,9 +55,12 @@ def test_a_port_is_mended(lab: Lab, host: Any, damage: str) -> None:
 
 
 @pytest.mark.parametrize("host", [TAP, MACVLAN], ids=lambda host: host.iftype)
-def test_what_lived_in_the_container_is_made_again_with_its_address(lab: Lab, host: Any) -> None:
+@pytest.mark.parametrize("limits", [None, Bandwidth(ingress_rate=8_000_000)])
+def test_what_lived_in_the_container_is_made_again_with_its_address(
+    lab: Lab, host: Any, limits: Bandwidth | None
+) -> None:
     lab.host.run("ip", "link", "add", "up0", "up", "type", "veth", "peer", "name", "up1")
-    one = lab.attach(host, HERE)
+    one = lab.attach(host, HERE, bandwidth=limits)
     one.container.run("ip", "link", "delete", "eth0")
     with pytest.raises(CheckFailed, match="eth0 is gone"):
         one.check()

@@ -130,6 +130,16 @@ def test_each_request_is_one_line_of_the_log(lab: ExampleLab) -> None:
     assert r'container="a\nb=c"' in daemon.said()
 
 
+def test_a_table_of_settings_that_no_engine_reads_is_told_at_the_start(lab: ExampleLab) -> None:
+    path = Path(lab.plugin.env["USERSPACE_CNI_CONFIG"])
+    path.write_text(f"{path.read_text()}[engines.exmaple]\n[engines.ovs-dpdk]\n")
+    told = started(lab).said()
+    assert "[engines.exmaple] in the node's settings is not used" in told
+    assert 'did you mean "example"?' in told
+    assert "the engine 'ovs-dpdk' reads [engines.ovs]" in told
+    assert "[engines.example] in" not in told
+
+
 def test_what_a_request_logs_goes_to_its_caller_and_to_no_other(lab: ExampleLab) -> None:
     daemon = started(lab)
     own = lab.directory / "own.log"

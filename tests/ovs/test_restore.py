@@ -165,6 +165,19 @@ def test_a_tap_comes_back_into_its_container(own_lab: OvsLab, tmp_path: Path) ->
     assert lab.leftovers() == []
 
 
+@pytest.mark.parametrize("kind", ["veth", "tap"])
+def test_a_limit_that_was_taken_away_is_put_back(lab: OvsLab, tmp_path: Path, kind: str) -> None:
+    limits: Any = {"ingressRate": 8_000_000, "egressRate": 8_000_000}
+    one = lab.attach(kernel(kind, "10.42.0.0/24", tmp_path) | {"bandwidth": limits})
+    ofport = lab.ovs.vsctl("get", "Interface", one.port, "ofport")
+    for queue in ("root", "ingress"):
+        lab.node.enter(one.netns, ["tc", "qdisc", "del", "dev", "eth0", queue])
+        _restored(one)
+    assert lab.ovs.vsctl("get", "Interface", one.port, "ofport") == ofport
+    one.delete()
+    assert list(lab.node.links(one.netns)) == ["lo"]
+
+
 def test_limits_do_not_outlive_a_port_that_was_deleted_by_hand(lab: OvsLab) -> None:
     limits: Any = {"bandwidth": {"ingressRate": 8_000_000, "ingressBurst": 800_000}}
     one, two = lab.attach(vhost(**limits)), lab.attach(vhost(**limits))

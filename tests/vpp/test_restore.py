@@ -18,7 +18,7 @@ from lab.vpp import api_dir
 from lab.vpp_lab import Attached, Guest, VppLab, conf, route
 from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable
 from userspace_cni.cni.request import Request
-from userspace_cni.engine import attachment_id
+from userspace_cni.engine import Bandwidth, attachment_id
 from userspace_cni.node.observer import Observer
 from userspace_cni.node.reconcile import Reconciler
 from userspace_cni.runtime import Runtime
@@ -296,6 +296,21 @@ def test_what_somebody_changed_around_a_port(lab: VppLab, change: Any, words: st
     with pytest.raises(CheckFailed, match=words):
         a.check()
     _restore(a)
+    assert _index(a) == index
+    a.delete()
+    lab.assert_clean()
+
+
+def test_a_limit_that_was_taken_away_is_put_back(lab: VppLab) -> None:
+    limits = Bandwidth(ingress_rate=8_000_000, egress_rate=8_000_000)
+    a = lab.attach_kernel(conf("veth"), bandwidth=limits)
+    index = _index(a)
+    for queue in ("root", "ingress"):
+        a.container.run("tc", "qdisc", "del", "dev", "eth0", queue)
+        with pytest.raises(CheckFailed, match="has lost the limit"):
+            a.check()
+        _restore(a)
+        a.check()
     assert _index(a) == index
     a.delete()
     lab.assert_clean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -91,6 +92,24 @@ def installed() -> Iterator[Installed]:
 def host_versions() -> dict[str, str]:
     """Return the version of the package of each host engine, which is not loaded for that."""
     return {entry.name: _identity(package)[1] for entry, package in _announced(HOST_ENGINES)}
+
+
+def unknown_settings(names: Iterable[str]) -> Iterator[str]:
+    """Tell of each table ``[engines.NAME]`` of *names* that no installed host engine reads."""
+    known = sorted({entry_point.name for entry_point, _ in _announced(HOST_ENGINES)})
+    for name in sorted(names):
+        unused = f"[engines.{name}] in the node's settings is not used"
+        if name not in known:
+            yield (
+                f"{unused}: no host engine {name!r} is installed ({did_you_mean(name, known)}"
+                f"installed: {', '.join(known) or 'none'}); correct the name, install the engine, "
+                "or remove the table"
+            )
+            continue
+        with suppress(CniError):  # one that is broken is told where it is used
+            own = host_engine(name).info.name
+            if own != name:
+                yield f"{unused}: the engine {name!r} reads [engines.{own}]; rename the table"
 
 
 @cache

@@ -143,7 +143,7 @@ def _install(options: argparse.Namespace) -> int:
 
 
 def _engines(_: argparse.Namespace) -> None:
-    from userspace_cni import registry
+    from userspace_cni import registry, settings
 
     engines = list(registry.installed())
     if not engines:
@@ -154,6 +154,8 @@ def _engines(_: argparse.Namespace) -> None:
             f"{engine.end:9}  {engine.name:12}  {engine.distribution} {engine.version}  "
             f"{state}{engine.summary}"
         )
+    for problem in registry.unknown_settings(settings.load().engines):
+        sys.stderr.write(f"userspace-cni: {problem}\n")
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -25,6 +25,10 @@ KEY = "cnideviceinfofile"
 #: What the specification calls the ends of a memif; they are the container's.
 ROLES = {"server": "master", "client": "slave"}
 
+_REMEDY = (
+    "the runtime chose it: correct it there, or remove the capability CNIDeviceInfoFile from the "
+    "network"
+)
 _NAME_MAX, _PATH_MAX = 255, 4095  # bytes: <linux/limits.h>, less the final NUL
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -57,14 +61,16 @@ def path_of(runtime_config: Mapping[str, Any]) -> str:
                 or {".", ".."} & {*value.split("/")}
             ):
                 raise InvalidConfig(
-                    f"runtimeConfig.{key}", f"expected the absolute path of a file, got {value!r}"
+                    f"runtimeConfig.{key}",
+                    f"expected the absolute path of a file, got {value!r}",
+                    _REMEDY,
                 )
-            require_possible(f"runtimeConfig.{key}", value)
+            require_possible(f"runtimeConfig.{key}", value, _REMEDY)
             return value
     return ""
 
 
-def require_possible(key: str, path: str) -> None:
+def require_possible(key: str, path: str, remedy: str = "choose a shorter path") -> None:
     """Raise InvalidConfig if no file can have *path*, the value of *key*: it is too long."""
     longest = max(len(os.fsencode(name)) for name in path.split("/"))
     if longest > _NAME_MAX or len(os.fsencode(path)) > _PATH_MAX:
@@ -72,6 +78,7 @@ def require_possible(key: str, path: str) -> None:
             key,
             f"expected a path of at most {_PATH_MAX} bytes whose names have at most {_NAME_MAX}, "
             f"got {path!r}",
+            remedy,
         )
 
 

@@ -80,7 +80,9 @@ class KubernetesPod:
         for (key, pattern), value in zip(patterns, values, strict=True):
             if not pattern.fullmatch(value) and (value or key != "UID"):
                 raise CniError(
-                    Code.INVALID_ENVIRONMENT, f"CNI_ARGS: K8S_POD_{key}: {value!r} is none"
+                    Code.INVALID_ENVIRONMENT,
+                    f"CNI_ARGS: K8S_POD_{key}: no pod has {value!r}",
+                    "the runtime sets it; a network without kubeconfig does not ask for the pod",
                 )
         client = Client(kubeconfig)
         self = cls(kubeconfig, client, pod, client.get_pod(pod.namespace, pod.name))
@@ -124,7 +126,11 @@ class KubernetesPod:
     def _uid(self) -> str:
         uid = self._pod.uid or _object(self._manifest.get("metadata")).get("uid")
         if not isinstance(uid, str) or not _UID.fullmatch(uid):
-            raise CniError(Code.TRY_AGAIN_LATER, f"{self._name} has the uid {uid!r}, which is none")
+            raise CniError(
+                Code.TRY_AGAIN_LATER,
+                f"the API server says that {self._name} has the uid {uid!r}, which no pod can have",
+                "see: kubectl get pod -o yaml; is the server of kubeconfig the cluster's?",
+            )
         return uid
 
     def _mount(self, spec: Mapping[str, Any], name: str) -> str:
@@ -219,7 +225,11 @@ class KubernetesPod:
             else:
                 return
         raise CniError(
-            Code.TRY_AGAIN_LATER, f"{self._name} was changed {_TRIES} times while we tried to"
+            Code.TRY_AGAIN_LATER,
+            f"the annotations of {self._name} cannot be set: others changed the pod {_TRIES} times "
+            "meanwhile",
+            "the next try may do; kubectl get pod -o yaml --show-managed-fields tells who else "
+            "changes it",
         )
 
     def _require_same(self) -> None:
@@ -228,7 +238,9 @@ class KubernetesPod:
         told = (metadata.get("namespace"), metadata.get("name"))
         if told != (self._pod.namespace, self._pod.name):
             raise CniError(
-                Code.TRY_AGAIN_LATER, f"asked for {self._name}, the API server told of {told!r}"
+                Code.TRY_AGAIN_LATER,
+                f"asked for {self._name}, the API server told of {told!r}",
+                "is the server of kubeconfig the cluster's own, with nothing in between?",
             )
         # Of a static pod the runtime tells the UID that the kubelet gave it, and the API server has
         # its mirror.

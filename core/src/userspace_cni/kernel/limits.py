@@ -140,6 +140,13 @@ def check_inside(attachment: Attachment) -> None:
             container.call(check, attachment, attachment.interface)
 
 
+def mend_inside(attachment: Attachment, tags: Tags) -> None:
+    """Put back limits that the container's own interface has lost, if that is there."""
+    if attachment.bandwidth is not None:
+        with Namespace(attachment.netns) as container:
+            container.call(_mend, attachment, tags)
+
+
 def remove_inside(netns: str | None, attachment_id: str, tags: Tags) -> None:
     """Do as :func:`remove` in the container, if that exists."""
     if netns is None:
@@ -157,6 +164,17 @@ def remove_inside(netns: str | None, attachment_id: str, tags: Tags) -> None:
 def helper_name(attachment_id: str) -> str:
     """Return the name of an attachment's helper."""
     return f"ul{attachment_id[:13]}"
+
+
+def _mend(attachment: Attachment, tags: Tags) -> None:
+    try:
+        check(attachment, attachment.interface)
+    except CheckFailed:
+        with Links() as links:
+            there = links.find(attachment.interface)
+        # A tap that a switch made has no tag.
+        if there is not None and (not there.alias or tags.own(there, attachment.id)):
+            apply(attachment, attachment.interface, tags)
 
 
 def _rates(limits: Bandwidth, *, host_end: bool) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from userspace_cni import exchange, log
+from userspace_cni import exchange, log, registry
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.log import logger
 from userspace_cni.node import systemd
@@ -79,6 +79,8 @@ class _Daemon:
             signal.signal(number, lambda *_: self._end())
         # Not SIG_IGN, which IPAM plugins would inherit.
         signal.signal(signal.SIGHUP, lambda *_: None)
+        for problem in registry.unknown_settings(self._settings.engines):
+            logger.warning("%s", problem)
         self._service.queue.make()
         self._server.open()
         # Queued DELs keep nobody waiting: an ADD does first what is queued of its attachment.

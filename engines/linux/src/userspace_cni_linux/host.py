@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from userspace_cni.cni.errors import (
@@ -152,6 +152,10 @@ class LinuxHostEngine(HostEngine):
         Nor of a tap or a macvlan that the container has renamed: undone, it would be removed.
         """
         if conf.iftype != "veth":
+            limits.mend_inside(attachment, TAGS)
+            with suppress(CheckFailed):
+                self.check(attachment, conf, port)
+                return port
             inside.require_gone(attachment)
         with Links() as links:
             link = veth.find(links, attachment.id, TAGS) if conf.iftype == "veth" else None

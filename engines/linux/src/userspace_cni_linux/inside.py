@@ -36,7 +36,7 @@ def require_new(links: Links, attachment: Attachment) -> None:
     The request that made it may have been forgotten; undoing this one would remove it. *links* is
     inside, as for :func:`.Namespace.call`.
     """
-    for link in TAGS.find_all(links, attachment.id):
+    for link in _interfaces(links, attachment.id):
         raise CniError(
             Code.ALREADY_ATTACHED,
             f"the container {attachment.container_id} has the interface {link.name} of the network "
@@ -82,9 +82,15 @@ def check(attachment: Attachment) -> None:
 def require_gone(attachment: Attachment) -> None:
     """Raise CheckFailed if the attachment's interface is in the container by another name."""
     with Namespace(attachment.netns) as container, container.call(Links) as links:
-        names = [link.name for link in TAGS.find_all(links, attachment.id)]
+        names = [link.name for link in _interfaces(links, attachment.id)]
     if names:
         raise CheckFailed(
             f"the container has renamed {attachment.interface} to {', '.join(names)}",
             "it can be put back when the container has removed it, or given it its name again",
         )
+
+
+def _interfaces(links: Links, attachment_id: str) -> list[Link]:
+    """Return the attachment's interface by whatever name: the helper of its limits is none."""
+    helper = limits.helper_name(attachment_id)
+    return [link for link in TAGS.find_all(links, attachment_id) if link.name != helper]

@@ -214,6 +214,8 @@ class OvsHostEngine(HostEngine):
             settings = _settings_for(db, conf)
             spec, wanted = _plan(attachment, conf, settings)
             lost = spec.type == "dpdk" and not os.path.lexists(port.socket)
+            if conf.iftype not in DPDK:
+                limits.mend_inside(attachment, kernel.TAGS)
             if conf.iftype == "veth" and not veth.revive(attachment.id, kernel.TAGS):
                 veth.create_for_switch(attachment, wanted.mtu, kernel.TAGS, undo)
                 lost = True  # the switch has the former one open

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _RACES = 10  # how often a change is tried anew when others are faster
+_WHO_ELSE = (
+    "see the changes with: ovsdb-client monitor Open_vSwitch Bridge name,ports; let whoever makes "
+    "and removes it rest, and try again"
+)
 _TIMED_OUT = "timed out"
 _CONSTRAINT = "constraint violation"
 #: Seconds that a removal waits for ovs-vswitchd. It is in the database by then, and done for good.
@@ -111,7 +115,7 @@ def add_port(db: Ovsdb, spec: PortSpec, *, needs_netdev: bool) -> str:
         return str(next(answer["uuid"][1] for answer in answers if "uuid" in answer))
     raise DataplaneError(
         f"the bridge {spec.bridge.name} is changed by others all the time",
-        "who else makes and removes it?",
+        _WHO_ELSE,
     )
 
 
@@ -211,7 +215,11 @@ def remove_port(db: Ovsdb, attachment_id: str, bridge_name: str) -> None:
             # Of two that removed the last two ports at once, each has seen the other's.
             remove_port(db, attachment_id, bridge_name)
         return
-    raise DataplaneError("the port's bridge is changed by others all the time")
+    raise DataplaneError(
+        f"the port of the attachment {attachment_id} cannot be removed: its bridge is changed by "
+        "others all the time",
+        _WHO_ELSE,
+    )
 
 
 def attachments(db: Ovsdb, network: str) -> list[str]:

@@ -187,6 +187,8 @@ class VppHostEngine(HostEngine):
     ) -> HostPort:
         """See :meth:`.HostEngine.restore`. Names follow from the id, and so stay."""
         switch = self._switch(conf)
+        if conf.iftype in self.info.bandwidth:
+            limits.mend_inside(attachment, kernel.TAGS)
         found = switch.named(port.name)
         if found is not None and found.tag == tags.of(attachment):
             # What the peer is connected to is kept if that is enough.
