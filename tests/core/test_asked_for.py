@@ -10,6 +10,7 @@ from userspace_cni import config, handover
 from userspace_cni.cni.errors import CniError
 from userspace_cni.cni.request import Request
 from userspace_cni.config import NetConf
+from userspace_cni.engine import attachment_id, mac_address
 
 
 def _loaded(cni_args: dict[str, str] | None = None, /, **keys: Any) -> tuple[NetConf, Request]:
@@ -32,6 +33,10 @@ def test_a_mac_address_by_cni_args_must_be_opened_by_the_network() -> None:
     conf, request = _loaded({"MAC": _MAC}, macFromArgs=True)
     conf.require_open(request)
     assert conf.requested_mac(request) == _MAC
+    # What it has anyway, as podman repeats when it reloads a network.
+    own = mac_address(attachment_id("n", "", ""), "container")
+    conf, request = _loaded({"MAC": own.upper()})
+    conf.require_open(request)
     # What counts before CNI_ARGS anyway.
     other = "02:00:00:00:00:02"
     for keys in ({"runtimeConfig": {"mac": other}}, {"args": {"cni": {"mac": other}}}):

@@ -232,8 +232,6 @@ def test_address_and_mac_by_capability(client_lab: ClientLab) -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        {"bandwidth": {"ingressRate": 10_000_000, "ingressBurst": 1_000_000}},
-        {"bandwidth": {"IngressRate": 10_000_000, "IngressBurst": 1_000_000}},
         {"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]},
         {"portMappings": [{"HostPort": 80, "ContainerPort": 80, "Protocol": "tcp"}]},
     ],

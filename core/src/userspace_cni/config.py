@@ -15,7 +15,14 @@ from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CniError, Code, InvalidConfig, Problems, did_you_mean
 from userspace_cni.cni.request import Request, is_ifname
 from userspace_cni.cni.result import DNS, Result
-from userspace_cni.engine import Bandwidth, EngineConf, EngineInfo, Pod
+from userspace_cni.engine import (
+    Bandwidth,
+    EngineConf,
+    EngineInfo,
+    Pod,
+    attachment_id,
+    mac_address,
+)
 from userspace_cni.settings import LOG_LEVELS
 from userspace_cni.structure import shown, structure
 
@@ -200,9 +207,16 @@ class NetConf:
         return self.mac_from_args and not _folded(self.args.get("cni"))
 
     def require_open(self, request: Request) -> None:
-        """Raise InvalidConfig if CNI_ARGS ask for what the network does not let them choose."""
+        """Raise InvalidConfig if CNI_ARGS ask for what the network does not let them choose.
+
+        The address that the attachment has anyway is no choice: podman repeats it when it reloads
+        a network.
+        """
         given = _folded(self.runtime_config).get("mac") or _folded(self.args.get("cni"))
-        if request.args.get("MAC") and not given and not self.mac_from_args:
+        asked = request.args.get("MAC", "").lower()
+        id_ = attachment_id(request.network, request.container_id, request.ifname)
+        own = self.mac or mac_address(id_, "container")
+        if asked not in ("", own.lower()) and not given and not self.mac_from_args:
             raise InvalidConfig(
                 "CNI_ARGS MAC",
                 f"the network lets nobody choose a MAC address by CNI_ARGS, got "
