@@ -52,6 +52,9 @@ class Host(ExampleHostEngine):
         hang(self, "add")
         return port
 
+    def close(self):
+        trouble(self, "close")
+
     def delete(self, attachment_id, conf, netns):
         trouble(self, "delete")
         super().delete(attachment_id, conf, netns)
@@ -61,6 +64,7 @@ class Host(ExampleHostEngine):
         super().check(attachment, conf, port)
 
     def generation(self, conf):
+        trouble(self, "generation")
         hang(self, "generation")
         return super().generation(conf)
 

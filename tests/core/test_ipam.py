@@ -95,7 +95,7 @@ def test_a_plugin_that_fails_its_del_too_leaves_no_record(lab: ExampleLab) -> No
 def test_a_removal_on_the_way_does_not_get_the_arguments_of_another_container(
     lab: ExampleLab,
 ) -> None:
-    conf = lab.conf(ipam=lab.spy_ipam())
+    conf = lab.conf(ipam=lab.spy_ipam(), macFromArgs=True)
     lab.add(conf, args="MAC=02:00:00:00:00:01")
     lab.switch_down()
     lab.call("DEL", conf, args="MAC=02:00:00:00:00:01").succeeded()

@@ -277,12 +277,17 @@ def test_a_failing_container_engine_undoes_the_host_engine(
 
 
 @pytest.mark.parametrize("cleaner", ["DEL", "GC"])
-def test_a_failing_undo_leaves_a_record_that_is_healed(trouble: ExampleLab, cleaner: str) -> None:
+@pytest.mark.parametrize("exception", ["RuntimeError('cannot undo')", "SystemExit('cannot undo')"])
+def test_a_failing_undo_leaves_a_record_that_is_healed(
+    trouble: ExampleLab, exception: str, cleaner: str
+) -> None:
     conf = trouble.conf(ipam=trouble.spy_ipam())
     trouble.fail("add")
-    trouble.fail("undo", "RuntimeError('cannot undo')")
+    trouble.fail("undo", exception)
     assert "by design" in trouble.call("ADD", conf).text
     assert trouble.states() == {"c1": "deleting"}
+    # The port may be there still.
+    assert trouble.leases() == ["10.66.0.2"]
     trouble.mend()
     trouble.call(cleaner, conf | {GC: []}).succeeded()
     trouble.assert_clean()
@@ -311,11 +316,21 @@ def test_what_cannot_be_removed_does_not_fail_another_add(trouble: ExampleLab) -
     assert trouble.states() == {"c1": "deleting", "c2": "attached"}
 
 
-def test_gc_goes_on_after_a_failure_and_reports_it(trouble: ExampleLab) -> None:
+@pytest.mark.parametrize("exception", ["OSError('by design')", "SystemExit('by design')"])
+def test_an_engine_that_cannot_close_fails_no_request(trouble: ExampleLab, exception: str) -> None:
+    trouble.fail("close", exception)
+    trouble.add(trouble.conf())
+    trouble.call("DEL", trouble.conf()).succeeded()
+    trouble.mend()
+    trouble.assert_clean()
+
+
+@pytest.mark.parametrize("exception", ["OSError('by design')", "SystemExit('by design')"])
+def test_gc_goes_on_after_a_failure_and_reports_it(trouble: ExampleLab, exception: str) -> None:
     conf = trouble.conf(ipam=trouble.spy_ipam())
     for container in ("c1", "c2"):
         trouble.add(conf, container=container)
-    trouble.fail("delete")
+    trouble.fail("delete", exception)
     outcome = trouble.call("GC", conf | {GC: []})
     assert outcome.code == 999
     assert outcome.text.count("by design") >= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import threading
 from contextlib import closing
@@ -108,6 +109,18 @@ def test_five_hundred_queued_dels_keep_nobody_waiting(lab: ExampleLab) -> None:
     assert paths[-1].exists()
 
 
+def test_one_process_waits_for_a_del_that_another_does_no_longer_than_it_may(
+    alone: ExampleLab,
+) -> None:
+    _settings_before_tables(alone, "timeout = 0.5")
+    path = queued(alone, frame(alone, "DEL", alone.conf()), 0)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert alone.call("ADD", alone.conf(), timeout=20).code == 11
+    alone.add(alone.conf())
+    assert not path.exists()
+
+
 def test_one_process_too_does_an_older_del_before_its_add(alone: ExampleLab) -> None:
     conf = alone.conf()
     alone.add(conf)
@@ -144,6 +157,28 @@ def test_a_del_whose_caller_has_gone_is_not_begun(lab: ExampleLab) -> None:
     busy.join()
     lab.call("STATUS", lab.conf()).succeeded()  # its turn is after the DEL's
     assert lab.states() == {"other": "attached", "c1": "attached"}
+
+
+def test_a_switch_that_no_thread_can_watch_now_is_watched_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Event()
+    runtime = Runtime(Settings(state_dir=tmp_path, run_dir=tmp_path), alone=False)
+    node = NodeSettings(watch_interval=0.01, networks=tmp_path)
+    reconciler = Reconciler(runtime, node, Observer(), stop, lambda: None)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError(f"can't start new thread: {thread.name}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        reconciler.notice({"engine": "example"})  # the ADD that made the port has succeeded
+    assert not reconciler.dataplanes
+    reconciler.notice({"engine": "example"})
+    poll(lambda: "example" in reconciler.dataplanes, "it is watched")
+    poll(lambda: reconciler.dataplanes["example"] != "unknown", "it was asked")
+    stop.set()
+    reconciler.end()
 
 
 def test_what_fails_between_two_looks_ends_no_reconciliation(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from lab.node import poll
 from lab.node_lab import queued, started
 from userspace_cni.store import Record, Store
@@ -181,6 +183,23 @@ def test_a_removal_that_fails_is_told_once_and_tried_again(trouble: ExampleLab) 
     trouble.mend()
     poll(lambda: trouble.states() == {"c2": "attached"}, "it is removed")
     assert daemon.said().count("cannot remove attachment") == 1
+
+
+@pytest.mark.parametrize("step", ["generation", "restore", "delete"])
+def test_an_engine_that_exits_does_not_end_what_looks_after_it(
+    trouble: ExampleLab, step: str
+) -> None:
+    daemon = started(trouble, OFTEN)
+    for name in ("stays", "goes"):
+        trouble.add(trouble.conf(), container=name)
+    trouble.fail(step, "SystemExit('I am off')")
+    assert trouble.call("DEL", trouble.conf(), container="goes").status == (step == "delete")
+    for port in trouble.switch.glob("*.*"):
+        port.unlink()
+    poll(lambda: daemon.said().count("I am off") > (step == "delete"), "it has exited")
+    trouble.mend()
+    poll(lambda: trouble.states() == {"stays": "attached"}, "one is removed")
+    poll(lambda: len(trouble.ports()) == 1, "the other is put back")
 
 
 def test_what_a_dead_add_left_is_removed_at_the_start(lab: ExampleLab) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lab.conf import host_local, leases
 from lab.node import poll
 from lab.ovs import DPDK, PLAIN
 from lab.ovs_lab import Container, OvsLab, complete, kernel, make, memif, vhost
@@ -237,11 +238,12 @@ def test_gc_removes_what_nobody_knows_any_more(lab: OvsLab) -> None:
         container.delete()
 
 
-def test_an_add_that_the_store_has_forgotten_is_left_alone(lab: OvsLab) -> None:
-    container = lab.attach(vhost())
+def test_an_add_that_the_store_has_forgotten_is_left_alone(lab: OvsLab, tmp_path: Path) -> None:
+    container = lab.attach(vhost(ipam=host_local("10.26.0.0/24", tmp_path / "ipam")))
     (lab.plugin.state_dir / "attachments.db").unlink()
     assert container.call("ADD").code == 103
     assert lab.ovs.ports("br0") == [container.port]
+    assert leases(tmp_path / "ipam") == ["10.26.0.2"]
     assert container.document.exists()
     container.delete()
 

@@ -358,14 +358,17 @@ class Allocation:
 
     @property
     def failed(self) -> bool:
-        """Whether it is known that no address was given."""
+        """Whether no address was given; waits for the plugin, if it was told to allocate."""
+        if self._until is not None:
+            with suppress(CniError):
+                self.result()
         return isinstance(self._outcome, CniError)
 
     def undo(self) -> None:
-        """Free what was allocated; raises as :meth:`Ipam.delete` does."""
-        try:
-            self.result()
-        except CniError:
+        """Free what was allocated, if anything; raises as :meth:`Ipam.delete` does."""
+        if self._until is None:
+            return
+        if self.failed:
             # It may have allocated something all the same (SPEC, section 4). That this cannot be
             # undone by a plugin which does not work anyway is no reason to remember the attachment:
             # the runtime's own DEL calls it again.

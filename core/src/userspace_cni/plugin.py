@@ -73,7 +73,7 @@ def _read() -> bytes:
 
 
 def _serve(environ: Mapping[str, str], config: dict[str, Any]) -> dict[str, Any] | None:
-    from userspace_cni import settings
+    from userspace_cni import deadline, settings
     from userspace_cni.cni import request
     from userspace_cni.runtime import Runtime
 
@@ -81,9 +81,10 @@ def _serve(environ: Mapping[str, str], config: dict[str, Any]) -> dict[str, Any]
     node = settings.load(environ)
     runtime = Runtime(node)
     try:
-        if parsed.command == "ADD" and _is_any(node.queue):
-            _replay_before(environ, runtime, node)
-        return exchange.serve(runtime, node, parsed, sys.stderr)
+        with deadline.within(node.budget):
+            if parsed.command == "ADD" and _is_any(node.queue):
+                _replay_before(environ, runtime, node)
+            return exchange.serve(runtime, node, parsed, sys.stderr)
     finally:
         runtime.close()
 

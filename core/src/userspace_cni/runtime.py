@@ -104,11 +104,16 @@ class Runtime:
         self._unwanted: set[str] = set()
 
     def close(self) -> None:
-        """Close what is open, the engines' connections included."""
-        with ExitStack() as stack:
-            stack.callback(self.store.close)
-            for engine in self._host_engines.values():
-                stack.callback(engine.close)
+        """Close what is open, the engines' connections included.
+
+        What cannot be closed fails nobody's request, which has been carried out.
+        """
+        for engine in self._host_engines.values():
+            try:
+                engine.close()
+            except (Exception, SystemExit):  # noqa: BLE001  an engine may raise anything
+                logger.exception("host engine %r cannot be closed", engine.info.name)
+        self.store.close()
 
     @property
     def engines(self) -> frozenset[str]:
@@ -324,7 +329,7 @@ class Runtime:
             self._collect_by_tag(plan, request, valid, failures)
             ports_are_known = len(failures) == before
             self._withdraw_all(plan.conf, valid, failures)
-        except Exception as error:  # noqa: BLE001  an engine may raise anything; go on
+        except (Exception, SystemExit) as error:  # noqa: BLE001  an engine's; go on
             failures.append(_cni_error(error))
             return False
         return ports_are_known
@@ -453,9 +458,14 @@ class Runtime:
         undo: ExitStack,
     ) -> tuple[Result, HostPort]:
         """Do the work of an ADD and return our own part of the result, and the port."""
+        directory = attachment.directory
+        assert isinstance(directory, ContainerDirectory)  # noqa: S101  ours
+        if directory.holds(attachment.ifname, attachment.id):
+            # The store has lost it; what is undone below, and the addresses, are a running
+            # container's.
+            raise _already_attached(request)
         dns = plan.conf.result_dns
         if allocation is not None:
-            undo.callback(allocation.undo)
             allocation.begin()
 
             @cache  # one wait is one step
@@ -471,11 +481,6 @@ class Runtime:
             )
         else:
             attachment = evolve(attachment, dns=dns)
-        directory = attachment.directory
-        assert isinstance(directory, ContainerDirectory)  # noqa: S101  ours
-        if directory.holds(attachment.ifname, attachment.id):
-            # The store has lost it; what is undone below would take it from a running container.
-            raise _already_attached(request)
         undo.callback(directory.withdraw, attachment.ifname, attachment.id)
         with self._phase("host"):
             port = plan.host.add(attachment, plan.host_conf, undo)
@@ -536,8 +541,9 @@ class Runtime:
     ) -> Iterator[ExitStack]:
         """Run the undo steps, in reverse, when the body fails; then forget the attachment.
 
-        What cannot be undone stays in the store, for DEL and GC. Without addresses it is as good as
-        ``unknown``: an IPAM plugin that cannot allocate may never be able to free.
+        What cannot be undone stays in the store, for DEL and GC, and keeps its addresses: its port
+        may be there. Without addresses it is as good as ``unknown``: an IPAM plugin that cannot
+        allocate may never be able to free.
         """
         undo = ExitStack()
         try:
@@ -546,7 +552,9 @@ class Runtime:
             try:
                 with deadline.extended(self._settings.budget / 2):
                     undo.close()
-            except Exception as error:  # noqa: BLE001  an engine's undo step may raise anything
+                    if allocation is not None:
+                        allocation.undo()
+            except (Exception, SystemExit) as error:  # noqa: BLE001  an engine's
                 logger.exception("an ADD that failed could not be undone whole")
                 mark = partial(
                     self.store.mark,
@@ -714,7 +722,7 @@ class Runtime:
             try:
                 if held and self.store.get(id_) == record:
                     work()
-            except Exception as error:  # noqa: BLE001  an engine may raise anything; go on
+            except (Exception, SystemExit) as error:  # noqa: BLE001  an engine's; go on
                 failures.append(_cni_error(error))
 
     # -- finding things
@@ -973,7 +981,7 @@ class Runtime:
             directory.discard()
 
     def _quietly(
-        self, step: Callable[[str], None], id_: str, because: Exception | None = None
+        self, step: Callable[[str], None], id_: str, because: BaseException | None = None
     ) -> None:
         """Do a step of cleaning up whose failure must not hide what it cleans up after."""
         try:
@@ -1056,7 +1064,7 @@ def _joined(failures: list[CniError]) -> CniError:
     return CniError(first.code, "; ".join(map(str, failures))) if others else first
 
 
-def _cni_error(error: Exception) -> CniError:
+def _cni_error(error: BaseException) -> CniError:
     """Return *error* as the caller is told it; what no engine should raise is logged."""
     if isinstance(error, CniError):
         return error

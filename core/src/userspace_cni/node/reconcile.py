@@ -81,10 +81,16 @@ class Reconciler:
         self._run("queue", self._between)
 
     def notice(self, host: Mapping[str, Any]) -> None:
-        """Learn that a port has been made by a ``host`` part; its switch is watched from now on."""
-        watch = self._watch(registry.host_engine(host["engine"]).info.name)
-        if not watch.knows(host):
-            watch.wake()
+        """Learn that a port has been made by a ``host`` part; its switch is watched from now on.
+
+        If no thread is to be had, the next look begins to watch it: the ADD has succeeded.
+        """
+        try:
+            watch = self._watch(registry.host_engine(host["engine"]).info.name)
+            if not watch.knows(host):
+                watch.wake()
+        except Exception:  # noqa: BLE001  see above
+            logger.exception("a switch of engine %s cannot be watched yet", host["engine"])
 
     def wake(self) -> None:
         """Let those who wait see that they are to stop; may be called by a signal."""
@@ -131,12 +137,13 @@ class Reconciler:
                 shared = self._runtime, self._node, self._recorded, self._observer
                 # What is there already may have changed while no daemon ran.
                 watch = Watch(engine, *shared, compare=not self._has_looked)
-                self._watches[engine] = watch
+                removal = Removal(engine, *shared)
+                self._run(f"removing of engine {engine}", lambda: removal.look(self._stop))
                 self._start(
                     f"watching the switches of engine {engine}", lambda: watch.run(self._stop)
                 )
-                removal = Removal(engine, *shared)
-                self._run(f"removing of engine {engine}", lambda: removal.look(self._stop))
+                # Last: without its threads, it is tried again. A second Removal does no harm.
+                self._watches[engine] = watch
             return self._watches[engine]
 
     def _run(self, name: str, step: Callable[[], None]) -> None:
@@ -147,7 +154,7 @@ class Reconciler:
             while True:
                 try:
                     step()
-                except Exception as error:  # noqa: BLE001  the next time may go better
+                except (Exception, SystemExit) as error:  # noqa: BLE001  the next time may go better
                     if news.is_new("", str(error)):
                         logger.exception("%s failed", name)
                 else:
@@ -160,5 +167,5 @@ class Reconciler:
     def _start(self, name: str, work: Callable[[], None]) -> None:
         # A thread that hangs does not keep the process from its end.
         thread = Thread(target=work, name=name, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)

@@ -93,7 +93,7 @@ class Removal:
         try:
             with deadline.within(_PATIENCE):
                 removed = self._runtime.remove(line.id, still)
-        except Exception as error:  # noqa: BLE001  an engine may raise anything; the others are next
+        except (Exception, SystemExit) as error:  # noqa: BLE001  go on with the others
             if isinstance(error, CniError) and error.code == Code.TRY_AGAIN_LATER:
                 self._hanging.add(line.network)
             _, pause = self._pauses.get(line.id, (now, 0.0))
@@ -108,7 +108,7 @@ class Removal:
         return removed
 
 
-def tell_failure(news: News, action: str, id_: str, error: Exception) -> None:
+def tell_failure(news: News, action: str, id_: str, error: BaseException) -> None:
     """Log that *action* has failed on an attachment, unless that is no *news*."""
     told = error if isinstance(error, CniError) else internal_error(error)
     if news.is_new(id_, str(told)):

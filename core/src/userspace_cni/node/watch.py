@@ -128,7 +128,7 @@ class Watch:
         while not stop.is_set():
             try:
                 self._look(stop)
-            except Exception as error:  # noqa: BLE001  the next look may go better
+            except (Exception, SystemExit) as error:  # noqa: BLE001  the next look may go better
                 if self._news.is_new("", str(error)):
                     logger.exception("looking after the attachments of %s failed", self._engine)
             else:
@@ -196,7 +196,7 @@ class Watch:
                 if switch.lifeline is None:
                     switch.lifeline = engine.lifeline(conf)
                 generation = engine.generation(conf)
-        except Exception as error:  # noqa: BLE001  an engine may raise anything; the others are next
+        except (Exception, SystemExit) as error:  # noqa: BLE001  go on with the others
             switch.cut()
             switch.state = "down" if isinstance(error, DataplaneUnavailable) else "unknown"
             if switch.silent is None:
@@ -225,7 +225,7 @@ class Watch:
         try:
             with self._at_work():
                 missing = self._runtime.restore(line.id)
-        except Exception as error:  # noqa: BLE001  an engine may raise anything; the others are next
+        except (Exception, SystemExit) as error:  # noqa: BLE001  go on with the others
             if isinstance(error, DataplaneUnavailable):
                 self._ask(switch)
             if switch.state == "up":
