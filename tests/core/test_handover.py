@@ -231,6 +231,16 @@ def test_a_switch_follows_no_link_of_the_container(short: Path, *, trusted: bool
     assert list(short.glob("*/*")) == []
 
 
+def test_a_view_goes_where_links_are_followed_meanwhile(short: Path) -> None:
+    ContainerDirectory(short / "base", "c1", short / "s").provide()
+    (view,) = (short / "s").iterdir()
+    later = ContainerDirectory(short / "base", "c1", short / "s", follow_links=True)
+    assert later.socket("eth0.sock") == f"{later.path}/eth0.sock"
+    later.withdraw("eth0", _document()["id"])
+    assert not view.exists()
+    assert not later.is_left()
+
+
 def test_a_directory_of_the_same_name_gets_a_view_of_its_own(short: Path) -> None:
     directory = ContainerDirectory(short / "base", "c1", short / "s")
     directory.provide()

@@ -830,6 +830,7 @@ class Runtime:
             self._shared_base(shared_dir),
             container_id,
             self._views,
+            follow_links=self._settings.follow_links,
             container_dir=container_dir,
             missing=missing,
         )
@@ -838,7 +839,12 @@ class Runtime:
         """Return the container's shared directory that is the volume at *path* of its pod."""
         base, name = os.path.split(path)
         return ContainerDirectory(
-            Path(base), container_id, self._views, volume=name, container_dir=container_dir
+            Path(base),
+            container_id,
+            self._views,
+            follow_links=self._settings.follow_links,
+            volume=name,
+            container_dir=container_dir,
         )
 
     def _recorded_directory(self, record: Record) -> ContainerDirectory:
@@ -847,8 +853,8 @@ class Runtime:
         return self._directory(record.config.get("sharedDir"), record.container_id)
 
     @property
-    def _views(self) -> Path | None:
-        return None if self._settings.follow_links else self._settings.run_dir / "s"
+    def _views(self) -> Path:
+        return self._settings.run_dir / "s"
 
     def _shared_base(self, shared_dir: object) -> Path:
         # Not run_dir itself: a container may be called "locks".

@@ -48,6 +48,7 @@ class ContainerDirectory(SharedDirectory):
         container_id: str,
         views: Path | None,
         *,
+        follow_links: bool = False,
         volume: str = "",
         container_dir: str = "",
         missing: str = "",
@@ -58,7 +59,9 @@ class ContainerDirectory(SharedDirectory):
             base: The directory of the directories.
             container_id: The container's.
             views: Where switches see the directory by a mount that follows no links; None where
-                they may follow what a container has linked.
+                nothing of that kind is to be.
+            follow_links: Let switches follow what a container has linked, in the directory itself;
+                a mount that was made before goes all the same.
             volume: Make that ``<base>/<volume>``, a volume of the container's pod: somebody else
                 makes it, says who may write to it, and removes it.
             container_dir: Where the container has it, empty where nobody says.
@@ -71,6 +74,7 @@ class ContainerDirectory(SharedDirectory):
         self._name = volume or container_id
         self._is_volume = bool(volume)
         self._views = views
+        self._follow_links = follow_links
         self._container_dir = container_dir
         self._missing = missing
 
@@ -266,7 +270,7 @@ class ContainerDirectory(SharedDirectory):
 
     def is_left(self) -> bool:
         """Tell whether anything is there that :meth:`discard` would remove."""
-        return os.path.lexists(self.path) or (bool(self._view) and os.path.lexists(self._view))
+        return os.path.lexists(self.path) or (bool(self._mount) and os.path.lexists(self._mount))
 
     def is_told_of(self) -> bool:
         """Tell whether a hand-over file is there, whosever it is."""
@@ -335,13 +339,18 @@ class ContainerDirectory(SharedDirectory):
         )
 
     def _remove_view(self) -> None:
-        if self._view:
+        if self._mount:
             with self._reported("clean up"):
-                mounts.remove(self._view)
+                mounts.remove(self._mount)
 
     @property
     def _view(self) -> str:
         """Where switches see the directory; empty where they see it in its own place."""
+        return "" if self._follow_links else self._mount
+
+    @property
+    def _mount(self) -> str:
+        """Where the directory may be mounted for switches."""
         if self._views is None:
             return ""
         return f"{self._views}/{sha256(os.fsencode(self.path)).hexdigest()[:16]}"
