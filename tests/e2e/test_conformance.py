@@ -184,7 +184,12 @@ def test_rule_04_an_unknown_command_is_code_4_and_none_is_a_question(bench: Benc
         (b"", 6, "empty"),
         (b'{"cniVersion": "1.0.0"}', 7, "name"),
         (b'{"cniVersion": "1.0.0", "name": "n", "host": {"engine": 7}}', 7, "host.engine"),
-        (b'{"cniVersion": "1.0.0", "name": "n", "host": {}, "hots": "red"}', 2, "hots: unknown"),
+        (
+            (b'{"cniVersion": "1.0.0", "name": "n", "hots": "red",'
+            b' "host": {"engine": "linux", "iftype": "tap"}}'),
+            2,
+            "hots: unknown",
+        ),
         (b'{"cniVersion": "1.9.0", "name": "n"}', 1, "1.9.0"),
     ],
 )  # fmt: skip

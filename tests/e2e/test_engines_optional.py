@@ -110,7 +110,9 @@ def test_each_engine_of_ours_is_told_with_the_extra_that_installs_it(
         assert f"host engine '{engine}' is not installed" in refused.text
         assert f"pip install 'userspace-cni[{extra}]'" in refused.text
     venv.install("userspace-cni-linux")
-    refused = own.call("ADD", _host("linux") | {"container": {"engine": "dpdk"}}, netns="/nowhere")
+    conf = _host("linux") | {"container": {"engine": "dpdk"}}
+    conf["host"]["iftype"] = "tap"
+    refused = own.call("ADD", conf, netns="/nowhere")
     assert refused.code == 100
     assert "container engine 'dpdk' is not installed" in refused.text
     assert "pip install 'userspace-cni[ovs]'" in refused.text
