@@ -277,7 +277,8 @@ class VppHostEngine(HostEngine):
     def _port(
         self, attachment: Attachment, conf: EngineConf, switch: Switch, index: int
     ) -> HostPort:
-        name, mtu = switch.port(index).name, attachment.mtu or ports.MTU
+        name = ports.name_of(attachment.id, conf) or switch.port(index).name
+        mtu = attachment.mtu or ports.MTU
         mac = tags.host_mac(attachment.id).hex(":") if ports.has_mac(conf) else ""
         return HostPort(
             name=name,

@@ -114,7 +114,7 @@ def require_new(attachment: Attachment, conf: EngineConf, switch: Switch) -> Non
 
     The request that made it may have been forgotten; undoing this one would remove it.
     """
-    name = _name(attachment.id, conf)
+    name = name_of(attachment.id, conf)
     found = switch.named(name) if name else None
     tag = tags.parse(found.tag) if found else None
     if found is not None and tag is not None and tag.id == attachment.id:
@@ -130,7 +130,7 @@ def find(switch: Switch, attachment_id: str, conf: EngineConf) -> list[Port]:
 
     What has no tag yet is known by its name or its MAC address, which follow from the id.
     """
-    name, mac = _name(attachment_id, conf), tags.host_mac(attachment_id)
+    name, mac = name_of(attachment_id, conf), tags.host_mac(attachment_id)
 
     def is_ours(port: Port) -> bool:
         if port.tag:
@@ -305,7 +305,7 @@ def _create_af_packet(attachment: Attachment, switch: Switch, name: str) -> int:
     return index
 
 
-def _name(attachment_id: str, conf: EngineConf) -> str:
+def name_of(attachment_id: str, conf: EngineConf) -> str:
     """Return what VPP calls the interface of an attachment, empty where that is not known."""
     number = tags.number(attachment_id)
     match conf.iftype:
