@@ -202,6 +202,20 @@ def test_an_engine_that_exits_does_not_end_what_looks_after_it(
     poll(lambda: len(trouble.ports()) == 1, "the other is put back")
 
 
+def test_a_host_part_that_is_no_object_does_not_keep_the_others(lab: ExampleLab) -> None:
+    started(lab, OFTEN)
+    for name in ("bad", "good"):
+        lab.add(lab.conf(), container=name)
+    with closing(sqlite3.connect(lab.plugin.state_dir / "attachments.db")) as db, db:
+        db.execute(
+            "UPDATE attachment SET config = json_set(config, '$.host', 5) "
+            "WHERE container_id = 'bad'"
+        )
+    for port in lab.switch.glob("*.*"):
+        port.unlink()
+    poll(lambda: len(lab.ports()) == 1, "the other is put back")
+
+
 def test_what_a_dead_add_left_is_removed_at_the_start(lab: ExampleLab) -> None:
     daemon = started(lab)
     conf = lab.conf(ipam=lab.spy_ipam())

@@ -243,15 +243,19 @@ class Store:
 
     def outlines(self) -> list[Outline]:
         """Return all attachments, in short."""
+        usable = (  # a CASE, for json_type() fails on what is no JSON
+            "CASE WHEN json_valid(config) "
+            "THEN coalesce(json_type(config, '$.host'), 'object') = 'object' ELSE 0 END"
+        )
         columns = [attribute.name for attribute in fields(Outline)][:-2]
         columns[columns.index("state")] = (
-            "CASE WHEN json_valid(config) AND (state IN ('adding', 'deleting', 'unknown') OR "
+            f"CASE WHEN {usable} AND (state IN ('adding', 'deleting', 'unknown') OR "
             "state = 'attached' AND json_valid(args) AND json_valid(port) AND json_valid(result)) "
             "THEN state ELSE 'damaged' END"
         )
         query = (
             f"SELECT {', '.join(columns)}, "  # noqa: S608  constants
-            "CASE WHEN json_valid(config) THEN coalesce(json_extract(config, '$.host'), '{}') "
+            f"CASE WHEN {usable} THEN coalesce(json_extract(config, '$.host'), '{{}}') "
             "ELSE '{}' END, "
             "CASE WHEN json_valid(port) THEN coalesce(json_extract(port, '$.generation'), '') "
             "ELSE '' END FROM attachment ORDER BY rowid"
