@@ -105,7 +105,7 @@ def test_somebody_who_is_faster_is_no_error(pod_lab: PodLab) -> None:
     pod_lab.api.meddling = 1000
     refused = pod_lab.call("ADD", pod_lab.conf(), ifname="net1")
     assert refused.code == 11
-    assert "pod shop/till-0 was changed 10 times" in refused.text
+    assert "others changed the pod 10 times" in refused.text
     assert [entry["ifName"] for entry in pod_lab.api.entries] == ["eth0"]
     assert listing(pod_lab.volume) == ["eth0.json", "eth0.sock"]
 
