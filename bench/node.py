@@ -17,9 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lab.daemon import Daemon
 from lab.node import poll
-from userspace_cni import settings as node_settings
+from userspace_cni.config import settings as node_settings
+from userspace_cni.config.settings import Settings
 from userspace_cni.install import executables, find_shim, install, make_queue
-from userspace_cni.settings import Settings
 
 _MARK = "USERSPACE_CNI_BENCH_NODE"
 _HTTP = "127.0.0.1:9469"  # in a network namespace where every port is free
@@ -111,13 +111,13 @@ def daemon(directory: Path) -> Iterator[Served]:
     program = find_shim()
     if program is None:
         raise SystemExit("userspace-cni-shim is not installed: make .venv/.ready")
-    environ = settings(directory, f'[node]\nhttp = "{_HTTP}"\n')
-    node: Settings = node_settings.load(environ)
-    make_queue(node)
+    environ = settings(directory, f'[daemon]\nhttp = "{_HTTP}"\n')
+    loaded: Settings = node_settings.load(environ)
+    make_queue(loaded)
     executable = install(
-        directory, executables(directory, program=program, node=node, fallback=False)
+        directory, executables(directory, program=program, settings=loaded, fallback=False)
     )
-    daemon = Daemon(env=environ, socket=node.socket, log=directory / "daemon.log")
+    daemon = Daemon(env=environ, socket=loaded.socket, log=directory / "daemon.log")
     try:
         daemon.start()
         poll(_ready, "the daemon is ready")

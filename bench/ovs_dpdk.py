@@ -1,6 +1,6 @@
 """ADD and DEL of vhost-user ports on OVS-DPDK: our engine beside the same work by ovs-vsctl.
 
-The engine runs in a long-lived process, as in the node daemon. Contenders take turns in shuffled
+The engine runs in a long-lived process, as in the daemon. Contenders take turns in shuffled
 rounds, in one run on one private switch, so that their ratio means something; milliseconds alone do
 not. Then the switch is filled, to see what an ADD costs when there are many ports.
 """
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from lab.node import Node as LabNode
 from lab.ovs import Ovs
 from userspace_cni import config
-from userspace_cni.engine import Attachment, Node
+from userspace_cni.api import Attachment, EngineContext
 from userspace_cni.handover import ContainerDirectory
 from userspace_cni.kernel.tags import short_name
 from userspace_cni.locks import Locks
@@ -57,7 +57,9 @@ def engine(ovs: Ovs, directory: Path) -> Contender:
     def shared(container: str) -> ContainerDirectory:
         return ContainerDirectory(directory / "shared", container, directory / "s")
 
-    driver = OvsHostEngine(Node(settings={"db": ovs.db}, lock=Locks(directory / "locks", 60).hold))
+    driver = OvsHostEngine(
+        EngineContext(settings={"db": ovs.db}, lock=Locks(directory / "locks", 60).hold)
+    )
     raw = {"iftype": "vhostuser", "bridge": {"bridgeName": BRIDGE}}
     conf = config.engine_conf(raw, "host", driver.info, {})
 

@@ -1,5 +1,5 @@
 /*
- * The CNI executable of a node that runs the daemon, `userspace-cni node`.
+ * The CNI executable of a node that runs the daemon, `userspace-cni daemon`.
  *
  * It sends environment and standard input to the daemon's socket, prints the answer and exits with its
  * status. It knows nothing of networks and engines. Where nothing listens it executes the one-process
@@ -68,7 +68,7 @@ struct settings {
 };
 static const volatile struct settings installed = {
     .marker = "userspace-cni shim: settings, 1",
-    .socket = "/run/userspace-cni/node.sock",
+    .socket = "/run/userspace-cni/daemon.sock",
     .queue = "/var/lib/cni/userspace/queue",
     .deadline = 120000,
 };
@@ -421,7 +421,7 @@ static bool queue_request(void)
 
 _Noreturn static void give_up(const char *command)
 {
-    const char *advice = "see whether the node daemon runs (userspace-cni node), and its log; then try again";
+    const char *advice = "see whether the daemon runs (userspace-cni daemon), and its log; then try again";
 
     if (strcmp(command, "STATUS") == 0)
         fail(NOT_AVAILABLE, problem, advice);
@@ -455,7 +455,7 @@ int main(int argc, char **argv)
     const bool is_version = strcmp(command, "VERSION") == 0;
     if (!is_version && (fd = dial(deadline)) < 0) {
         int cause = errno;
-        int size = snprintf(problem, sizeof problem, "the node daemon does not accept at %s: %s",
+        int size = snprintf(problem, sizeof problem, "the daemon does not accept at %s: %s",
                             settings.socket, strerror(cause));
         /* EAGAIN: it is there, but busy until the deadline. Standard input has not been touched yet. */
         if (cause != EAGAIN && *settings.fallback) {
@@ -472,7 +472,7 @@ int main(int argc, char **argv)
         send_request(fd, deadline);
         if (receive_answer(fd, deadline))
             pass_on();
-        snprintf(problem, sizeof problem, "the node daemon at %s %s", settings.socket,
+        snprintf(problem, sizeof problem, "the daemon at %s %s", settings.socket,
                  errno == EAGAIN ? "did not answer in time" : "broke off, or gave no valid answer");
     }
     give_up(command);

@@ -1,6 +1,6 @@
 """Fixtures for every test.
 
-What executes the plugin runs twice: served in one process, and by the node daemon. The marker
+What executes the plugin runs twice: served in one process, and by the daemon. The marker
 ``one_process`` says why a test makes sense in one process alone.
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from attrs import evolve, frozen
 
-from userspace_cni.engine import Attachment, Handoff, Memif, VhostUser
+from userspace_cni.api import Attachment, Handoff, Memif, VhostUser
 from userspace_cni.handover import dump
 
 MEMIF = Memif(role="client", socket="/node/net1.sock", id=7, rx_queues=2, tx_queues=2)

@@ -104,7 +104,7 @@ def attached(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Attache
         plugin.settings(
             f'[engines.vpp]\napi_socket = "{lab.vpp.path}"\napi_dir = "{api_dir()}"\n'
             # What it learns in between, it learns at once.
-            f'[node]\nsocket = "{plugin.daemon.socket}"\nwatch_interval = 3600\n'
+            f'[daemon]\nsocket = "{plugin.daemon.socket}"\nwatch_interval = 3600\n'
         )
         spy = Spy(tmp_path / "spy.log")
         Spy.install(plugin.bin_dir, spy.log)

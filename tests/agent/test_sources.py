@@ -16,8 +16,8 @@ from agent.conftest import MEMIF, VHOST, Container, document
 from userspace_cni import agent
 from userspace_cni.agent import downward_api, sources
 from userspace_cni.agent.sources import Found, Sources
+from userspace_cni.api import Memif
 from userspace_cni.cni.errors import CniError
-from userspace_cni.engine import Memif
 from userspace_cni.handover import Document, load
 
 STATUS = "k8s.v1.cni.cncf.io/network-status"

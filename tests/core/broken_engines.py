@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from userspace_cni.engine import (
+    from userspace_cni.api import (
         Attachment,
         ContainerEngine,
         EngineConf,
+        EngineContext,
         Handoff,
         HostEngine,
         HostPort,
-        Node,
     )
 
 
@@ -62,8 +62,8 @@ class TestUndescribed(Contract):
 
 
 class Eager(ExampleHostEngine):
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
+    def __init__(self, context: EngineContext) -> None:
+        super().__init__(context)
         self._switch().joinpath("hello").exists()
         with open(self._switch() / ".log", "w"):
             pass
@@ -75,7 +75,7 @@ class TestEager(Contract):
 
 
 class Untagged(ExampleHostEngine):
-    def list(self, network: str, conf: EngineConf) -> Iterator[str]:
+    def attachments(self, network: str, conf: EngineConf) -> Iterator[str]:
         return iter(())
 
 
@@ -107,8 +107,8 @@ class TestOnce(Contract):
 
 
 class Remembering(ExampleHostEngine):
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
+    def __init__(self, context: EngineContext) -> None:
+        super().__init__(context)
         self._mine: set[str] = set()
 
     def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
@@ -211,7 +211,7 @@ class TestBare(Contract):
 
 class Holding(ExampleHostEngine):
     def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
-        with self.node.lock("all"):
+        with self.context.lock("all"):
             assert attachment.ips == ()
             return super().add(attachment, conf, undo)
 

@@ -9,7 +9,7 @@ import pytest
 
 from core import example_lab
 from lab import plugin as lab_plugin
-from userspace_cni.engine import CONTAINER_ENGINES, HOST_ENGINES
+from userspace_cni.api import CONTAINER_ENGINES, HOST_ENGINES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -78,9 +78,9 @@ class Host(ExampleHostEngine):
     def status(self, conf):
         trouble(self, "status")
 
-    def list(self, network, conf):
-        trouble(self, "list")
-        return super().list(network, conf)
+    def attachments(self, network, conf):
+        trouble(self, "attachments")
+        return super().attachments(network, conf)
 
 class Container(ExampleContainerEngine):
     info = Host.info

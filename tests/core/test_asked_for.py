@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from userspace_cni import config, handover
+from userspace_cni.api import attachment_id, mac_address
 from userspace_cni.cni.errors import CniError
 from userspace_cni.cni.request import Request
 from userspace_cni.config import NetConf
-from userspace_cni.engine import attachment_id, mac_address
 
 
 def _loaded(cni_args: dict[str, str] | None = None, /, **keys: Any) -> tuple[NetConf, Request]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lab.plugin import attachments, clean_environ
-from userspace_cni.engine import attachment_id
+from userspace_cni.api import attachment_id
 
 if TYPE_CHECKING:
     from core.example_lab import ExampleLab

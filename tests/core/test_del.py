@@ -16,7 +16,7 @@ import pytest
 from lab.disk import fill, small_disk
 from lab.node import poll
 from lab.plugin import Outcome, clean_environ
-from userspace_cni.engine import attachment_id
+from userspace_cni.api import attachment_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,7 +146,7 @@ def _limited(lab: ExampleLab, files: int) -> Outcome:
 
 
 @pytest.mark.parametrize("path", [True, False], ids=["CNI_PATH", "no CNI_PATH"])
-@pytest.mark.one_process("the daemon retries by itself: tests/node/test_del.py")
+@pytest.mark.one_process("the daemon retries by itself: tests/daemon/test_del.py")
 def test_an_outage_leaves_nothing_that_cannot_be_removed(lab: ExampleLab, path: bool) -> None:
     """Each retry of the runtime has a container id of its own."""
     conf = lab.conf(ipam=lab.spy_ipam())

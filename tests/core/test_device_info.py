@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from userspace_cni.api import Handoff, Memif, VhostUser
 from userspace_cni.cni.errors import CniError, InvalidConfig
-from userspace_cni.engine import Handoff, Memif, VhostUser
 from userspace_cni.handover import device_info
 
 INFO = {"type": "vhost-user", "version": "1.1.0", "vhost-user": {"mode": "server", "path": "/a/b"}}

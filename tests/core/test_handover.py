@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from lab.plugin import remove_views
+from userspace_cni.api import attachment_id
 from userspace_cni.cni.errors import CheckFailed, CniError
-from userspace_cni.engine import attachment_id
 from userspace_cni.handover import ContainerDirectory, published
 
 

@@ -18,8 +18,8 @@ import pytest
 
 from core.example_lab import make_venv
 from userspace_cni.cni.errors import CniError
+from userspace_cni.config.settings import DaemonSettings, Settings
 from userspace_cni.install import compare, executables, find_shim, install, shim, unit
-from userspace_cni.settings import NodeSettings, Settings
 
 if TYPE_CHECKING:
     from core.example_lab import ExampleLab
@@ -47,7 +47,7 @@ def _version(executable: Path, environ: dict[str, str], cwd: Path | None = None)
 
 
 def _files(program: bytes | None, directory: Path, settings: Settings) -> dict[str, bytes | None]:
-    return executables(directory, program=program, node=settings)
+    return executables(directory, program=program, settings=settings)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_check_tells_what_differs_and_changes_nothing(plugin: Plugin, bin_dir:
     assert executable.read_bytes() == whole[:1000]
 
     executable.write_bytes(whole)
-    plugin.settings("[node]\ndeadline = 7\n")
+    plugin.settings("[daemon]\ndeadline = 7\n")
     other_settings = _command(plugin, "--check", where)
     assert other_settings.returncode == 1
     left_over = _command(plugin, "--check", where, "--launcher=python")
@@ -176,7 +176,7 @@ def test_the_unit_names_this_virtual_environment(plugin: Plugin, tmp_path: Path)
     helped = subprocess.run(
         [program, *arguments, "--help"], env={}, check=True, capture_output=True, text=True
     )
-    assert helped.stdout.startswith("usage: userspace-cni node")
+    assert helped.stdout.startswith("usage: userspace-cni daemon")
     assert _command(plugin, "--check", *options).returncode == 0
     path.write_text(path.read_text() + "# changed\n")
     assert f"{path}: expected sha256" in _command(plugin, "--check", *options).stdout
@@ -184,30 +184,30 @@ def test_the_unit_names_this_virtual_environment(plugin: Plugin, tmp_path: Path)
 
 def test_a_program_of_any_path_is_one_word_to_systemd() -> None:
     text = unit(Path('/a "b"/50%/$HOME/\\n/userspace-cni')).decode()
-    assert '\nExecStart="/a \\"b\\"/50%%/$$HOME/\\\\n/userspace-cni" node\n' in text
+    assert '\nExecStart="/a \\"b\\"/50%%/$$HOME/\\\\n/userspace-cni" daemon\n' in text
 
 
 def test_the_shim_has_the_nodes_settings(program: bytes, bin_dir: Path, tmp_path: Path) -> None:
-    node = Settings(
+    settings = Settings(
         state_dir=tmp_path / "state",
         run_dir=tmp_path,
-        node=NodeSettings(socket=tmp_path / "the.sock", deadline=1.5),
+        daemon=DaemonSettings(socket=tmp_path / "the.sock", deadline=1.5),
     )
-    content = _files(program, bin_dir, node)["userspace"]
+    content = _files(program, bin_dir, settings)["userspace"]
     assert content is not None
     assert len(content) == len(program)
     for path in (tmp_path / "the.sock", tmp_path / "state/queue", bin_dir / "userspace-standalone"):
         assert os.fsencode(path) + b"\0" in content
     assert (1500).to_bytes(4, sys.byteorder) in content
     assert (120000).to_bytes(4, sys.byteorder) in program
-    assert executables(bin_dir, program=content, node=node)["userspace"] == content
+    assert executables(bin_dir, program=content, settings=settings)["userspace"] == content
 
 
 def test_a_path_that_is_too_long_for_the_shim_is_refused(program: bytes, bin_dir: Path) -> None:
     def settings(socket: int = 20, state: int = 20) -> Settings:
         return Settings(
             state_dir=Path("/" + "s" * (state - 1)),
-            node=NodeSettings(socket=Path("/" + "s" * (socket - 1))),
+            daemon=DaemonSettings(socket=Path("/" + "s" * (socket - 1))),
         )
 
     _files(program, bin_dir, settings(socket=107, state=255 - len("/queue")))

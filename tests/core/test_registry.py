@@ -12,7 +12,7 @@ from attrs import evolve
 
 from core import example_lab
 from lab.plugin import clean_environ
-from userspace_cni.engine import CONTAINER_ENGINES, HOST_ENGINES
+from userspace_cni.api import CONTAINER_ENGINES, HOST_ENGINES
 
 if TYPE_CHECKING:
     from core.example_lab import ExampleLab
@@ -26,7 +26,7 @@ _MODULES = {
     "lab_exits": "raise SystemExit('this machine does not please me')\n",
     "lab_asserts": "assert False, 'a library of another version'\n",
     "lab_unfinished": (
-        "from userspace_cni.engine import HostEngine\n"
+        "from userspace_cni.api import HostEngine\n"
         "class Abstract(HostEngine):\n"
         "    def add(self, attachment, conf, undo): ...\n"
         "from example_engine import ExampleHostEngine\n"
@@ -91,7 +91,7 @@ def crowded_lab(lab: ExampleLab, crowded: Path) -> ExampleLab:
         ("instance", "7 is not a subclass of HostEngine"),
         ("exits", "SystemExit: this machine does not please me"),
         ("asserts", "AssertionError: a library of another version"),
-        ("abstract", "Abstract has no check, delete, list, status"),
+        ("abstract", "Abstract has no attachments, check, delete, status"),
         ("nameless", "Nameless.info is no EngineInfo"),
         ("value", "reinstall the package"),
         ("twin", "is in more than one package: lab-extra 1.0, lab-twin 2.0"),

@@ -14,7 +14,7 @@ import pytest
 from lab.disk import fill, small_disk
 from lab.node import poll
 from lab.plugin import read_only
-from userspace_cni.engine import attachment_id
+from userspace_cni.api import attachment_id
 from userspace_cni.locks import Locks
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def test_a_switch_that_is_down_fails_add_and_status_and_leaves_nothing(lab: Exam
     lab.assert_clean()
 
 
-@pytest.mark.one_process("the daemon retries by itself: tests/node/test_reconcile.py")
+@pytest.mark.one_process("the daemon retries by itself: tests/daemon/test_reconcile.py")
 def test_del_with_the_switch_down_is_queued_until_it_is_back(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.spy_ipam())
     lab.add(conf)
@@ -336,7 +336,7 @@ def test_gc_goes_on_after_a_failure_and_reports_it(trouble: ExampleLab, exceptio
     assert outcome.text.count("by design") >= 2
     assert len(trouble.leases()) == 2
     trouble.mend()
-    trouble.fail("list")
+    trouble.fail("attachments")
     assert "by design" in trouble.call("GC", conf | {GC: []}).text
     trouble.mend()
     trouble.call("GC", conf | {GC: []}).succeeded()
@@ -708,7 +708,9 @@ def test_who_says_the_dns_settings(
 # -- the node's settings
 
 
-@pytest.mark.one_process("the daemon does not start with such settings: tests/node/test_daemon.py")
+@pytest.mark.one_process(
+    "the daemon does not start with such settings: tests/daemon/test_daemon.py"
+)
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -11,9 +11,9 @@ import pytest
 from attrs import field, frozen
 
 from userspace_cni import config
+from userspace_cni.api import EngineInfo
 from userspace_cni.cni.errors import CniError
 from userspace_cni.cni.request import Request
-from userspace_cni.engine import EngineInfo
 from userspace_cni.store import Store
 
 if TYPE_CHECKING:

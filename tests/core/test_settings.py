@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from userspace_cni import settings
 from userspace_cni.cni.errors import CniError, Code
-from userspace_cni.settings import VARIABLE, NodeSettings, Settings
+from userspace_cni.config import settings
+from userspace_cni.config.settings import VARIABLE, DaemonSettings, Settings
 
 
 def _load(path: Path, text: str) -> Settings:
@@ -21,7 +21,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         'state_dir = "/a"\nrun_dir = "/b"\nkubelet_dir = "/k"\n'
         'log_file = "/c"\nlog_level = "debug"\ntimeout = 1.5\n'
         '[engines.vpp]\napi_socket = "/d"\n[engines.ovs]\n'
-        '[node]\nsocket = "/e"\nhttp = "[::1]:9469"\nworkers = 4\ndeadline = 2\n'
+        '[daemon]\nsocket = "/e"\nhttp = "[::1]:9469"\nworkers = 4\ndeadline = 2\n'
         "watch_interval = 0.5\nreconcile_interval = 0\ngrace = 0\n"
     )
     assert _load(tmp_path / "config.toml", text) == Settings(
@@ -32,7 +32,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         log_level="debug",
         timeout=1.5,
         engines={"vpp": {"api_socket": "/d"}, "ovs": {}},
-        node=NodeSettings(
+        daemon=DaemonSettings(
             socket=Path("/e"),
             http="[::1]:9469",
             workers=4,
@@ -53,8 +53,8 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
 
 def test_the_daemon_socket_lies_in_the_run_directory_unless_it_is_named(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    assert _load(path, 'run_dir = "/b"').socket == Path("/b/node.sock")
-    assert _load(path, 'run_dir = "/b"\n[node]\nsocket = "/e"').socket == Path("/e")
+    assert _load(path, 'run_dir = "/b"').socket == Path("/b/daemon.sock")
+    assert _load(path, 'run_dir = "/b"\n[daemon]\nsocket = "/e"').socket == Path("/e")
 
 
 def test_without_the_default_file_there_are_the_defaults(
@@ -85,16 +85,16 @@ def test_without_the_default_file_there_are_the_defaults(
         ("timeout = inf", "timeout", "inf"),
         ("timeout = nan", "timeout", "nan"),
         ("timeout = 1e300", "timeout", "1e+300"),
-        ("node = 1", "node", "1"),
-        ("node.x = 1", "node.x", "unknown"),
-        ("node.socket = 'x'", "node.socket", "'x'"),
-        ("node.http = '9469'", "node.http", "'9469'"),
-        ("node.http = '::1:9469'", "node.http", "'::1:9469'"),
-        ("node.workers = 0", "node.workers", "0"),
-        ("node.workers = true", "node.workers", "True"),
-        ("node.deadline = 0", "node.deadline", "0"),
-        ("node.watch_interval = '5'", "node.watch_interval", "'5'"),
-        ("node.grace = -1", "node.grace", "-1"),
+        ("daemon = 1", "daemon", "1"),
+        ("daemon.x = 1", "daemon.x", "unknown"),
+        ("daemon.socket = 'x'", "daemon.socket", "'x'"),
+        ("daemon.http = '9469'", "daemon.http", "'9469'"),
+        ("daemon.http = '::1:9469'", "daemon.http", "'::1:9469'"),
+        ("daemon.workers = 0", "daemon.workers", "0"),
+        ("daemon.workers = true", "daemon.workers", "True"),
+        ("daemon.deadline = 0", "daemon.deadline", "0"),
+        ("daemon.watch_interval = '5'", "daemon.watch_interval", "'5'"),
+        ("daemon.grace = -1", "daemon.grace", "-1"),
         ("engines = []", "engines", "[]"),
         ("engines.linux = 1", "engines", "{'linux': 1}"),
         ("state_dir = ", "TOML", "Invalid value"),

@@ -10,7 +10,7 @@ import pytest
 from attrs import evolve
 
 from core import example_lab
-from userspace_cni.engine import CONTAINER_ENGINES, HOST_ENGINES
+from userspace_cni.api import CONTAINER_ENGINES, HOST_ENGINES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 from attrs import evolve
 
+from userspace_cni.api import HostPort
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.result import Interface, Route
-from userspace_cni.engine import HostPort
 from userspace_cni.store import Record, Store
 
 if TYPE_CHECKING:

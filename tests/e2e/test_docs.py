@@ -12,8 +12,9 @@ import pytest
 
 from lab import wheels
 from lab.node import Node
-from userspace_cni import config, registry, settings
+from userspace_cni import config, registry
 from userspace_cni.cni.request import Request
+from userspace_cni.config import settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,7 +58,7 @@ def test_the_example_of_the_nodes_settings_is_one(tmp_path: Path) -> None:
     assert settings.load({settings.VARIABLE: str(file)}) == settings.Settings(
         log_file=Path("/var/log/userspace-cni.log"),
         engines={"linux": {}},
-        node=settings.NodeSettings(http="127.0.0.1:9469"),
+        daemon=settings.DaemonSettings(http="127.0.0.1:9469"),
     )
 
 
@@ -94,7 +95,7 @@ def test_the_readme_installs() -> None:
 
 def test_the_pages_for_operators_work_as_written() -> None:
     with Node() as node:
-        (daemon,) = blocks(ROOT / "docs/node.md", "sh")
+        (daemon,) = blocks(ROOT / "docs/daemon.md", "sh")
         said = followed(
             node,
             *blocks(ROOT / "docs/getting-started.md", "sh"),

@@ -5,7 +5,7 @@ import string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userspace_cni.engine import Attachment
+from userspace_cni.api import Attachment
 from userspace_cni.kernel import tags
 from userspace_cni_linux.bridge import TAG
 

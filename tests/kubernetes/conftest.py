@@ -14,7 +14,7 @@ from core import example_lab
 from core.conftest import netns
 from core.example_lab import ExampleLab
 from lab.kubernetes_api import ARGS, UID, Authority, KubernetesApi
-from userspace_cni.engine import CONTAINER_ENGINES, HOST_ENGINES
+from userspace_cni.api import CONTAINER_ENGINES, HOST_ENGINES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ PLUG = """
 import socket
 from attrs import evolve
 from example_engine import ExampleContainerEngine, ExampleHostEngine, Note
-from userspace_cni.engine import Memif
+from userspace_cni.api import Memif
 
 INFO = evolve(ExampleHostEngine.info, name="plug", interface_types=("memif",))
 

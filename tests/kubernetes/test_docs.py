@@ -14,13 +14,13 @@ from lab.kubernetes_api import NAMESPACE, POD, TOKEN, Authority, KubernetesApi
 from userspace_cni import config, registry
 from userspace_cni.agent import command
 from userspace_cni.agent.sources import ANNOTATIONS, DIRECTORY
+from userspace_cni.api import Pod
 from userspace_cni.cni.request import Request
-from userspace_cni.engine import Pod
+from userspace_cni.config.settings import Settings
 from userspace_cni.handover import device_info, legacy
 from userspace_cni.handover.pod import KubernetesPod
 from userspace_cni.kubernetes import kubeconfig
 from userspace_cni.kubernetes.client import Client
-from userspace_cni.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "deploy/kubernetes"

@@ -218,7 +218,7 @@ def test_restore_needs_no_server(pod_lab: PodLab, tmp_path: Path, plug_interpret
     pod_lab.api.stop_listening()
     (record,) = pod_lab.lab.records()
     program = (
-        "import sys; from userspace_cni import runtime, settings\n"
+        "import sys; from userspace_cni import runtime; from userspace_cni.config import settings\n"
         "sys.exit(not runtime.Runtime(settings.load()).restore(sys.argv[1]))"
     )
     command = [str(plug_interpreter), "-I", "-c", program, record.id]

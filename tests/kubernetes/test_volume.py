@@ -9,8 +9,8 @@ import pytest
 
 from kubernetes.conftest import listing
 from lab.kubernetes_api import ARGS, UID
+from userspace_cni.config.settings import Settings
 from userspace_cni.runtime import Runtime
-from userspace_cni.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from userspace_cni.engine import Attachment, EngineConf, HostEngine, HostPort
+    from userspace_cni.api import Attachment, EngineConf, HostEngine, HostPort
 
 
 def host_engine_life(
@@ -31,18 +31,18 @@ def host_engine_life(
 
     """
     call(engine.status, conf)
-    assert attachment.id not in call(engine.list, attachment.network, conf)
+    assert attachment.id not in call(engine.attachments, attachment.network, conf)
 
     undo = ExitStack()
     port: HostPort = call(engine.add, attachment, conf, undo)
     undo.pop_all()
     assert port.name
-    assert (attachment.id in call(engine.list, attachment.network, conf)) is listed
-    assert attachment.id not in call(engine.list, f"{attachment.network}-2", conf)
+    assert (attachment.id in call(engine.attachments, attachment.network, conf)) is listed
+    assert attachment.id not in call(engine.attachments, f"{attachment.network}-2", conf)
     call(engine.check, attachment, conf, port)
 
     call(engine.delete, attachment.id, conf, attachment.netns)
-    assert attachment.id not in call(engine.list, attachment.network, conf)
+    assert attachment.id not in call(engine.attachments, attachment.network, conf)
     call(engine.delete, attachment.id, conf, attachment.netns)
     call(engine.delete, attachment.id, conf, None)
     return port
@@ -55,4 +55,4 @@ def host_engine_undo(
     undo = ExitStack()
     call(engine.add, attachment, conf, undo)
     call(undo.close)
-    assert attachment.id not in call(engine.list, attachment.network, conf)
+    assert attachment.id not in call(engine.attachments, attachment.network, conf)

@@ -1,4 +1,4 @@
-"""A node daemon of a test's own."""
+"""A daemon of a test's own."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from attrs import define, field
 
 from lab.node import Node, poll
 
-_PROGRAM = "import sys; from userspace_cni.cli import main; sys.exit(main(['node']))"
+_PROGRAM = "import sys; from userspace_cni.cli import main; sys.exit(main(['daemon']))"
 
 
 @define
 class Daemon:
-    """``userspace-cni node`` with the settings that *env* names; its output goes to *log*."""
+    """``userspace-cni daemon`` with the settings that *env* names; its output goes to *log*."""
 
     env: Mapping[str, str]
     socket: Path

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import evolve, field, frozen
 
 from lab.daemon import Daemon
+from userspace_cni.config.settings import DaemonSettings, Settings
 from userspace_cni.handover import mounts
 from userspace_cni.install import NAME, executables, find_shim, install
-from userspace_cni.settings import NodeSettings, Settings
 
 if TYPE_CHECKING:
     from lab.node import Node
 
-#: Who serves what the executable is asked: itself, in one process, or the node daemon.
+#: Who serves what the executable is asked: itself, in one process, or the daemon.
 Mode = Literal["process", "daemon"]
 
 REFERENCE_PLUGINS = Path("/usr/lib/cni")
@@ -98,10 +98,10 @@ class Plugin:
         if self.daemon is not None:
             settings = Path(self.env["USERSPACE_CNI_CONFIG"])
             with _settling:
-                if "[node]" not in settings.read_text():
+                if "[daemon]" not in settings.read_text():
                     # No test waits for what the daemon does unasked, unless it says so.
                     own = f'socket = "{self.daemon.socket}"\nwatch_interval = 3600\n'
-                    self.settings(f"[node]\n{own}")
+                    self.settings(f"[daemon]\n{own}")
             self.daemon.ensure(node)
 
     def interpreted_by(self, interpreter: Path) -> None:
@@ -198,13 +198,14 @@ def installed(directory: Path, mode: Mode) -> Iterator[Plugin]:
     # A test's directory may have a longer name than a socket.
     with tempfile.TemporaryDirectory(prefix="ucni-") as short:
         daemon = Daemon(
-            env=plugin.env, socket=Path(short, "node.sock"), log=directory / "daemon.log"
+            env=plugin.env, socket=Path(short, "daemon.sock"), log=directory / "daemon.log"
         )
-        node = Settings(state_dir=plugin.state_dir, node=NodeSettings(socket=daemon.socket))
+        settings = Settings(state_dir=plugin.state_dir, daemon=DaemonSettings(socket=daemon.socket))
         program = find_shim()
         assert program is not None
         install(
-            plugin.bin_dir, executables(plugin.bin_dir, program=program, node=node, fallback=False)
+            plugin.bin_dir,
+            executables(plugin.bin_dir, program=program, settings=settings, fallback=False),
         )
         try:
             yield evolve(plugin, daemon=daemon)

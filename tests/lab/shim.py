@@ -13,8 +13,8 @@ from typing import Self
 
 from attrs import frozen
 
+from userspace_cni.config.settings import DaemonSettings, Settings
 from userspace_cni.install import executables, install, make_queue
-from userspace_cni.settings import NodeSettings, Settings
 
 SOURCE = Path(__file__).resolve().parents[2] / "shim" / "shim.c"
 
@@ -65,7 +65,7 @@ class Shim:
 
     build: Build
     bin_dir: Path
-    node: Settings
+    settings: Settings
 
     @property
     def executable(self) -> Path:
@@ -73,7 +73,7 @@ class Shim:
 
     @property
     def queue(self) -> Path:
-        return self.node.state_dir / "queue"
+        return self.settings.state_dir / "queue"
 
     def queued(self) -> list[Path]:
         return sorted(self.queue.iterdir())
@@ -110,22 +110,22 @@ def make(
     """Install *build* below *directory*; *fallback* is a shell script in the launcher's place."""
     bin_dir = directory / "shim"
     bin_dir.mkdir()
-    node = Settings(
+    settings = Settings(
         state_dir=directory / "state",
         run_dir=directory,
-        node=NodeSettings(deadline=deadline),
+        daemon=DaemonSettings(deadline=deadline),
     )
     files = executables(
         bin_dir,
         program=build.program.read_bytes(),
-        node=node,
+        settings=settings,
         fallback=fallback is not None,
     )
     if fallback is not None:
         files["userspace-standalone"] = f"#!/bin/sh\n{fallback}\n".encode()
-    make_queue(node)
+    make_queue(settings)
     install(bin_dir, files)
-    return Shim(build=build, bin_dir=bin_dir, node=node)
+    return Shim(build=build, bin_dir=bin_dir, settings=settings)
 
 
 @frozen

@@ -21,13 +21,13 @@ from lab.testpmd import Testpmd
 from lab.vpp import RealVpp, api_dir, program
 from lab.vpp_simulator import Simulator
 from userspace_cni import handover
-from userspace_cni.engine import (
+from userspace_cni.api import (
     Attachment,
     EngineConf,
+    EngineContext,
     Handoff,
     HostPort,
     IPConfig,
-    Node,
     Route,
 )
 from userspace_cni.handover import ContainerDirectory
@@ -171,12 +171,12 @@ class VppLab:
             "api_dir": api_dir(),
             "timeout": TIMEOUT,
         } | settings
-        node = Node(
+        context = EngineContext(
             settings=settings,
             lock=Locks(self.dir / "locks", 30).hold,
             directory=lambda path: self.directory(Path(path).name),
         )
-        return VppHostEngine(node)
+        return VppHostEngine(context)
 
     @property
     def switch(self) -> Switch:

@@ -9,13 +9,13 @@ import pytest
 from attrs import define, field
 
 from lab.netns import Namespace
-from userspace_cni.engine import (
+from userspace_cni.api import (
     Attachment,
     EngineConf,
+    EngineContext,
     Handoff,
     HostPort,
     IPConfig,
-    Node,
     Route,
 )
 from userspace_cni.locks import Locks
@@ -80,7 +80,7 @@ class Lab:
     _numbers: count[int] = field(factory=lambda: count(1))
 
     def __attrs_post_init__(self) -> None:
-        self.engine = LinuxHostEngine(Node(lock=self.locks.hold))
+        self.engine = LinuxHostEngine(EngineContext(lock=self.locks.hold))
 
     def call(self, function: Any, *args: Any) -> Any:
         return self.host.call(function, *args)

@@ -14,8 +14,8 @@ import pytest
 
 from lab.netns import transfer
 from linux.conftest import Attached, conf
+from userspace_cni.api import Bandwidth
 from userspace_cni.cni.errors import CheckFailed, InvalidConfig
-from userspace_cni.engine import Bandwidth
 from userspace_cni_linux.sections import BridgeSection, MacvlanSection
 
 if TYPE_CHECKING:

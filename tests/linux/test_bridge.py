@@ -14,8 +14,8 @@ from lab.contract import host_engine_life, host_engine_undo
 from lab.netns import Namespace, sniffing, transfer
 from linux.conftest import Lab, conf, ips, route
 from userspace_cni import netns
+from userspace_cni.api import Attachment, EngineContext
 from userspace_cni.cni.errors import CheckFailed, CniError, Code, DataplaneError, InvalidConfig
-from userspace_cni.engine import Attachment, Node
 from userspace_cni.kernel import tags
 from userspace_cni.locks import Locks
 from userspace_cni_linux.host import LinuxHostEngine
@@ -420,7 +420,7 @@ def test_check_sees_the_hosts_drift(lab: Lab, drift: tuple[str, ...], found: str
 
 
 def _add_and_delete(host: str, locks: str, number: int, rounds: int) -> None:
-    engine = LinuxHostEngine(Node(lock=Locks(Path(locks), 30).hold))
+    engine = LinuxHostEngine(EngineContext(lock=Locks(Path(locks), 30).hold))
 
     def work() -> None:
         with Namespace() as container:

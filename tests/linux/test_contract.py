@@ -15,7 +15,7 @@ from userspace_cni.testing import Damage, EngineContract, Switch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from userspace_cni.engine import Attachment, HostPort
+    from userspace_cni.api import Attachment, HostPort
 
 
 class Kernel(Switch):

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from linux.conftest import conf, ips
-from userspace_cni.engine import Bandwidth
+from userspace_cni.api import Bandwidth
 from userspace_cni.kernel.netlink import Netlink
 from userspace_cni_linux.sections import BridgeSection, MacvlanSection, TapSection
 
 if TYPE_CHECKING:
     from linux.conftest import Lab
-    from userspace_cni.engine import Attachment, EngineConf
+    from userspace_cni.api import Attachment, EngineConf
 
 HERE, THERE = "10.1.0.2/24>10.1.0.1", "10.1.0.3/24>10.1.0.1"
 BRIDGED = conf("veth", "bridge", bridge=BridgeSection(bridge_name="br0", gateway=True))

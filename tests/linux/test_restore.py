@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from linux.conftest import conf
+from userspace_cni.api import Bandwidth
 from userspace_cni.cni.errors import CheckFailed
-from userspace_cni.engine import Bandwidth
 from userspace_cni_linux.sections import BridgeSection, MacvlanSection
 
 if TYPE_CHECKING:

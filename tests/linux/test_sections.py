@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from userspace_cni.api.sections import Trunk
 from userspace_cni.cni.errors import CniError
-from userspace_cni.sections import Trunk
-from userspace_cni.structure import structure
+from userspace_cni.config.decoding import structure
 from userspace_cni_linux.sections import BridgeSection, MacvlanSection, TapSection
 
 

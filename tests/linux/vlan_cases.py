@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import pytest
 
 from linux.conftest import Attached, Lab, conf
+from userspace_cni.api import Bandwidth, EngineConf
+from userspace_cni.api.sections import Trunk
 from userspace_cni.cni.errors import CheckFailed, DataplaneError
-from userspace_cni.engine import Bandwidth, EngineConf
-from userspace_cni.sections import Trunk
 from userspace_cni_linux.sections import BridgeSection
 
 

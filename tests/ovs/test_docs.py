@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from userspace_cni import config
-from userspace_cni.structure import key_of
+from userspace_cni.config.decoding import key_of
 from userspace_cni_ovs import ports
 from userspace_cni_ovs.container import DpdkContainerEngine
 from userspace_cni_ovs.host import _SETTINGS, OvsHostEngine

@@ -18,13 +18,13 @@ from lab.node import poll
 from lab.ovs import DPDK, PLAIN
 from lab.ovs_lab import Container, OvsLab, complete, kernel, make, memif, vhost
 from lab.plugin import Outcome, attachments
-from userspace_cni import settings
 from userspace_cni.cni import request
+from userspace_cni.config import settings
 from userspace_cni.handover import ContainerDirectory
 from userspace_cni.runtime import Runtime
 
 
-@pytest.mark.one_process("the daemon retries by itself: tests/node/test_reconcile.py")
+@pytest.mark.one_process("the daemon retries by itself: tests/daemon/test_reconcile.py")
 def test_a_database_that_is_down(own_lab: OvsLab) -> None:
     lab = own_lab
     container, late = lab.attach(vhost()), lab.container(vhost())

@@ -10,7 +10,7 @@ import pytest
 
 from lab.node import poll
 from lab.ovs_lab import Container, OvsLab, memif, start, vhost
-from userspace_cni.engine import attachment_id
+from userspace_cni.api import attachment_id
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -28,7 +28,7 @@ NETWORKS = {
 _RESTORE = """
 import sys
 from contextlib import closing
-from userspace_cni import settings
+from userspace_cni.config import settings
 from userspace_cni.cni.errors import CniError
 from userspace_cni.runtime import Runtime
 with closing(Runtime(settings.load())) as runtime:

@@ -17,22 +17,22 @@ from lab import ovs_lab
 from lab.node import poll
 from lab.ovs_lab import Container, OvsLab, kernel, memif, start, vhost
 from userspace_cni import config
+from userspace_cni.api import EngineContext, attachment_id
 from userspace_cni.cni.errors import DataplaneUnavailable
-from userspace_cni.engine import Node, attachment_id
 from userspace_cni_ovs.host import OvsHostEngine
 from userspace_cni_ovs.switch import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from userspace_cni.engine import EngineConf
+    from userspace_cni.api import EngineConf
 
 pytestmark = pytest.mark.one_process("a daemon restores by itself what is restored here by hand")
 
 _RESTORE = """
 import sys
 from contextlib import closing
-from userspace_cni import settings
+from userspace_cni.config import settings
 from userspace_cni.runtime import Runtime
 with closing(Runtime(settings.load())) as runtime:
     print(runtime.restore(sys.argv[1]) is not None)
@@ -193,8 +193,8 @@ def test_limits_do_not_outlive_a_port_that_was_deleted_by_hand(lab: OvsLab) -> N
 @pytest.fixture
 def engine(own_lab: OvsLab) -> Iterator[OvsHostEngine]:
     """An engine as the daemon keeps it."""
-    node = Node(settings={"db": own_lab.ovs.db, "timeout": 2}, lock=NotImplemented)
-    with closing(OvsHostEngine(node)) as engine:
+    context = EngineContext(settings={"db": own_lab.ovs.db, "timeout": 2}, lock=NotImplemented)
+    with closing(OvsHostEngine(context)) as engine:
         yield engine
 
 
@@ -243,8 +243,10 @@ def test_an_end_is_told_from_a_restart(
 def test_where_nothing_tells_of_the_process(own_lab: OvsLab, tmp_path: Path) -> None:
     """The database is reached by another path, beside which there is no pid file."""
     (tmp_path / "db.sock").symlink_to(own_lab.ovs.db.removeprefix("unix:"))
-    node = Node(settings={"db": f"unix:{tmp_path}/db.sock", "timeout": 2}, lock=NotImplemented)
-    with closing(OvsHostEngine(node)) as engine:
+    context = EngineContext(
+        settings={"db": f"unix:{tmp_path}/db.sock", "timeout": 2}, lock=NotImplemented
+    )
+    with closing(OvsHostEngine(context)) as engine:
         conf = _of_bridge(engine, "br0")
         assert engine.generation(conf) == ""
         assert engine.lifeline(conf) is None
@@ -266,7 +268,7 @@ def test_one_that_waits_keeps_nobody_waiting(
     with ThreadPoolExecutor(2) as pool:
         waiting = pool.submit(engine.status, conf)
         poll(lambda: _connections() == 1, "the first one to wait")
-        assert list(engine.list("net", conf)) == []
+        assert list(engine.attachments("net", conf)) == []
         assert not waiting.done()
         assert isinstance(waiting.exception(), DataplaneUnavailable)
 

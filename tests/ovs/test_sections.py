@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from userspace_cni import config
+from userspace_cni.api import Attachment, Bandwidth, EngineConf, Memif
 from userspace_cni.cni.errors import CniError
-from userspace_cni.engine import Attachment, Bandwidth, EngineConf, Memif
 from userspace_cni_ovs import ports
 from userspace_cni_ovs.host import OvsHostEngine
 from userspace_cni_ovs.ovsdb import a_map, a_set, mapping, members, optional

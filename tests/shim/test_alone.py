@@ -15,8 +15,8 @@ import pytest
 from lab import shim as lab_shim
 from lab.shim import Daemon, Request, answer, answering
 from userspace_cni.cni.versions import SUPPORTED
+from userspace_cni.config.settings import DaemonSettings, Settings
 from userspace_cni.install import executables, install
-from userspace_cni.settings import NodeSettings, Settings
 
 if TYPE_CHECKING:
     from lab.plugin import Plugin
@@ -34,8 +34,8 @@ def test_a_command_that_nobody_can_serve_is_an_error(shim: Shim, command: str, c
     assert (done.returncode, error["code"], error["cniVersion"]) == (1, code, "1.0.0")
     assert error.keys() == {"cniVersion", "code", "msg", "details"}
     if code != 4:
-        assert f"{shim.node.socket}: No such file" in error["msg"]
-        assert "userspace-cni node" in error["details"]
+        assert f"{shim.settings.socket}: No such file" in error["msg"]
+        assert "userspace-cni daemon" in error["details"]
     assert shim.queued() == []
 
 
@@ -69,7 +69,7 @@ def test_a_path_cannot_break_the_error_object(build: Build, tmp_path: Path) -> N
     directory = tmp_path / 'a "\\\tü'
     directory.mkdir()
     shim = lab_shim.make(build, directory)
-    assert str(shim.node.socket) in json.loads(shim.call("ADD").stdout)["msg"]
+    assert str(shim.settings.socket) in json.loads(shim.call("ADD").stdout)["msg"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_del_is_queued_as_the_frame_that_it_is(shim: Shim) -> None:
     assert file.stat().st_mode & 0o7777 == 0o600
 
     requests: list[Request] = []
-    with Daemon(shim.node.socket, answering(requests, answer(0))):
+    with Daemon(shim.settings.socket, answering(requests, answer(0))):
         shim.call("DEL", stdin, {"CNI_CONTAINERID": "c1"})
     assert requests[0].frame == file.read_bytes()
 
@@ -169,12 +169,12 @@ def _assert_not_queued(shim: Shim, words: str) -> None:
     error = json.loads(done.stdout)
     assert (done.returncode, error["code"]) == (1, 11)
     assert f"{shim.queue}: {words}" in error["msg"]
-    assert str(shim.node.socket) in error["details"]
+    assert str(shim.settings.socket) in error["details"]
 
 
 def test_a_del_that_cannot_be_queued_is_an_error(shim: Shim) -> None:
     shim.queue.rmdir()
-    shim.node.state_dir.rmdir()
+    shim.settings.state_dir.rmdir()
     _assert_not_queued(shim, "No such file")
 
 
@@ -207,7 +207,7 @@ def test_where_nothing_listens_the_fallback_serves(
     shim = lab_shim.make(build, tmp_path, fallback=REPORT)
     if socket == "left over":
         with Daemon(tmp_path / "other.sock", lambda _: None):
-            os.link(tmp_path / "other.sock", shim.node.socket)
+            os.link(tmp_path / "other.sock", shim.settings.socket)
     stdin = b"\0\xff" * 100_000
     done = shim.call(command, stdin, {"EXTRA": "kept"})
     head = f"{shim.bin_dir}/userspace-standalone kept\n".encode()
@@ -233,8 +233,8 @@ def test_a_fallback_that_cannot_be_executed_is_none_and_is_named(
 
 
 def test_the_launcher_is_a_fallback(released: Build, plugin: Plugin) -> None:
-    node = Settings(state_dir=plugin.state_dir, run_dir=plugin.run_dir)
-    files = executables(plugin.bin_dir, program=released.program.read_bytes(), node=node)
+    settings = Settings(state_dir=plugin.state_dir, run_dir=plugin.run_dir)
+    files = executables(plugin.bin_dir, program=released.program.read_bytes(), settings=settings)
     install(plugin.bin_dir, files)
     assert plugin.call("ADD", {"cniVersion": "1.0.0"}, netns="/nowhere").code == 7
 
@@ -243,9 +243,11 @@ def test_it_works_in_a_root_directory_that_holds_nothing_else(
     released: Build, tmp_path: Path
 ) -> None:
     """As Multus does it: the executable is called inside a chroot of the host."""
-    node = Settings(state_dir=Path("/"), node=NodeSettings(socket=Path("/node.sock"), deadline=30))
+    settings = Settings(
+        state_dir=Path("/"), daemon=DaemonSettings(socket=Path("/daemon.sock"), deadline=30)
+    )
     program = released.program.read_bytes()
-    install(tmp_path, executables(tmp_path, program=program, node=node, fallback=False))
+    install(tmp_path, executables(tmp_path, program=program, settings=settings, fallback=False))
 
     def call(command: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
@@ -261,6 +263,6 @@ def test_it_works_in_a_root_directory_that_holds_nothing_else(
     deleted = call("DEL")
     assert (deleted.returncode, deleted.stdout) == (0, b"")
     assert len(list((tmp_path / "queue").iterdir())) == 1
-    with Daemon(tmp_path / "node.sock", answering([], answer(5, b"out", b"err"))):
+    with Daemon(tmp_path / "daemon.sock", answering([], answer(5, b"out", b"err"))):
         done = call("ADD")
     assert (done.returncode, done.stdout, done.stderr) == (5, b"out", b"err")

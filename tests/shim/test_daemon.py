@@ -38,7 +38,7 @@ def _assert_survived(shim: Shim, words: bytes) -> None:
         failed = shim.call(command)
         error = json.loads(failed.stdout)
         assert (failed.returncode, error["code"], error["cniVersion"]) == (1, code, "1.0.0")
-        assert str(shim.node.socket) in error["msg"]
+        assert str(shim.settings.socket) in error["msg"]
         assert words.decode() in error["msg"]
     deleted = shim.call("DEL", b"{}", {"CNI_CONTAINERID": "c1"})
     assert (deleted.returncode, deleted.stdout) == (0, b"")
@@ -65,7 +65,7 @@ def test_request_and_answer_pass_unchanged(
     shim: Shim, stdin: bytes, status: int, out: bytes, err: bytes
 ) -> None:
     requests: list[Request] = []
-    with Daemon(shim.node.socket, answering(requests, answer(status, out, err))):
+    with Daemon(shim.settings.socket, answering(requests, answer(status, out, err))):
         done = shim.call("ADD", stdin, {"CNI_ARGS": "A=1;B=\n", "EMPTY": "", "RAW": "\udcff"})
     assert (done.returncode, done.stdout, done.stderr) == (status, out, err)
     (request,) = requests
@@ -77,7 +77,7 @@ def test_request_and_answer_pass_unchanged(
 @pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK", "GC", "STATUS", "add", "VERSION "])
 def test_the_daemon_gets_every_command_but_version(shim: Shim, command: str) -> None:
     requests: list[Request] = []
-    with Daemon(shim.node.socket, answering(requests, answer(3))):
+    with Daemon(shim.settings.socket, answering(requests, answer(3))):
         assert shim.call(command).returncode == 3
         assert json.loads(shim.call("VERSION").stdout)["cniVersion"] == "1.0.0"
     assert len(requests) == 1
@@ -103,12 +103,12 @@ def test_the_daemon_gets_every_command_but_version(shim: Shim, command: str) -> 
     ],
 )
 def test_a_broken_answer_is_survived(impatient: Shim, frame: bytes) -> None:
-    with Daemon(impatient.node.socket, answering([], frame)):
+    with Daemon(impatient.settings.socket, answering([], frame)):
         _assert_survived(impatient, b"broke off, or gave no valid answer")
 
 
 def test_a_daemon_that_closes_at_once_is_survived(impatient: Shim) -> None:
-    with Daemon(impatient.node.socket, lambda _: None):
+    with Daemon(impatient.settings.socket, lambda _: None):
         _assert_survived(impatient, b"broke off")
 
 
@@ -128,7 +128,7 @@ def _dribble(connection: socket.socket) -> None:
 def test_a_daemon_that_is_too_slow_is_survived(
     impatient: Shim, serve: Callable[[socket.socket], None]
 ) -> None:
-    with Daemon(impatient.node.socket, serve):
+    with Daemon(impatient.settings.socket, serve):
         start = time.monotonic()
         _assert_survived(impatient, b"did not answer in time")
         assert 3 <= time.monotonic() - start < 15
@@ -137,14 +137,16 @@ def test_a_daemon_that_is_too_slow_is_survived(
 def test_a_daemon_that_does_not_accept_is_survived(impatient: Shim) -> None:
     """It is alive and may accept later: nobody else may serve its requests meanwhile."""
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
-        listener.bind(str(impatient.node.socket))
+        listener.bind(str(impatient.settings.socket))
         listener.listen(0)
-        first.connect(str(impatient.node.socket))  # the backlog is full
+        first.connect(str(impatient.settings.socket))  # the backlog is full
         _assert_survived(impatient, b"does not accept")
 
 
 def test_an_answer_that_comes_before_the_request_was_read_counts(shim: Shim) -> None:
-    with Daemon(shim.node.socket, lambda connection: connection.sendall(answer(4, b"too large"))):
+    with Daemon(
+        shim.settings.socket, lambda connection: connection.sendall(answer(4, b"too large"))
+    ):
         done = shim.call("ADD", bytes(5 * MIB))
     assert (done.returncode, done.stdout) == (4, b"too large")
 
@@ -157,7 +159,7 @@ def test_five_hundred_at_once_are_all_served(released: Build, tmp_path: Path) ->
         begin.wait()
         connection.sendall(answer(0, receive(connection).stdin))
 
-    with Daemon(shim.node.socket, serve, backlog=4):
+    with Daemon(shim.settings.socket, serve, backlog=4):
         processes = []
         for number in range(500):
             process = subprocess.Popen(
@@ -181,7 +183,7 @@ def test_five_hundred_at_once_are_all_served(released: Build, tmp_path: Path) ->
 def test_standard_input_may_have_16_mib_and_no_more(shim: Shim) -> None:
     requests: list[Request] = []
     stdin = b'{"cniVersion": "0.4.0"}'.ljust(16 * MIB)
-    with Daemon(shim.node.socket, answering(requests, answer(0))):
+    with Daemon(shim.settings.socket, answering(requests, answer(0))):
         assert shim.call("ADD", stdin).returncode == 0
         refused = shim.call("ADD", stdin + b" ")
     (request,) = requests
@@ -210,7 +212,7 @@ def test_an_environment_of_more_than_2_mib_is_refused(released: Build, tmp_path:
 
 def test_a_closed_descriptor_is_not_taken_for_a_pipe(shim: Shim) -> None:
     requests: list[Request] = []
-    with Daemon(shim.node.socket, answering(requests, answer(0, b"{}", b"message"))):
+    with Daemon(shim.settings.socket, answering(requests, answer(0, b"{}", b"message"))):
         no_stdin = shim.call("ADD", redirection="<&-")
         no_stdout = shim.call("ADD", redirection=">&-")
         no_stderr = shim.call("ADD", redirection="2>&-")
@@ -225,7 +227,7 @@ def test_a_closed_descriptor_is_not_taken_for_a_pipe(shim: Shim) -> None:
 def test_a_reader_that_is_gone_is_a_failure_and_no_signal(shim: Shim) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    with Daemon(shim.node.socket, answering([], answer(0, b"{}"))):
+    with Daemon(shim.settings.socket, answering([], answer(0, b"{}"))):
         done = subprocess.run(
             shim.command(),
             input=b"",
@@ -240,7 +242,7 @@ def test_a_reader_that_is_gone_is_a_failure_and_no_signal(shim: Shim) -> None:
 def test_a_pipe_that_is_full_and_does_not_block_gets_everything(shim: Shim) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    with Daemon(shim.node.socket, answering([], answer(0, b"x" * MIB))):
+    with Daemon(shim.settings.socket, answering([], answer(0, b"x" * MIB))):
         process = subprocess.Popen(
             shim.command(),
             stdin=subprocess.DEVNULL,

@@ -32,7 +32,7 @@ def test_without_a_daemon(shim: Shim, command: str, stdin: bytes) -> None:
 
 @pytest.mark.parametrize("frame", [answer(7, b"out", b"err"), answer(7, b"out")[:-1], b""])
 def test_with_a_daemon(shim: Shim, frame: bytes) -> None:
-    with Daemon(shim.node.socket, answering([], frame)):
+    with Daemon(shim.settings.socket, answering([], frame)):
         assert shim.call("ADD").returncode == (7 if frame == answer(7, b"out", b"err") else 1)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from lab.vpp_lab import VppLab
-    from userspace_cni.engine import Attachment, HostPort
+    from userspace_cni.api import Attachment, HostPort
 
 
 class Vpp(Switch):
@@ -37,7 +37,7 @@ class Vpp(Switch):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return self._lab.engine.node.settings
+        return self._lab.engine.context.settings
 
     @property
     def netns(self) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 import attrs
 
 from userspace_cni import config
-from userspace_cni.engine import Node
-from userspace_cni.structure import key_of
+from userspace_cni.api import EngineContext
+from userspace_cni.config.decoding import key_of
 from userspace_cni_vpp.host import _SETTINGS, VppHostEngine
 
 PAGE = (Path(__file__).parents[2] / "docs/engines/vpp.md").read_text()
@@ -28,7 +28,7 @@ def test_every_example_is_a_network() -> None:
     for text in examples:
         for plugin in json.loads(text)["plugins"]:
             conf = config.engine_conf(plugin["host"], "host", VppHostEngine.info, {})
-            assert not list(VppHostEngine(Node(lock=nullcontext)).problems(conf))
+            assert not list(VppHostEngine(EngineContext(lock=nullcontext)).problems(conf))
 
 
 def test_the_nodes_settings_are_known() -> None:

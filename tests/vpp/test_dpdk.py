@@ -12,7 +12,7 @@ from lab.vpp_lab import VppLab, conf, start
 from userspace_cni_vpp.sections import BridgeSection, MemifSection, VhostSection
 
 if TYPE_CHECKING:
-    from userspace_cni.engine import EngineConf
+    from userspace_cni.api import EngineConf
 
 DOMAIN = BridgeSection(bridge_id=4)
 

@@ -27,7 +27,7 @@ from userspace_cni_vpp.switch import Switch
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from userspace_cni.engine import Attachment, EngineConf
+    from userspace_cni.api import Attachment, EngineConf
 
 BRIDGED = conf("memif", "bridge", bridge=BridgeSection(bridge_name="blue", vlan_id=9, gateway=True))
 ROUTED = conf("memif", "interface", interface=InterfaceSection(vrf=3))
@@ -48,7 +48,7 @@ def test_vpp_is_down(lab: VppLab) -> None:
         lambda: lab.attach(BRIDGED, ADDRESS),
         a.check,
         a.delete,
-        lambda: lab.call(lab.engine.list, "blue", BRIDGED),
+        lambda: lab.call(lab.engine.attachments, "blue", BRIDGED),
     ):
         with pytest.raises(DataplaneUnavailable, match=r"cannot connect|closed") as caught:
             act()
@@ -64,7 +64,7 @@ def test_reconnects_after_a_restart(lab: VppLab) -> None:
     for _ in range(3):
         lab.restart()
         lab.call(lab.engine.status, BRIDGED)
-    assert list(lab.call(lab.engine.list, "blue", BRIDGED)) == []
+    assert list(lab.call(lab.engine.attachments, "blue", BRIDGED)) == []
 
 
 def test_fifty_come_back_after_a_restart(lab: VppLab) -> None:
@@ -80,7 +80,9 @@ def test_fifty_come_back_after_a_restart(lab: VppLab) -> None:
     assert {p.tag: p.mac for p in lab.switch.ports()} == macs
     for each in attached:
         each.check()
-    assert sorted(lab.call(lab.engine.list, "blue", BRIDGED)) == sorted(a.id for a in attached)
+    assert sorted(lab.call(lab.engine.attachments, "blue", BRIDGED)) == sorted(
+        a.id for a in attached
+    )
     for each in attached:
         each.delete()
     lab.assert_clean()
@@ -333,7 +335,7 @@ def test_del_needs_no_plugin(lab: VppLab, plugin: str, module: str, host: Engine
     lab.engine = lab.new_engine()
     a.delete()
     lab.call(lab.engine.delete, never.id, host, never.netns)
-    assert list(lab.call(lab.engine.list, "blue", host)) == []
+    assert list(lab.call(lab.engine.attachments, "blue", host)) == []
     assert not any(p.index for p in lab.switch.ports())
 
 

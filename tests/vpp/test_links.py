@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lab.vpp_lab import VppLab
-    from userspace_cni.engine import EngineConf
+    from userspace_cni.api import EngineConf
 
 
 def _listening(path: Path, kind: socket.SocketKind) -> socket.socket:

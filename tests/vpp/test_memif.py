@@ -16,7 +16,7 @@ from userspace_cni_vpp import tags
 from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection
 
 if TYPE_CHECKING:
-    from userspace_cni.engine import EngineConf
+    from userspace_cni.api import EngineConf
 
 BRIDGED = conf("memif", "bridge", bridge=BridgeSection(bridge_id=4))
 ABSTRACT = conf(

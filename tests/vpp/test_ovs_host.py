@@ -12,7 +12,7 @@ import pytest
 from lab import ovs_lab
 from lab.node import poll
 from lab.vpp import RealVpp, api_dir
-from userspace_cni.engine import Handoff, IPConfig, Memif
+from userspace_cni.api import Handoff, IPConfig, Memif
 from userspace_cni_vpp import connection
 from userspace_cni_vpp.container import (
     API_DIR_VARIABLE,

@@ -118,7 +118,7 @@ def test_check_and_gc(lab: VppLab, plugin: Plugin) -> None:
     lab.assert_clean()
 
 
-@pytest.mark.one_process("the daemon retries by itself: tests/node/test_reconcile.py")
+@pytest.mark.one_process("the daemon retries by itself: tests/daemon/test_reconcile.py")
 def test_vpp_down_is_50_and_11_and_a_queued_del(lab: VppLab, plugin: Plugin) -> None:
     configure(plugin, lab)
     config = {

@@ -12,12 +12,12 @@ import pytest
 from lab.contract import host_engine_life, host_engine_undo
 from lab.netns import transfer
 from lab.vpp_lab import VppLab, conf, ips
+from userspace_cni.api import Bandwidth
 from userspace_cni.cni.errors import CheckFailed, CniError, InvalidConfig
-from userspace_cni.engine import Bandwidth
 from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection, VhostSection
 
 if TYPE_CHECKING:
-    from userspace_cni.engine import EngineConf
+    from userspace_cni.api import EngineConf
 
 DOMAIN = BridgeSection(bridge_name="5")
 SERVER = conf("vhostuser", "bridge", bridge=DOMAIN, vhost=VhostSection(mode="server"))

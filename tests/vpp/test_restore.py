@@ -16,13 +16,13 @@ from attrs import evolve
 from lab.node import poll
 from lab.vpp import api_dir
 from lab.vpp_lab import Attached, Guest, VppLab, conf, route
+from userspace_cni.api import Bandwidth, attachment_id
 from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable
 from userspace_cni.cni.request import Request
-from userspace_cni.engine import Bandwidth, attachment_id
-from userspace_cni.node.observer import Observer
-from userspace_cni.node.reconcile import Reconciler
+from userspace_cni.config.settings import DaemonSettings, Settings
+from userspace_cni.daemon.observer import Observer
+from userspace_cni.daemon.reconcile import Reconciler
 from userspace_cni.runtime import Runtime
-from userspace_cni.settings import NodeSettings, Settings
 from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection, VhostSection
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def test_fifty_attachments_outlive_a_restart(lab: VppLab, node: Node) -> None:
 def reconciler(node: Node) -> Iterator[Reconciler]:
     """The daemon's part that looks after attachments; it has looked once, and waits."""
     stop = Event()
-    unasked = NodeSettings(watch_interval=3600, networks=node.settings.state_dir / "none")
+    unasked = DaemonSettings(watch_interval=3600, networks=node.settings.state_dir / "none")
     reconciler = Reconciler(node.runtime, unasked, Observer(), stop, lambda: None)
     reconciler.start()
     poll(lambda: reconciler.has_looked, "its first look")
@@ -185,7 +185,7 @@ def test_a_lifeline_breaks_with_the_connection(lab: VppLab) -> None:
         waiting = select.poll()
         waiting.register(*lifeline)
         lab.call(lab.engine.generation, host)
-        lab.engine.list("blue", host)
+        lab.engine.attachments("blue", host)
         assert not waiting.poll(0)
         end()
         assert waiting.poll(20_000)

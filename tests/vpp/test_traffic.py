@@ -10,7 +10,7 @@ import pytest
 from lab.netns import transfer
 from lab.node import poll
 from lab.vpp_lab import VppLab, conf, route
-from userspace_cni.engine import Bandwidth
+from userspace_cni.api import Bandwidth
 from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Puts the CNI executable into a directory of CNI plugins.
 
 There are two: the launcher, a Python program that serves the request itself, and the shim, a static
-program that passes it to the node daemon and has the node's settings in it.
+program that passes it to the daemon and has the node's settings in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from attrs import frozen
 
 from userspace_cni import directories
 from userspace_cni.cni.errors import CniError, Code
-from userspace_cni.settings import Settings
+from userspace_cni.config.settings import Settings
 
 #: The daemon's systemd unit.
 UNIT = "userspace-cni.service"
@@ -72,8 +72,8 @@ def launcher(interpreter: str) -> str:
     return f"#!/bin/sh\n'''exec' '{quoted}' -I \"$0\" \"$@\"\n' '''\n" + _LAUNCHER
 
 
-def shim(program: bytes, node: Settings, fallback: Path | None) -> bytes:
-    """Return the shim *program* with the settings of *node*, and what it executes without a daemon.
+def shim(program: bytes, settings: Settings, fallback: Path | None) -> bytes:
+    """Return the shim *program* with the *settings*, and what it executes without a daemon.
 
     Raises:
         CniError: 7, a path is too long for the shim, or *program* is no shim of this version.
@@ -87,10 +87,10 @@ def shim(program: bytes, node: Settings, fallback: Path | None) -> bytes:
         )
     filled = _SETTINGS.pack(
         _MARKER,
-        _text("the daemon's socket", node.socket, 107),  # sun_path: unix(7)
-        _text("the queue", node.queue, 255),
+        _text("the daemon's socket", settings.socket, 107),  # sun_path: unix(7)
+        _text("the queue", settings.queue, 255),
         _text("the launcher", fallback, 255) if fallback else b"",
-        round(node.node.deadline * 1000) or 1,
+        round(settings.daemon.deadline * 1000) or 1,
     )
     start = program.index(_MARKER)
     return program[:start] + filled + program[start + len(filled) :]
@@ -112,7 +112,7 @@ def unit(program: Path) -> bytes:
 
     systemd searches directories of its own for programs, not those of whoever installs.
     """
-    text = resources.files("userspace_cni.node").joinpath(UNIT).read_text(encoding="utf-8")
+    text = resources.files("userspace_cni.daemon").joinpath(UNIT).read_text(encoding="utf-8")
     # systemd.service(5), "Command lines", and systemd.unit(5), "Specifiers".
     quoted = (
         str(program).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
@@ -120,15 +120,15 @@ def unit(program: Path) -> bytes:
     return os.fsencode(text.replace("@PROGRAM@", f'"{quoted}"'))
 
 
-def make_queue(node: Settings) -> None:
+def make_queue(settings: Settings) -> None:
     """Make the directory that :attr:`.Settings.queue` names; none but root may look into it.
 
     Raises:
         OSError: it cannot be made.
 
     """
-    directories.make(node.state_dir)
-    directories.make(node.queue, 0o700)
+    directories.make(settings.state_dir)
+    directories.make(settings.queue, 0o700)
 
 
 def find_shim() -> bytes | None:
@@ -145,7 +145,7 @@ def executables(
     interpreter: str = sys.executable,
     *,
     program: bytes | None = None,
-    node: Settings | None = None,
+    settings: Settings | None = None,
     fallback: bool = True,
 ) -> dict[str, bytes | None]:
     """Return what *directory* is to hold: content by name, in the order of placing.
@@ -162,12 +162,12 @@ def executables(
     own = os.fsencode(launcher(interpreter))
     if program is None:
         return {NAME: own, STANDALONE: None}
-    node = node or Settings()
+    settings = settings or Settings()
     if not fallback:
-        return {NAME: shim(program, node, None), STANDALONE: None}
+        return {NAME: shim(program, settings, None), STANDALONE: None}
     # What the shim names is there before the shim.
     standalone = Path(os.path.abspath(directory)) / STANDALONE
-    return {STANDALONE: own, NAME: shim(program, node, standalone)}
+    return {STANDALONE: own, NAME: shim(program, settings, standalone)}
 
 
 def install(

@@ -1,6 +1,6 @@
 """Logging: to standard error and, where configured, to a file. Standard output is the result's.
 
-In the node daemon many requests log at once, each at its own level and to its own places: the
+In the daemon many requests log at once, each at its own level and to its own places: the
 current request is a context variable, and one handler on the root logger asks it.
 """
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from userspace_cni import exchange
+from userspace_cni import dispatch
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.versions import SUPPORTED
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
+    from userspace_cni.config.settings import Settings
     from userspace_cni.runtime import Runtime
-    from userspace_cni.settings import Settings
 
 
 def main() -> int:
@@ -36,7 +36,7 @@ def main() -> int:
         )
         return 0
     try:
-        exchange.outlive_engines()
+        dispatch.outlive_engines()
         with _reserved_output() as output:
             answer = respond()
             output.write(answer.out)
@@ -46,12 +46,12 @@ def main() -> int:
     return answer.status
 
 
-def respond() -> exchange.Answer:
+def respond() -> dispatch.Answer:
     """Serve the request that the environment and standard input make."""
     try:
-        return exchange.answer(os.environ, _read(), _serve)
+        return dispatch.answer(os.environ, _read(), _serve)
     except CniError as error:
-        return exchange.failure(error)
+        return dispatch.failure(error)
 
 
 def _reserved_output() -> TextIO:
@@ -73,18 +73,19 @@ def _read() -> bytes:
 
 
 def _serve(environ: Mapping[str, str], config: dict[str, Any]) -> dict[str, Any] | None:
-    from userspace_cni import deadline, settings
+    from userspace_cni import deadline
     from userspace_cni.cni import request
+    from userspace_cni.config.settings import load
     from userspace_cni.runtime import Runtime
 
     parsed = request.parse(environ, config)
-    node = settings.load(environ)
-    runtime = Runtime(node)
+    settings = load(environ)
+    runtime = Runtime(settings)
     try:
-        with deadline.within(node.budget):
-            if parsed.command == "ADD" and _is_any(node.queue):
-                _replay_before(environ, runtime, node)
-            return exchange.serve(runtime, node, parsed, sys.stderr)
+        with deadline.within(settings.budget):
+            if parsed.command == "ADD" and _is_any(settings.queue):
+                _replay_before(environ, runtime, settings)
+            return dispatch.serve(runtime, settings, parsed, sys.stderr)
     finally:
         runtime.close()
 
@@ -96,16 +97,16 @@ def _is_any(directory: Path) -> bool:
         return False
 
 
-def _replay_before(environ: Mapping[str, str], runtime: Runtime, node: Settings) -> None:
+def _replay_before(environ: Mapping[str, str], runtime: Runtime, settings: Settings) -> None:
     """Carry out the DELs of the same attachment that the shim has queued while a daemon died."""
     from userspace_cni.cni import request
-    from userspace_cni.node.observer import Observer
-    from userspace_cni.node.queue import Queue
+    from userspace_cni.daemon.observer import Observer
+    from userspace_cni.daemon.queue import Queue
 
-    def answer(environ: Mapping[str, str], stdin: bytes, stderr: TextIO) -> exchange.Answer:
+    def answer(environ: Mapping[str, str], stdin: bytes, stderr: TextIO) -> dispatch.Answer:
         def serve(environ: Mapping[str, str], config: dict[str, Any]) -> dict[str, Any] | None:
-            return exchange.serve(runtime, node, request.parse(environ, config), stderr)
+            return dispatch.serve(runtime, settings, request.parse(environ, config), stderr)
 
-        return exchange.answer(environ, stdin, serve)
+        return dispatch.answer(environ, stdin, serve)
 
-    Queue(node.queue, answer, Observer()).replay_before(environ)
+    Queue(settings.queue, answer, Observer()).replay_before(environ)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import frozen
 
-from userspace_cni.cni.errors import CniError, Code, did_you_mean
-from userspace_cni.engine import (
+from userspace_cni.api import (
     CONTAINER_ENGINES,
     HOST_ENGINES,
     ContainerEngine,
     EngineInfo,
     HostEngine,
 )
+from userspace_cni.cni.errors import CniError, Code, did_you_mean
 from userspace_cni.log import logger
 
 if TYPE_CHECKING:
@@ -245,5 +245,5 @@ def _broken(end: str, name: str, problem: str) -> CniError:
     return CniError(
         Code.ENGINE_BROKEN,
         f"{end} engine {name!r} is installed but cannot be loaded",
-        f"{problem}; reinstall the package that provides it, and restart a node daemon that runs",
+        f"{problem}; reinstall the package that provides it, and restart a daemon that runs",
     )

@@ -23,11 +23,11 @@ from typing import Any, Literal, TypeVar, get_args
 from attrs import asdict, field, fields, frozen
 
 from userspace_cni import directories
+from userspace_cni.api import HostPort, Memif, VhostUser, attachment_id
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.result import Result
 from userspace_cni.cni.versions import SUPPORTED
-from userspace_cni.engine import HostPort, Memif, VhostUser, attachment_id
 from userspace_cni.log import logger
 
 #: ``adding`` from before anything is touched, ``attached`` once ADD is done, ``deleting`` from

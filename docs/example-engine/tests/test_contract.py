@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from userspace_cni.engine import Attachment, HostPort
+from userspace_cni.api import Attachment, HostPort
 from userspace_cni.testing import Damage, EngineContract, Switch
 
 

@@ -21,9 +21,9 @@ from userspace_cni import log
 from userspace_cni.agent import configure, sources
 from userspace_cni.agent.sources import Found
 from userspace_cni.cni.errors import CniError
+from userspace_cni.config.settings import LOG_LEVELS
 from userspace_cni.handover import Document
 from userspace_cni.log import logger
-from userspace_cni.settings import LOG_LEVELS
 
 DONE, FAILED, MISSING = 0, 1, 3
 _PAUSE = 0.1  # seconds between two looks while waiting

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from userspace_cni import registry
+from userspace_cni.api import ContainerEngine, Memif
 from userspace_cni.cni.errors import CheckFailed, CniError
-from userspace_cni.engine import ContainerEngine, Memif
 from userspace_cni.handover import Document
 from userspace_cni.log import logger
 

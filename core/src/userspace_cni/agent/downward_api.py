@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_interface
 from typing import Any
 
+from userspace_cni.api import Handoff, IPConfig, Memif, VhostUser
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.request import is_ifname
-from userspace_cni.engine import Handoff, IPConfig, Memif, VhostUser
 from userspace_cni.handover import Document
 from userspace_cni.handover.document import ABSTRACT
 from userspace_cni.handover.legacy import CONFIGURATION_DATA, MAPPED_DIR

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import count
 
+from userspace_cni.api import Handoff, Memif, VhostUser
 from userspace_cni.cni.errors import CniError, Code
-from userspace_cni.engine import Handoff, Memif, VhostUser
 from userspace_cni.handover import Document
 from userspace_cni.handover.document import ABSTRACT
 

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument(
         "--launcher",
         choices=("shim", "python"),
-        help="shim: the static program that calls the node daemon; python: the one-process plugin; "
+        help="shim: the static program that calls the daemon; python: the one-process plugin; "
         "default: the shim if userspace-cni-shim is installed",
     )
     install.add_argument(
@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="print a JSON list")
     show.set_defaults(run=_show)
 
-    node = commands.add_parser("node", help="serve the node's requests until SIGTERM: the daemon")
-    node.set_defaults(run=_node)
+    daemon = commands.add_parser("daemon", help="serve the node's requests until SIGTERM")
+    daemon.set_defaults(run=_daemon)
     new = commands.add_parser(
         "new-engine", help="write the package of a new engine, with its tests"
     )
@@ -100,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _install(options: argparse.Namespace) -> int:
-    from userspace_cni import settings
     from userspace_cni.cni.errors import Code
+    from userspace_cni.config.settings import load as load_settings
     from userspace_cni.install import (
         UNIT,
         compare,
@@ -112,7 +112,7 @@ def _install(options: argparse.Namespace) -> int:
         unit,
     )
 
-    node = settings.load()
+    settings = load_settings()
     program = None if options.launcher == "python" else find_shim()
     if program is None and options.launcher == "shim":
         raise CniError(
@@ -121,12 +121,12 @@ def _install(options: argparse.Namespace) -> int:
             "pip install 'userspace-cni[shim]'",
         )
     directory = options.cni_bin_dir
-    files = executables(directory, program=program, node=node, fallback=options.fallback)
+    files = executables(directory, program=program, settings=settings, fallback=options.fallback)
     # This virtual environment's own, whatever PATH says.
     own = {UNIT: unit(Path(sys.executable).with_name("userspace-cni"))} if options.unit_dir else {}
     if not options.check:
         if program is not None:
-            make_queue(node)
+            make_queue(settings)
         print(install(directory, files))
         if own:
             install(options.unit_dir, own, mode=0o644)
@@ -143,7 +143,8 @@ def _install(options: argparse.Namespace) -> int:
 
 
 def _engines(_: argparse.Namespace) -> None:
-    from userspace_cni import registry, settings
+    from userspace_cni import registry
+    from userspace_cni.config.settings import load as load_settings
 
     engines = list(registry.installed())
     if not engines:
@@ -154,17 +155,17 @@ def _engines(_: argparse.Namespace) -> None:
             f"{engine.end:9}  {engine.name:12}  {engine.distribution} {engine.version}  "
             f"{state}{engine.summary}"
         )
-    for problem in registry.unknown_settings(settings.load().engines):
+    for problem in registry.unknown_settings(load_settings().engines):
         sys.stderr.write(f"userspace-cni: {problem}\n")
 
 
 def _show(options: argparse.Namespace) -> None:
-    from userspace_cni import settings
     from userspace_cni.cli import show
+    from userspace_cni.config.settings import load as load_settings
     from userspace_cni.store import Store
 
-    node = settings.load()
-    store = Store(node.state_dir, node.timeout)
+    settings = load_settings()
+    store = Store(settings.state_dir, settings.timeout)
     try:
         records = store.all()
     finally:
@@ -175,11 +176,11 @@ def _show(options: argparse.Namespace) -> None:
         print(show.picture(records))
 
 
-def _node(_: argparse.Namespace) -> None:
-    from userspace_cni import settings
-    from userspace_cni.node import daemon
+def _daemon(_: argparse.Namespace) -> None:
+    from userspace_cni.config.settings import load as load_settings
+    from userspace_cni.daemon import process
 
-    daemon.run(settings.load())
+    process.run(load_settings())
 
 
 def _new_engine(options: argparse.Namespace) -> None:

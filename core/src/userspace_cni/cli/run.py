@@ -20,10 +20,11 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from userspace_cni import netns, settings
+from userspace_cni import netns
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.request import is_name
 from userspace_cni.cni.versions import SUPPORTED, UNSTATED, at_least
+from userspace_cni.config import settings
 
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 #: As a shell tells that a command cannot be found, cannot be executed, was ended by signal N.

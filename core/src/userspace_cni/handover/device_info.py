@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from userspace_cni import directories
+from userspace_cni.api import Handoff
 from userspace_cni.cni.errors import CniError, Code, InvalidConfig
-from userspace_cni.engine import Handoff
 from userspace_cni.handover.reading import read_object
 from userspace_cni.handover.writing import replace
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from userspace_cni import directories
+from userspace_cni.api import SharedDirectory, attachment_id
 from userspace_cni.cni.errors import CheckFailed, CniError, Code, InvalidConfig
 from userspace_cni.cni.request import is_ifname, is_name
-from userspace_cni.engine import SharedDirectory, attachment_id
 from userspace_cni.handover import legacy, mounts, sockets
 from userspace_cni.handover.reading import read_object
 from userspace_cni.handover.removing import remove_tree
@@ -334,7 +334,7 @@ class ContainerDirectory(SharedDirectory):
                 return
         raise CheckFailed(
             f"the shared directory {self.path} is not mounted at {self._view}",
-            "the switch cannot find the socket any more; the node daemon mounts it again, and so "
+            "the switch cannot find the socket any more; the daemon mounts it again, and so "
             "do DEL and ADD",
         )
 

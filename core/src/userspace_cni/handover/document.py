@@ -1,4 +1,4 @@
-"""The hand-over file: a :class:`~userspace_cni.engine.Handoff` as JSON, for the container to read.
+"""The hand-over file: a :class:`~userspace_cni.api.Handoff` as JSON, for the container to read.
 
 A socket is told as a file name: it lies beside the file, wherever the container has mounted the
 directory that they share. docs/handoff.schema.json describes the format.
@@ -14,13 +14,13 @@ from typing import Any, Literal
 import attrs
 from attrs import field, frozen
 
+from userspace_cni.api import Attachment, Handoff, Memif, Pod, VhostUser
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.request import is_ifname
 from userspace_cni.cni.result import Result
 from userspace_cni.cni.versions import SUPPORTED
-from userspace_cni.engine import Attachment, Handoff, Memif, Pod, VhostUser
-from userspace_cni.structure import key_of, structure
+from userspace_cni.config.decoding import key_of, structure
 
 #: Of the file's format. A reader refuses a greater number; new keys do not change it.
 VERSION = 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from userspace_cni.engine import Attachment, Handoff
+from userspace_cni.api import Attachment, Handoff
 from userspace_cni.handover.device_info import ROLES
 from userspace_cni.handover.document import addresses, socket_name
 

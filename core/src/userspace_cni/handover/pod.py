@@ -21,10 +21,10 @@ from typing import Any
 
 from attrs import define, frozen
 
+from userspace_cni.api import Attachment, Handoff, Pod
 from userspace_cni.cni.errors import CniError, Code, InvalidConfig
 from userspace_cni.cni.request import is_name
 from userspace_cni.config import NetConf
-from userspace_cni.engine import Attachment, Handoff, Pod
 from userspace_cni.handover import legacy
 from userspace_cni.handover.document import ABSTRACT
 from userspace_cni.kubernetes.client import Client, Conflict, NoSuchPod

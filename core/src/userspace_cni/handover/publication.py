@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from userspace_cni.api import Attachment, Handoff
 from userspace_cni.cni.errors import CniError, InvalidConfig
 from userspace_cni.config import NetConf
-from userspace_cni.engine import Attachment, Handoff
 from userspace_cni.handover import device_info, legacy
 from userspace_cni.handover.directory import ContainerDirectory
 from userspace_cni.handover.document import ABSTRACT, dump

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from userspace_cni.kernel.netlink import CREATE, DUMP, EXCLUSIVE, Refused, attribute, attributes
 
 if TYPE_CHECKING:
-    from userspace_cni.engine import IPInterface
+    from userspace_cni.api import IPInterface
     from userspace_cni.kernel.links import Link, Links
 
 _NEWADDR, _GETADDR = 20, 22  # RTM_

@@ -20,7 +20,7 @@ from userspace_cni.kernel.pyroute import iproute
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from userspace_cni.engine import Attachment, Bandwidth
+    from userspace_cni.api import Attachment, Bandwidth
     from userspace_cni.kernel.links import Link
     from userspace_cni.kernel.tags import Tags
 

@@ -18,7 +18,7 @@ from userspace_cni.kernel.netlink import CREATE, DUMP, EXCLUSIVE, attribute, att
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from userspace_cni.engine import IPAddress, IPNetwork
+    from userspace_cni.api import IPAddress, IPNetwork
     from userspace_cni.kernel.links import Link, Links
 
 MAIN_TABLE = 254  # RT_TABLE_MAIN

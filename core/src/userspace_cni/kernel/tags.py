@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from userspace_cni.engine import Attachment
+    from userspace_cni.api import Attachment
     from userspace_cni.kernel.links import Link, Links
 
 #: In bytes: the kernel's IFALIASZ is 256, less the NUL that is sent along, less the one it adds.

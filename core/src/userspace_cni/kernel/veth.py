@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from userspace_cni.api import mac_address
 from userspace_cni.cni.errors import (
     CheckFailed,
     CniError,
@@ -15,7 +16,6 @@ from userspace_cni.cni.errors import (
     DataplaneError,
     DataplaneUnavailable,
 )
-from userspace_cni.engine import mac_address
 from userspace_cni.kernel import limits, sysctl
 from userspace_cni.kernel.links import Links, link_body
 from userspace_cni.kernel.namespace import Namespace
@@ -26,7 +26,7 @@ from userspace_cni.kernel.tags import short_name
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from userspace_cni.engine import Attachment
+    from userspace_cni.api import Attachment
     from userspace_cni.kernel.links import Link
     from userspace_cni.kernel.tags import Tags
 

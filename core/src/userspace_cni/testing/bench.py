@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from attrs import define, evolve, field, frozen
 
 from userspace_cni import config, netns, registry
-from userspace_cni.engine import Attachment, EngineConf, HostEngine, HostPort, IPConfig, Node
+from userspace_cni.api import Attachment, EngineConf, EngineContext, HostEngine, HostPort, IPConfig
 from userspace_cni.handover import ContainerDirectory
 from userspace_cni.locks import Locks
 from userspace_cni.testing.faults import unharmed
@@ -41,7 +41,7 @@ class Place:
     #: Of the shared directories and locks.
     directory: Path
 
-    def node(self, held: list[str]) -> Node:
+    def context(self, held: list[str]) -> EngineContext:
         """Return the node that the engine sees; the names of the locks that it holds are *held*."""
         locks = Locks(self.directory / "locks", _TIMEOUT)
 
@@ -59,7 +59,7 @@ class Place:
                 with unharmed():
                     taken.__exit__(None, None, None)
 
-        return Node(
+        return EngineContext(
             settings=self.settings,
             lock=lock,
             directory=lambda path: self.shared(path.rpartition("/")[2]),
@@ -100,7 +100,7 @@ class Bench:
 
     def fresh_engine(self) -> HostEngine:
         """Return another object of the engine, which remembers nothing."""
-        engine = self.place.engine(self.place.node([]))
+        engine = self.place.engine(self.place.context([]))
         self._stack.callback(engine.close)
         return engine
 
@@ -167,7 +167,7 @@ class Bench:
 
     def listed(self, network: str = "contract", engine: HostEngine | None = None) -> set[str]:
         """Return the ids of the attachments that the switch carries."""
-        return set(self.call((engine or self.engine).list, network, self.conf))
+        return set(self.call((engine or self.engine).attachments, network, self.conf))
 
     def objects(self) -> list[str]:
         """Return what is in the switch."""
@@ -191,7 +191,7 @@ def bench(switch: Switch, network: Mapping[str, Any], *, addresses: bool) -> Ite
                 directory=directory,
             )
             held: list[str] = []
-            made = engine(place.node(held))
+            made = engine(place.context(held))
             stack.callback(made.close)
             yield Bench(switch, place, conf, network, made, held, stack, addresses)
     finally:
@@ -203,7 +203,7 @@ def lives(place: Place, conf: EngineConf, attachments: list[Attachment], togethe
 
     The processes begin *together*, however long each took to start.
     """
-    engine = place.engine(place.node([]))
+    engine = place.engine(place.context([]))
     try:
         together.wait(_TIMEOUT)
         for attachment in attachments:

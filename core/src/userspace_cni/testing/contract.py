@@ -14,9 +14,7 @@ import attrs
 import pytest
 
 from userspace_cni import netns, registry
-from userspace_cni.cni.errors import CheckFailed, CniError, Code, DataplaneUnavailable
-from userspace_cni.config import engine_conf
-from userspace_cni.engine import (
+from userspace_cni.api import (
     Attachment,
     ContainerEngine,
     EngineInfo,
@@ -24,6 +22,8 @@ from userspace_cni.engine import (
     HostPort,
     IPConfig,
 )
+from userspace_cni.cni.errors import CheckFailed, CniError, Code, DataplaneUnavailable
+from userspace_cni.config import engine_conf
 from userspace_cni.testing import bench as benches
 from userspace_cni.testing.bench import Bench
 from userspace_cni.testing.faults import failing
@@ -81,7 +81,7 @@ class EngineContract(ABC):
 
     def test_it_opens_nothing_before_it_is_asked(self, bench: Bench) -> None:
         with failing() as calls:
-            engine = bench.place.engine(bench.place.node([]))
+            engine = bench.place.engine(bench.place.context([]))
         engine.close()
         assert calls.count == 0, "__init__ reached the outside"
 
@@ -307,7 +307,7 @@ class EngineContract(ABC):
             "add": (engine.add, late, conf, ExitStack()),
             "delete": (engine.delete, attachment.id, conf, None),
             "check": (engine.check, attachment, conf, port),
-            "list": (lambda: list(engine.list("contract", conf)),),
+            "attachments": (lambda: list(engine.attachments("contract", conf)),),
         }
         if bench.switch.forgets:
             calls["generation"] = (engine.generation, conf)

@@ -12,7 +12,7 @@ from attrs import frozen
 from userspace_cni import netns
 
 if TYPE_CHECKING:
-    from userspace_cni.engine import Attachment, HostPort
+    from userspace_cni.api import Attachment, HostPort
 
 
 @frozen

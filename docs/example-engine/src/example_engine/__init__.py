@@ -21,10 +21,12 @@ from typing import ClassVar, Literal
 
 from attrs import field, frozen
 
-from userspace_cni.cni.errors import CheckFailed, DataplaneError, DataplaneUnavailable
-from userspace_cni.engine import (
+from userspace_cni.api import (
     Attachment,
+    CheckFailed,
     ContainerEngine,
+    DataplaneError,
+    DataplaneUnavailable,
     EngineConf,
     EngineInfo,
     Handoff,
@@ -90,7 +92,7 @@ class ExampleHostEngine(HostEngine):
         if not file.exists():
             raise CheckFailed(f"port {file} is gone", "DEL the container and ADD it again")
 
-    def list(self, network: str, conf: EngineConf) -> Iterator[str]:
+    def attachments(self, network: str, conf: EngineConf) -> Iterator[str]:
         for port in self._switch().glob(f"{_digest(network)}.*"):
             yield port.suffix.removeprefix(".")
 
@@ -98,7 +100,7 @@ class ExampleHostEngine(HostEngine):
         return str(self._switch().stat().st_ino)
 
     def _switch(self) -> Path:
-        directory = Path(self.node.settings.get("directory", "/run/example-switch"))
+        directory = Path(self.context.settings.get("directory", "/run/example-switch"))
         if not directory.is_dir():
             raise DataplaneUnavailable(
                 f"the example switch {directory} is not running", f"start it: mkdir {directory}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from userspace_cni.engine import IPAddress
+    from userspace_cni.api import IPAddress
     from userspace_cni.kernel.links import Link, Links
 
 #: In seconds, how long to wait for the carrier, which takes the kernel a few milliseconds.

@@ -12,7 +12,7 @@ from hashlib import sha256
 from ipaddress import IPv6Interface, ip_interface
 from typing import TYPE_CHECKING
 
-from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
+from userspace_cni.api import CheckFailed, DataplaneError, InvalidConfig
 from userspace_cni.kernel import sysctl
 from userspace_cni.kernel.addresses import addresses_of, ensure_address
 from userspace_cni.kernel.bridges import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
 
-    from userspace_cni.engine import Attachment, IPInterface
+    from userspace_cni.api import Attachment, IPInterface
     from userspace_cni.kernel.links import Link, Links
     from userspace_cni_linux.sections import BridgeSection
 

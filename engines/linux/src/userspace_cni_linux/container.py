@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import frozen
 
-from userspace_cni.cni.errors import CheckFailed, DataplaneError
-from userspace_cni.engine import ContainerEngine, EngineInfo, Handoff, IPAddress, IPNetwork
+from userspace_cni.api import (
+    CheckFailed,
+    ContainerEngine,
+    DataplaneError,
+    EngineInfo,
+    Handoff,
+    IPAddress,
+    IPNetwork,
+)
 from userspace_cni.kernel import sysctl
 from userspace_cni.kernel.addresses import add_address, addresses_of
 from userspace_cni.kernel.links import Links
@@ -32,7 +39,7 @@ from userspace_cni_linux.announce import announce
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from userspace_cni.engine import (
+    from userspace_cni.api import (
         Attachment,
         EngineConf,
         HostPort,

@@ -5,13 +5,17 @@ from __future__ import annotations
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from userspace_cni.cni.errors import (
+from userspace_cni.api import (
     CheckFailed,
     DataplaneError,
     DataplaneUnavailable,
+    EngineInfo,
+    HostEngine,
+    HostPort,
+    Interface,
     InvalidConfig,
+    Route,
 )
-from userspace_cni.engine import EngineInfo, HostEngine, HostPort, Interface, Route
 from userspace_cni.kernel import limits, sysctl, veth
 from userspace_cni.kernel.bridges import has_ports
 from userspace_cni.kernel.links import Links
@@ -25,8 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import ExitStack
 
-    from userspace_cni.cni.errors import CniError
-    from userspace_cni.engine import Attachment, EngineConf
+    from userspace_cni.api import Attachment, CniError, EngineConf
     from userspace_cni.kernel.links import Link
 
 _Section = TypeVar("_Section")
@@ -133,8 +136,8 @@ class LinuxHostEngine(HostEngine):
                 routed.check(links, link, attachment)
             limits.check(attachment, link.name, host_end=True)
 
-    def list(self, network: str, conf: EngineConf) -> Iterable[str]:  # noqa: ARG002
-        """See :meth:`.HostEngine.list`.
+    def attachments(self, network: str, conf: EngineConf) -> Iterable[str]:  # noqa: ARG002
+        """See :meth:`.HostEngine.attachments`.
 
         What lives in the container's namespace alone, tap and macvlan, is not seen from here; it
         ends with that namespace.
@@ -181,7 +184,7 @@ class LinuxHostEngine(HostEngine):
         undo: ExitStack,
     ) -> None:
         addresses = bridge.gateways(attachment, "host.bridge.gateway") if section.gateway else ()
-        with self.node.lock(bridge.lock_name(section.bridge_name)):
+        with self.context.lock(bridge.lock_name(section.bridge_name)):
             master = bridge.ensure(links, section, undo, self._remove_bridge)
             bridge.provide_gateways(links, master, section, addresses)
             links.change(link, master=master.index)
@@ -199,7 +202,7 @@ class LinuxHostEngine(HostEngine):
         if there is not None and not bridge.is_ours(there):
             # Its check under the lock needs the addresses: IPAM is waited for here.
             bridge.gateways(attachment, "host.bridge.gateway")
-        with self.node.lock(bridge.lock_name(section.bridge_name)):
+        with self.context.lock(bridge.lock_name(section.bridge_name)):
             master = bridge.ensure(links, section, undo, self._remove_bridge)
             if section.gateway and not bridge.is_ours(master):
                 # Before the port, which would change its MAC address as it comes and goes.
@@ -218,7 +221,7 @@ class LinuxHostEngine(HostEngine):
             addresses = bridge.gateways(attachment, "host.bridge.gateway")
             if bridge.is_ours(master):
                 # The bridge stays, it has a port; a VLAN's sub-interface may have to be made.
-                lock = self.node.lock(bridge.lock_name(section.bridge_name))
+                lock = self.context.lock(bridge.lock_name(section.bridge_name))
                 with lock if section.vlan_id is not None else nullcontext():
                     bridge.provide_gateways(links, master, section, addresses)
             sysctl.forward({address.version for address in addresses})
@@ -259,7 +262,7 @@ class LinuxHostEngine(HostEngine):
         )
 
     def _remove_bridge(self, name: str) -> None:
-        with self.node.lock(bridge.lock_name(name)), Links() as links:
+        with self.context.lock(bridge.lock_name(name)), Links() as links:
             bridge.remove_if_unused(links, name)
 
 

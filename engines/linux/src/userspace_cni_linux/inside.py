@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from userspace_cni.cni.errors import CheckFailed, CniError, Code
+from userspace_cni.api import CheckFailed, CniError, Code
 from userspace_cni.kernel import limits
 from userspace_cni.kernel.links import Links
 from userspace_cni.kernel.namespace import Namespace
 from userspace_cni.kernel.tags import Tags, short_name
 
 if TYPE_CHECKING:
-    from userspace_cni.engine import Attachment
+    from userspace_cni.api import Attachment
     from userspace_cni.kernel.links import Link
 
 TAGS = Tags("userspace-cni/1")

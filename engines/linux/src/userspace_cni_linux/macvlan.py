@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from userspace_cni.cni.errors import CniError, DataplaneError, InvalidConfig
+from userspace_cni.api import CniError, DataplaneError, InvalidConfig
 from userspace_cni.kernel import limits
 from userspace_cni.kernel.links import Links
 from userspace_cni.kernel.namespace import Namespace
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from typing import Any
 
-    from userspace_cni.engine import Attachment
+    from userspace_cni.api import Attachment
     from userspace_cni.kernel.links import Link
     from userspace_cni_linux.sections import MacvlanSection
 

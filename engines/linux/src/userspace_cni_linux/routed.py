@@ -6,14 +6,14 @@ import errno
 from ipaddress import ip_interface, ip_network
 from typing import TYPE_CHECKING
 
-from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
+from userspace_cni.api import CheckFailed, DataplaneError, InvalidConfig
 from userspace_cni.kernel import sysctl
 from userspace_cni.kernel.addresses import addresses_of, ensure_address
 from userspace_cni.kernel.netlink import Refused
 from userspace_cni.kernel.routes import SCOPE_LINK, SCOPE_UNIVERSE, add_route, routes_of
 
 if TYPE_CHECKING:
-    from userspace_cni.engine import Attachment, IPInterface, IPNetwork
+    from userspace_cni.api import Attachment, IPInterface, IPNetwork
     from userspace_cni.kernel.links import Link, Links
 
 

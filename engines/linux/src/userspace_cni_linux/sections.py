@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
 
-from userspace_cni.sections import VLAN_MAX, Trunk, within
+from userspace_cni.api.sections import VLAN_MAX, Trunk, within
 
 if TYPE_CHECKING:
     from attrs import Attribute

@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from userspace_cni.cni.errors import DataplaneError, DataplaneUnavailable
+from userspace_cni.api import DataplaneError, DataplaneUnavailable
 from userspace_cni.kernel import limits
 from userspace_cni.kernel.links import Links
 from userspace_cni.kernel.namespace import Namespace
@@ -19,7 +19,7 @@ from userspace_cni_linux import inside
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from userspace_cni.engine import Attachment
+    from userspace_cni.api import Attachment
     from userspace_cni.kernel.links import Link
     from userspace_cni_linux.sections import TapSection
 

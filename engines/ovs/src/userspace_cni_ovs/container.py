@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from userspace_cni.cni.errors import InvalidConfig
-from userspace_cni.engine import ContainerEngine, EngineInfo, Handoff
+from userspace_cni.api import ContainerEngine, EngineInfo, Handoff, InvalidConfig
 from userspace_cni_ovs.sections import MemifSection, VhostSection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from userspace_cni.cni.errors import CniError
-    from userspace_cni.engine import Attachment, EngineConf, HostPort
+    from userspace_cni.api import Attachment, CniError, EngineConf, HostPort
 
 
 class DpdkContainerEngine(ContainerEngine):

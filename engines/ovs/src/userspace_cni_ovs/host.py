@@ -10,22 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import evolve
 
-from userspace_cni.cni.errors import (
+from userspace_cni.api import (
     CheckFailed,
     CniError,
     DataplaneError,
     DataplaneUnavailable,
-    InvalidConfig,
-    did_you_mean,
-)
-from userspace_cni.engine import (
     EngineInfo,
     HostEngine,
     HostPort,
     Interface,
+    InvalidConfig,
     Lifeline,
     Memif,
     VhostUser,
+    did_you_mean,
 )
 from userspace_cni.kernel import limits, veth
 from userspace_cni.kernel.links import Links
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from contextlib import AbstractContextManager, ExitStack
 
-    from userspace_cni.engine import Attachment, EngineConf, Node, SharedDirectory
+    from userspace_cni.api import Attachment, EngineConf, EngineContext, SharedDirectory
     from userspace_cni_ovs.ovsdb import Ovsdb, Row
     from userspace_cni_ovs.process import Process
 
@@ -106,9 +104,9 @@ class OvsHostEngine(HostEngine):
                 except DataplaneError as error:
                     raise DataplaneUnavailable(error.msg, error.details) from error
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, context: EngineContext) -> None:
         """See :meth:`.HostEngine.__init__`."""
-        super().__init__(node)
+        super().__init__(context)
         self._connections = Pool()
         #: Generations in which ovs-vswitchd has made its ports.
         self._settled: set[str] = set()
@@ -172,8 +170,8 @@ class OvsHostEngine(HostEngine):
                 "ovs-vswitchd has been restarted, and made another",
             )
 
-    def list(self, network: str, conf: EngineConf) -> Iterable[str]:
-        """See :meth:`.HostEngine.list`."""
+    def attachments(self, network: str, conf: EngineConf) -> Iterable[str]:
+        """See :meth:`.HostEngine.attachments`."""
         with self._database(conf) as db:
             self._mend(db)
             return switch.attachments(db, network)
@@ -246,7 +244,7 @@ class OvsHostEngine(HostEngine):
         if _serves(spec):
             directory.make_way(ports.socket_name(attachment, conf))
         if spec.type == _VHOST_SERVER:
-            self.node.directory(self._vhost_sockets(conf, settings)).discard_stale(spec.name)
+            self.context.directory(self._vhost_sockets(conf, settings)).discard_stale(spec.name)
 
     def _make(
         self, db: Ovsdb, attachment: Attachment, conf: EngineConf, spec: PortSpec, undo: ExitStack
@@ -287,7 +285,7 @@ class OvsHostEngine(HostEngine):
         mended = []
         for failed in switch.failed_memifs(db):
             path, name = os.path.split(failed.socket)
-            directory = self.node.directory(path)
+            directory = self.context.directory(path)
             with suppress(FileNotFoundError):
                 left = os.lstat(failed.socket)
                 if directory.discard_stale(name):
@@ -303,7 +301,7 @@ class OvsHostEngine(HostEngine):
 
     @property
     def _timeout(self) -> float:
-        value = self.node.settings.get("timeout", _DEFAULT_TIMEOUT)
+        value = self.context.settings.get("timeout", _DEFAULT_TIMEOUT)
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise InvalidConfig(
                 "[engines.ovs] timeout", f"expected a number of seconds above 0, got {value!r}"
@@ -366,7 +364,7 @@ class OvsHostEngine(HostEngine):
         return os.path.join(self._run_directory(conf), below).rstrip("/")
 
     def _strings(self) -> dict[str, str]:
-        settings: dict[str, Any] = dict(self.node.settings)
+        settings: dict[str, Any] = dict(self.context.settings)
         for key, value in settings.items():
             if key not in _SETTINGS:
                 raise InvalidConfig(

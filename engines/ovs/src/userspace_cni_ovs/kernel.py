@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from userspace_cni.cni.errors import DataplaneError
+from userspace_cni.api import DataplaneError
 from userspace_cni.kernel import limits
 from userspace_cni.kernel.links import Links
 from userspace_cni.kernel.namespace import Namespace
@@ -16,7 +16,7 @@ from userspace_cni.kernel.veth import taken_inside
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from userspace_cni.engine import Attachment
+    from userspace_cni.api import Attachment
 
 TAGS = Tags("userspace-cni-ovs/1")
 

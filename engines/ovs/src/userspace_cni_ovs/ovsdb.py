@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from userspace_cni.cni.errors import (
+from userspace_cni.api import (
     CniError,
     DataplaneError,
     DataplaneUnavailable,

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
 
-from userspace_cni.cni.errors import InvalidConfig
-from userspace_cni.engine import Bandwidth, Memif, VhostUser
+from userspace_cni.api import Bandwidth, InvalidConfig, Memif, VhostUser
 from userspace_cni_ovs import tags
 from userspace_cni_ovs.ovsdb import a_map, a_set
 from userspace_cni_ovs.sections import BridgeSection, MemifSection, OvsSection, VhostSection
@@ -17,8 +16,7 @@ from userspace_cni_ovs.sections import BridgeSection, MemifSection, OvsSection, 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from userspace_cni.cni.errors import CniError
-    from userspace_cni.engine import Attachment, EngineConf, SharedDirectory
+    from userspace_cni.api import Attachment, CniError, EngineConf, SharedDirectory
     from userspace_cni_ovs.ovsdb import Row
 
 #: Those that DPDK drives, which need a bridge of the userspace datapath.

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from attrs import Attribute, field, frozen
 
-from userspace_cni import sections
-from userspace_cni.sections import ID_MAX, QUEUES_MAX, VLAN_MAX, power_of_two, within
+from userspace_cni.api import sections
+from userspace_cni.api.sections import ID_MAX, QUEUES_MAX, VLAN_MAX, power_of_two, within
 
 _OFPORT_MAX = 65279  # OFPP_MAX of OpenFlow 1.0, less one: what ofport_request takes
 _MEMIF_SECRET_MAX = 23  # bytes: the 24 of the protocol less the NUL

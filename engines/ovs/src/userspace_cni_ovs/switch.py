@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from userspace_cni.cni.errors import CniError, Code, DataplaneError, DataplaneUnavailable
+from userspace_cni.api import CniError, Code, DataplaneError, DataplaneUnavailable
 from userspace_cni_ovs import tags
 from userspace_cni_ovs.ovsdb import (
     Refused,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from userspace_cni.engine import Attachment
+    from userspace_cni.api import Attachment
 
 #: On Port, Interface and QoS: the attachment's id.
 ID = "userspace-cni-id"

@@ -6,7 +6,7 @@ from contextlib import suppress
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
-from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
+from userspace_cni.api import CheckFailed, DataplaneError, InvalidConfig
 from userspace_cni_vpp import tags
 from userspace_cni_vpp.connection import Refused
 from userspace_cni_vpp.sections import BridgeSection
@@ -14,8 +14,7 @@ from userspace_cni_vpp.sections import BridgeSection
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from userspace_cni.cni.errors import CniError
-    from userspace_cni.engine import Attachment, EngineConf, IPInterface
+    from userspace_cni.api import Attachment, CniError, EngineConf, IPInterface
     from userspace_cni_vpp.switch import Domain, Port, Switch
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
-from userspace_cni.cni.errors import DataplaneError, DataplaneUnavailable
+from userspace_cni.api import DataplaneError, DataplaneUnavailable
 from userspace_cni_vpp import definitions, retvals
 from userspace_cni_vpp.definitions import PLUGINS
 

@@ -6,8 +6,7 @@ import os
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from userspace_cni.cni.errors import CheckFailed, InvalidConfig
-from userspace_cni.engine import ContainerEngine, EngineInfo, Handoff
+from userspace_cni.api import CheckFailed, ContainerEngine, EngineInfo, Handoff, InvalidConfig
 from userspace_cni_vpp import bridge, tags
 from userspace_cni_vpp.connection import connect
 from userspace_cni_vpp.host import API_DIR, API_SOCKET, TIMEOUT
@@ -18,9 +17,9 @@ from userspace_cni_vpp.switch import Switch, mac_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from userspace_cni.cni.errors import CniError
-    from userspace_cni.engine import (
+    from userspace_cni.api import (
         Attachment,
+        CniError,
         EngineConf,
         HostPort,
         IPAddress,

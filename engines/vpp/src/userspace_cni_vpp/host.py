@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import evolve
 
-from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable, InvalidConfig, did_you_mean
-from userspace_cni.engine import (
+from userspace_cni.api import (
+    CheckFailed,
+    DataplaneUnavailable,
     EngineInfo,
     HostEngine,
     HostPort,
     Interface,
+    InvalidConfig,
     Lifeline,
     Memif,
     VhostUser,
+    did_you_mean,
 )
 from userspace_cni.kernel import limits, veth
 from userspace_cni_vpp import bridge, kernel, ports, routed, tags
@@ -35,8 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import ExitStack
 
-    from userspace_cni.cni.errors import CniError
-    from userspace_cni.engine import Attachment, EngineConf
+    from userspace_cni.api import Attachment, CniError, EngineConf
     from userspace_cni_vpp.switch import Port
 
 API_SOCKET = "/run/vpp/api.sock"
@@ -165,8 +167,8 @@ class VppHostEngine(HostEngine):
         elif conf.net_type == "interface":
             routed.check(switch, found, attachment, conf.section(InterfaceSection))
 
-    def list(self, network: str, conf: EngineConf) -> Iterable[str]:
-        """See :meth:`.HostEngine.list`."""
+    def attachments(self, network: str, conf: EngineConf) -> Iterable[str]:
+        """See :meth:`.HostEngine.attachments`."""
         network_id = tags.network_id(network)
         found = self._switch(conf).ports(containing=[network_id.encode()])
         parsed = [tags.parse(port.tag) for port in found]
@@ -228,13 +230,13 @@ class VppHostEngine(HostEngine):
         switch.set_mtu(index, attachment.mtu or ports.MTU)
         if conf.net_type == "bridge":
             section, domain = bridge.section_of(conf)
-            with self.node.lock(bridge.lock_name(domain)):
+            with self.context.lock(bridge.lock_name(domain)):
                 bridge.join(switch, index, section, domain)
                 if section.gateway:
                     gateways = bridge.gateways(attachment)
                     bridge.provide_gateways(switch, section, domain, gateways)
         elif conf.net_type == "interface":
-            with self.node.lock(routed.LOCK):
+            with self.context.lock(routed.LOCK):
                 routed.configure(
                     switch,
                     index,
@@ -251,7 +253,7 @@ class VppHostEngine(HostEngine):
             switch.set_mac(found.index, mac)
         if conf.net_type == "bridge":
             section, domain = bridge.section_of(conf)
-            with self.node.lock(bridge.lock_name(domain)):
+            with self.context.lock(bridge.lock_name(domain)):
                 bridge.mend(switch, section, domain)
 
     def _remove(self, attachment_id: str, conf: EngineConf) -> None:
@@ -259,7 +261,7 @@ class VppHostEngine(HostEngine):
         switch = self._switch(conf)
         found = ports.find(switch, attachment_id, conf)
         if conf.net_type == "interface":
-            with self.node.lock(routed.LOCK):
+            with self.context.lock(routed.LOCK):
                 for port in found:
                     routed.clean_up(switch, port)
                     switch.remove(port)
@@ -271,7 +273,7 @@ class VppHostEngine(HostEngine):
             switch.remove_memif_socket(tags.number(attachment_id))
         if conf.net_type == "bridge":
             section, domain = bridge.section_of(conf)
-            with self.node.lock(bridge.lock_name(domain)):
+            with self.context.lock(bridge.lock_name(domain)):
                 bridge.remove_if_unused(switch, section, domain)
 
     def _port(
@@ -296,7 +298,7 @@ class VppHostEngine(HostEngine):
     # -- settings
 
     def _switch(self, conf: EngineConf) -> Switch:
-        settings: dict[str, Any] = dict(self.node.settings)
+        settings: dict[str, Any] = dict(self.context.settings)
         for key, value in settings.items():
             if key not in _SETTINGS:
                 raise InvalidConfig(

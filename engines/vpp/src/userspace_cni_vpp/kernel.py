@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from userspace_cni.cni.errors import DataplaneUnavailable
+from userspace_cni.api import DataplaneUnavailable
 from userspace_cni.kernel.tags import Tags
 
 #: Of veth pairs.

@@ -7,8 +7,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from userspace_cni.cni.errors import CheckFailed, CniError, Code, InvalidConfig
-from userspace_cni.engine import Memif, VhostUser
+from userspace_cni.api import CheckFailed, CniError, Code, InvalidConfig, Memif, VhostUser
 from userspace_cni.kernel import limits, veth
 from userspace_cni.kernel.links import Links
 from userspace_cni.kernel.namespace import Namespace
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import ExitStack
 
-    from userspace_cni.engine import Attachment, EngineConf, HostPort, SharedDirectory
+    from userspace_cni.api import Attachment, EngineConf, HostPort, SharedDirectory
     from userspace_cni_vpp.switch import Port, Switch
 
 MTU = 1500

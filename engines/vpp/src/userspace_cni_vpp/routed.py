@@ -5,12 +5,12 @@ from __future__ import annotations
 from ipaddress import ip_interface, ip_network
 from typing import TYPE_CHECKING
 
-from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
+from userspace_cni.api import CheckFailed, DataplaneError, InvalidConfig
 from userspace_cni_vpp import tags
 from userspace_cni_vpp.switch import mac_bytes
 
 if TYPE_CHECKING:
-    from userspace_cni.engine import Attachment, IPInterface
+    from userspace_cni.api import Attachment, IPInterface
     from userspace_cni_vpp.sections import InterfaceSection
     from userspace_cni_vpp.switch import Port, Switch
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from attrs import Attribute, field, frozen
 
-from userspace_cni import sections
-from userspace_cni.sections import ID_MAX, QUEUES_MAX, VLAN_MAX, power_of_two, within
+from userspace_cni.api import sections
+from userspace_cni.api.sections import ID_MAX, QUEUES_MAX, VLAN_MAX, power_of_two, within
 
 _BRIDGE_ID_MAX = (1 << 24) - 1  # VPP's L2_BD_ID_MAX; bridge domain 0 cannot be changed
 #: Named bridges have ids of the upper half; who chooses numbers rarely chooses such.

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from userspace_cni.cni.errors import DataplaneError
+from userspace_cni.api import DataplaneError
 from userspace_cni_vpp.connection import Refused
 from userspace_cni_vpp.retvals import Retval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from userspace_cni.engine import IPAddress, IPInterface, IPNetwork
+    from userspace_cni.api import IPAddress, IPInterface, IPNetwork
     from userspace_cni_vpp.connection import Connection
 
 NONE = 0xFFFFFFFF

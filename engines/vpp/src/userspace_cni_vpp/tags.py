@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from userspace_cni.engine import Attachment
+    from userspace_cni.api import Attachment
 
 _PREFIX = "userspace-cni/1"
 #: Begins the tag of every loopback that lends its addresses.

@@ -1,0 +1,86 @@
+"""The contract for authors of engines: all that an engine imports from core, besides two kits.
+
+:mod:`userspace_cni.kernel` speaks to the Linux kernel for engines that need it, and
+:mod:`userspace_cni.testing` has the tests that an engine must pass. Everything else in core is
+private and may change at any time. :mod:`.sections` has configuration sections to derive from.
+"""
+
+from userspace_cni.api.directory import (
+    SharedDirectory,
+)
+from userspace_cni.api.engine import (
+    CONTAINER_ENGINES,
+    HOST_ENGINES,
+    ContainerEngine,
+    EngineConf,
+    EngineContext,
+    EngineInfo,
+    HostEngine,
+    Lifeline,
+)
+from userspace_cni.api.model import (
+    Attachment,
+    Bandwidth,
+    Handoff,
+    HostPort,
+    Pod,
+    attachment_id,
+    mac_address,
+)
+from userspace_cni.api.ports import (
+    Memif,
+    VhostUser,
+)
+from userspace_cni.cni.errors import (
+    CheckFailed,
+    CniError,
+    Code,
+    DataplaneError,
+    DataplaneUnavailable,
+    InvalidConfig,
+    did_you_mean,
+)
+from userspace_cni.cni.result import (
+    DNS,
+    Interface,
+    IPAddress,
+    IPConfig,
+    IPInterface,
+    IPNetwork,
+    Route,
+)
+
+__all__ = [
+    "CONTAINER_ENGINES",
+    "DNS",
+    "HOST_ENGINES",
+    "Attachment",
+    "Bandwidth",
+    "CheckFailed",
+    "CniError",
+    "Code",
+    "ContainerEngine",
+    "DataplaneError",
+    "DataplaneUnavailable",
+    "EngineConf",
+    "EngineContext",
+    "EngineInfo",
+    "Handoff",
+    "HostEngine",
+    "HostPort",
+    "IPAddress",
+    "IPConfig",
+    "IPInterface",
+    "IPNetwork",
+    "Interface",
+    "InvalidConfig",
+    "Lifeline",
+    "Memif",
+    "Pod",
+    "Route",
+    "SharedDirectory",
+    "VhostUser",
+    "attachment_id",
+    "did_you_mean",
+    "mac_address",
+]

@@ -1,0 +1,455 @@
+"""NetConf: the configuration of a network of type ``userspace``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Any, Literal
+
+import attrs
+from attrs import field, frozen
+
+from userspace_cni.api import (
+    Bandwidth,
+    EngineConf,
+    EngineInfo,
+    Pod,
+    attachment_id,
+    mac_address,
+)
+from userspace_cni.cni import result as cni_result
+from userspace_cni.cni.errors import CniError, Code, InvalidConfig, Problems, did_you_mean
+from userspace_cni.cni.request import Request, is_ifname
+from userspace_cni.cni.result import DNS, Result
+from userspace_cni.config.decoding import shown, structure
+from userspace_cni.config.settings import LOG_LEVELS
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
+_MTU_MIN, _MTU_MAX = 68, 65535  # RFC 791; the 16 bits of an IPv4 total length
+#: A DNS label (RFC 1123), as Kubernetes has the names of volumes.
+_VOLUME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_NET_TYPES = ("none", "bridge", "interface")
+#: The keys of ``host`` and ``container`` that are not sections.
+_END_KEYS = ("engine", "iftype", "netType")
+
+
+def _mac(_: object, __: object, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) or not _MAC.fullmatch(value):
+        raise ValueError(f"expected a MAC address (02:00:00:00:00:01), got {value!r}")
+    if int(value[:2], 16) & 1:
+        raise ValueError(f"expected a unicast MAC address, got the multicast address {value!r}")
+    if not value.strip("0:"):
+        raise ValueError(f"expected a MAC address other than {value!r}")
+
+
+def _mtu(_: object, __: object, value: int | None) -> None:
+    if value is not None and not _MTU_MIN <= value <= _MTU_MAX:
+        raise ValueError(f"expected {_MTU_MIN} to {_MTU_MAX} bytes, got {value}")
+
+
+def _ifname(_: object, __: object, value: str | None) -> None:
+    if value is not None and not is_ifname(value):
+        raise ValueError(f"expected an interface name of 1 to 15 characters, got {value!r}")
+
+
+def _absolute(_: object, __: object, value: str | None) -> None:
+    if value is not None and (not value.startswith("/") or "\0" in value):
+        raise ValueError(f"expected an absolute path, got {value!r}")
+
+
+def _volume(_: object, __: object, value: str) -> None:
+    if not _VOLUME.fullmatch(value):
+        raise ValueError(f"expected the name of a pod's volume, such as shared-dir, got {value!r}")
+
+
+def _log_level(_: object, __: object, value: str | None) -> None:
+    if value is not None and value.lower() not in LOG_LEVELS:
+        raise ValueError(f"expected one of {', '.join(LOG_LEVELS)}, got {value!r}")
+
+
+def _not_negative(_: object, __: object, value: int) -> None:
+    if value < 0:
+        raise ValueError(f"expected 0 or more bits, got {value}")
+
+
+@frozen(kw_only=True)
+class _Dns:
+    nameservers: tuple[str, ...] = ()
+    domain: str = ""
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class _Bandwidth:
+    """As the CNI plugin ``bandwidth`` has it; see :class:`~userspace_cni.api.Bandwidth`."""
+
+    ingress_rate: int = field(default=0, validator=_not_negative)
+    ingress_burst: int = field(default=0, validator=_not_negative)
+    egress_rate: int = field(default=0, validator=_not_negative)
+    egress_burst: int = field(default=0, validator=_not_negative)
+
+
+#: What containerd writes as the burst of every pod: nobody asked for one. Taken as it is, it would
+#: let half a gigabyte pass before the limit held.
+_NO_BURST = 2**32 - 1
+_BANDWIDTH_KEYS = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
+
+
+@frozen(kw_only=True)
+class NetConf:
+    """The configuration of one network, ours and the keys that every CNI plugin shares."""
+
+    cni_version: str = ""
+    name: str
+    type: str = "userspace"
+    #: What the host's engine makes; see :func:`engine_conf`.
+    host: Mapping[str, Any]
+    #: How the container consumes it.
+    container: Mapping[str, Any] = field(factory=dict)
+    #: Name of the interface in the container, in place of CNI_IFNAME.
+    if0name: str | None = field(default=None, validator=_ifname)
+    mtu: int | None = field(default=None, validator=_mtu)
+    mac: str | None = field(default=None, validator=_mac)
+    #: Whoever starts the container may ask for a MAC address by CNI_ARGS.
+    mac_from_args: bool = False
+    bandwidth: _Bandwidth | None = None
+    #: The directory below which each container gets one for its sockets, in place of the node's.
+    shared_dir: str | None = field(default=None, validator=_absolute)
+    #: Where the container has mounted its own directory; by default where the node has it.
+    container_dir: str | None = field(default=None, validator=_absolute)
+    #: Write the file that the first plugin wrote, too.
+    legacy_file: bool = False
+    #: As whom to talk to Kubernetes: look for the pod's volume, and write the pod's annotations.
+    kubeconfig: str | None = field(default=None, validator=_absolute)
+    #: The pod's volume that is its shared directory, where the pod has it.
+    shared_volume: str = field(default="shared-dir", validator=_volume)
+    ipam: Mapping[str, Any] = field(factory=dict)
+    dns: _Dns = field(factory=_Dns)
+    args: Mapping[str, Any] = field(factory=dict)
+    capabilities: Mapping[str, Any] = field(factory=dict)
+    runtime_config: Mapping[str, Any] = field(factory=dict)
+    prev_result: Mapping[str, Any] | None = None
+    log_file: str | None = field(default=None, validator=_absolute)
+    log_level: str | None = field(default=None, validator=_log_level)
+    disable_check: bool = False
+
+    # -- what follows from it
+
+    @property
+    def ipam_type(self) -> str:
+        """The name of the IPAM plugin, empty where the network has none."""
+        return str(self.ipam.get("type", ""))
+
+    @property
+    def result_dns(self) -> DNS:
+        """The DNS settings of the configuration; what the runtime gives for this container wins."""
+        given = _folded(_folded(self.runtime_config).get("dns"))
+        wanted = DNS(
+            nameservers=tuple(given.get("servers") or ()),
+            search=tuple(given.get("searches") or ()),
+            options=tuple(given.get("options") or ()),
+        )
+        return wanted or DNS(**attrs.asdict(self.dns, recurse=False))
+
+    @property
+    def requested_bandwidth(self) -> Bandwidth | None:
+        """The limits asked for: what the runtime gives for this container wins."""
+        given = _folded(self.runtime_config).get("bandwidth")
+        if isinstance(given, Mapping):
+            # containerd writes IngressRate, as Go programs do.
+            keys = {key.lower(): key for key in _BANDWIDTH_KEYS}
+            given = {
+                keys.get(str(key).lower(), key): value
+                for key, value in given.items()
+                if not (value == _NO_BURST and str(key).lower().endswith("burst"))
+            }
+        asked = structure(given, _Bandwidth, "runtimeConfig.bandwidth") if given else self.bandwidth
+        limits = Bandwidth(**attrs.asdict(asked)) if asked else Bandwidth()
+        return None if limits == Bandwidth() else limits
+
+    def pod_args(self, request: Request) -> dict[str, str]:
+        """Return what the request says for this container: ``args.cni``, else CNI_ARGS."""
+        given = _folded(self.args.get("cni")) or _folded(request.args)
+        return {key: value for key, value in given.items() if isinstance(value, str)}
+
+    def previous(self, version: str) -> Result | None:
+        """Return ``prevResult``, None where there is none."""
+        if self.prev_result is None:
+            return None
+        stated = self.prev_result.get("cniVersion") or version
+        if stated not in cni_result.VERSIONS:
+            raise CniError(
+                Code.INCOMPATIBLE_VERSION,
+                f"prevResult.cniVersion: {stated!r} is not supported",
+                f"this plugin supports {', '.join(cni_result.VERSIONS)}",
+            )
+        try:
+            result = cni_result.load(dict(self.prev_result), stated)
+        except CniError as error:
+            raise CniError(error.code, f"prevResult.{error.msg}", error.details) from None
+        for position, ip in enumerate(result.ips):
+            if ip.interface is not None and ip.interface >= len(result.interfaces):
+                raise InvalidConfig(
+                    f"prevResult.ips[{position}].interface",
+                    f"expected an index into {len(result.interfaces)} interfaces, "
+                    f"got {ip.interface}",
+                )
+        return result
+
+    @property
+    def takes_mac_from_args(self) -> bool:
+        """Tell whether ``MAC`` in CNI_ARGS counts."""
+        return self.mac_from_args and not _folded(self.args.get("cni"))
+
+    def require_open(self, request: Request) -> None:
+        """Raise InvalidConfig if CNI_ARGS ask for what the network does not let them choose.
+
+        The address that the attachment has anyway is no choice: podman repeats it when it reloads
+        a network.
+        """
+        given = _folded(self.runtime_config).get("mac") or _folded(self.args.get("cni"))
+        asked = request.args.get("MAC", "").lower()
+        id_ = attachment_id(request.network, request.container_id, request.ifname)
+        own = self.mac or mac_address(id_, "container")
+        if asked not in ("", own.lower()) and not given and not self.mac_from_args:
+            raise InvalidConfig(
+                "CNI_ARGS MAC",
+                f"the network lets nobody choose a MAC address by CNI_ARGS, got "
+                f"{request.args['MAC']!r}",
+                'add "macFromArgs": true to the network, or ask for no MAC address',
+            )
+
+    def requested_mac(self, request: Request) -> str | None:
+        """Return the MAC address asked for: runtimeConfig, args.cni, CNI_ARGS, configuration.
+
+        ``args.cni`` makes CNI_ARGS void, as the CNI conventions demand.
+        """
+        cni_args = _folded(self.args.get("cni"))
+        candidates = {
+            "runtimeConfig.mac": _folded(self.runtime_config).get("mac"),
+            "args.cni.mac": cni_args.get("mac"),
+            "CNI_ARGS MAC": request.args.get("MAC") if self.takes_mac_from_args else None,
+            "mac": self.mac,
+        }
+        for path, value in candidates.items():
+            if value in (None, ""):
+                continue
+            try:
+                _mac(None, None, value)
+            except ValueError as error:
+                raise InvalidConfig(path, str(error)) from None
+            return str(value).lower()
+        return None
+
+
+#: What others put into the configuration of every plugin: the runtime, which does not always keep
+#: its own key to itself; and Multus, for a network with a device or a resource. None is ours.
+_INJECTED = ("disableGC", "deviceID", "pciBusID", "resourceName", "resourceID")
+
+
+def load(request: Request, problems: Problems | None = None) -> NetConf:
+    """Return the structured configuration of *request*.
+
+    Where the caller has more to judge, what is wrong is added to its *problems*, and what is
+    returned lacks those keys.
+
+    Raises:
+        CniError: 7 for a value that cannot be used, 2 for a key that is not known; all of them.
+
+    """
+    found = Problems() if problems is None else problems
+    # "cni.dev/..." is reserved for the protocol itself (SPEC, section 1).
+    own = {key: value for key, value in request.config.items() if not key.startswith("cni.dev/")}
+    for key in _INJECTED:
+        own.pop(key, None)
+    try:
+        conf = structure(own, NetConf, "")
+    except CniError as error:
+        found.add(error)
+        if not isinstance(own.get("host"), Mapping):
+            found.settle()  # the engines are not known
+        conf = structure({key: own[key] for key in own if _stands(key, own[key])}, NetConf, "")
+    if not isinstance(conf.ipam.get("type", ""), str) or {"/", "\0"} & {*conf.ipam_type}:
+        found.add(
+            InvalidConfig(
+                "ipam.type", f"expected the bare name of a plugin, got {conf.ipam['type']!r}"
+            )
+        )
+    elif conf.ipam and not conf.ipam_type:
+        found.add(InvalidConfig("ipam.type", "missing; name the IPAM plugin, such as host-local"))
+    for server in conf.dns.nameservers:
+        try:
+            ip_address(server)
+        except ValueError:
+            found.add(InvalidConfig("dns.nameservers", f"expected IP addresses, got {server!r}"))
+    if not isinstance(conf.args.get("cni", {}), Mapping):
+        found.add(InvalidConfig("args.cni", f"expected a JSON object, got {conf.args['cni']!r}"))
+    _check_runtime_config(conf, found)
+    with found:
+        conf.requested_mac(request)
+    if problems is None:
+        found.settle()
+    return conf
+
+
+def _stands(key: str, value: object) -> bool:
+    """Tell whether a key of the configuration can be used."""
+    try:
+        structure({"name": "", "host": {}, key: value}, NetConf, "")
+    except CniError:
+        return False
+    return True
+
+
+#: What the runtime may pass: used here, or by the IPAM plugin that gets the whole configuration.
+_HONOURED = ("bandwidth", "cnideviceinfofile", "deviceid", "dns", "mac")
+_HONOURED_BY_IPAM = ("ips", "ipranges")
+
+
+def _check_runtime_config(conf: NetConf, problems: Problems) -> None:
+    for key, value in conf.runtime_config.items():
+        if key.lower() == "dns" and value is not None:
+            with problems:
+                _check_runtime_dns(f"runtimeConfig.{key}", value)
+        if key.lower() in _HONOURED or not value:
+            continue
+        if key.lower() not in _HONOURED_BY_IPAM:
+            problems.add(
+                CniError(
+                    Code.UNSUPPORTED_FIELD,
+                    f"runtimeConfig.{key}: cannot be honoured: {json.dumps(value)}",
+                    f'remove "{key}" from "capabilities" of this plugin, '
+                    "or give it to a plugin that has it, such as portmap or bandwidth",
+                )
+            )
+        elif not conf.ipam_type:
+            problems.add(
+                InvalidConfig(
+                    f"runtimeConfig.{key}",
+                    f"{json.dumps(value)} needs an IPAM plugin, and the network has none",
+                    'give the network an "ipam" section such as {"type": "static"}',
+                )
+            )
+
+
+def _check_runtime_dns(path: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise InvalidConfig(path, f"expected a JSON object, got {json.dumps(value)}")
+    for key, items in _folded(value).items():
+        known = key in ("servers", "searches", "options") and items is not None
+        if known and not (isinstance(items, list) and all(isinstance(i, str) for i in items)):
+            raise InvalidConfig(
+                f"{path}.{key}", f"expected a list of strings, got {json.dumps(items)}"
+            )
+
+
+def require_bandwidth(conf: NetConf, info: EngineInfo, iftype: str) -> None:
+    """Raise CniError 2 for limits that the host engine *info* cannot set for *iftype*."""
+    limits = conf.requested_bandwidth
+    if limits is not None and iftype not in info.bandwidth:
+        given = _folded(conf.runtime_config).get("bandwidth")
+        path, value = ("runtimeConfig.bandwidth", given) if given else ("bandwidth", limits)
+        raise CniError(
+            Code.UNSUPPORTED_FIELD,
+            f"{path}: host engine {info.name!r} cannot limit an attachment of iftype {iftype!r}, "
+            f"got {json.dumps(value, default=attrs.asdict)}",
+            f"it limits {', '.join(info.bandwidth) or 'none'}; choose another iftype, or remove "
+            '"bandwidth" from the network and from its "capabilities"',
+        )
+
+
+def engine_name(
+    conf: NetConf, end: Literal["host", "container"], host: EngineInfo | None = None
+) -> str:
+    """Return the name of the engine of one *end*.
+
+    The container's is by default what its *host* engine declares for the interface type, else the
+    host's.
+
+    Raises:
+        CniError: code 7.
+
+    """
+    name = conf.host.get("engine")
+    if end == "container":
+        iftype = conf.container.get("iftype", conf.host.get("iftype"))
+        declared = host.container_engines if host else {}
+        default = declared.get(iftype, name) if isinstance(iftype, str) else name
+        name = conf.container.get("engine", default)
+    if name is None:
+        raise InvalidConfig("host.engine", "missing; name an engine, such as linux")
+    if not isinstance(name, str) or not name:
+        raise InvalidConfig(f"{end}.engine", f"expected the name of an engine, got {name!r}")
+    return name
+
+
+def engine_conf(
+    raw: Mapping[str, Any], path: str, info: EngineInfo, defaults: Mapping[str, str]
+) -> EngineConf:
+    """Return one end's part of the configuration, structured as the engine's *info* declares.
+
+    Args:
+        raw: The value of ``host`` or ``container``.
+        path: Which of the two it is.
+        info: The engine's.
+        defaults: For ``iftype`` and ``netType``, where *raw* has none.
+
+    Raises:
+        CniError: 7 for a value that cannot be used, 2 for a key that the engine does not know.
+
+    """
+    problems = Problems()
+    known_keys = (*_END_KEYS, *sorted(info.sections))
+    for key in sorted(raw.keys() - {*known_keys}):
+        problems.add(
+            CniError(
+                Code.UNSUPPORTED_FIELD,
+                f"{path}.{key}: unknown key with value {shown(raw[key], *info.sections.values())}",
+                f"{did_you_mean(key, known_keys)}engine {info.name!r} knows "
+                f"{', '.join(known_keys)}",
+            )
+        )
+
+    def choice(key: str, known: tuple[str, ...], default: str | None) -> str:
+        value = raw.get(key, default)
+        if value is None:
+            problem = f"missing; engine {info.name!r} has {', '.join(known)}"
+            problems.add(InvalidConfig(f"{path}.{key}", problem))
+        elif value not in known:
+            problem = f"engine {info.name!r} has {', '.join(known)}, got {value!r}"
+            problems.add(InvalidConfig(f"{path}.{key}", problem))
+        return str(value)
+
+    implied = "bridge" if "bridge" in raw else "none"
+    iftype = choice("iftype", info.interface_types, defaults.get("iftype"))
+    net_type = choice("netType", info.network_types, defaults.get("netType", implied))
+    sections: dict[str, object] = {}
+    for key, kind in info.sections.items():
+        if key in raw:
+            with problems:
+                sections[key] = structure(raw[key], kind, f"{path}.{key}")
+    problems.settle()
+    return EngineConf(engine=info.name, iftype=iftype, net_type=net_type, sections=sections)
+
+
+def pod_of(args: Mapping[str, str]) -> Pod | None:
+    """Return the pod that CNI_ARGS say this is for, None outside Kubernetes."""
+    namespace, name = (args.get(f"K8S_POD_{key}", "") for key in ("NAMESPACE", "NAME"))
+    if not namespace or not name:
+        return None
+    return Pod(namespace=namespace, name=name, uid=args.get("K8S_POD_UID", ""))
+
+
+def _folded(value: object) -> dict[str, Any]:
+    """Return the members of a JSON object by lower-case key, as Go programs match them.
+
+    containerd writes ``{"Servers": ...}`` where podman writes ``{"servers": ...}``.
+    """
+    if not isinstance(value, Mapping):
+        return {}
+    return {str(key).lower(): item for key, item in value.items()}

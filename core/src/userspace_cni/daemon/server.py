@@ -1,0 +1,356 @@
+"""The daemon's socket: one request a connection, root's alone, served by a pool of threads."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import select
+import selectors
+import signal
+import socket
+import stat
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from math import inf
+from pathlib import Path
+from threading import BoundedSemaphore
+
+from attrs import define, field
+
+from userspace_cni import directories, dispatch
+from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.daemon import protocol
+from userspace_cni.daemon.pool import Job, Pool
+from userspace_cni.daemon.protocol import BadFrame, Reply
+from userspace_cni.log import logger
+
+#: A shim writes its request, and reads the answer, at once.
+_PATIENCE = 5.0  # seconds
+_BACKLOG = 4096
+#: Threads that work at once take the interpreter's lock from each other at every system call, and
+#: serve fewer requests together than two. One more begins when those two take less processor time
+#: than this part of a look: they wait for a plugin, a switch or the kernel.
+_AT_ONCE = 2
+_BUSY = 0.8
+_LOOK = 0.002  # seconds
+_LOOKS_MAX = 10
+_WAIT_MAX = 3600.0  # seconds; epoll takes no infinity
+_CHUNK = 1 << 16  # bytes; a request as a whole, nearly always
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+
+#: Given the environment, standard input, what tells whether the caller still waits, and since when
+#: it does, of the monotonic clock.
+Serve = Callable[[Mapping[str, str], bytes, Callable[[], bool], float], Reply]
+
+
+@contextmanager
+def sole(path: Path) -> Iterator[None]:
+    """Be the only daemon that owns the socket *path*; a lock beside it tells, and by whom.
+
+    Raises:
+        CniError: 5 when another lives, or the lock cannot be made.
+
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        directories.make(path.parent)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise CniError(Code.IO_FAILURE, f"{lock} cannot be made", error.strerror or "") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 32).decode(errors="replace").strip()
+            raise CniError(
+                Code.IO_FAILURE,
+                f"another daemon, process {owner}, owns {path}",
+                "stop it first, or give this one a socket of its own (daemon.socket)",
+            ) from None
+        os.truncate(descriptor, 0)
+        os.write(descriptor, b"%d\n" % os.getpid())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@define(eq=False)
+class _Caller:
+    """A connection whose request is still to come, as a whole."""
+
+    connection: socket.socket
+    #: When it was accepted, of the monotonic clock.
+    since: float
+    received: bytearray = field(factory=bytearray)
+
+
+class Server:
+    """Listens from :meth:`open` on; :meth:`run` serves until :meth:`stop`.
+
+    One thread accepts and reads: a caller that says nothing costs a descriptor, and keeps nobody.
+    """
+
+    def __init__(self, path: Path, workers: int, patience: float, serve: Serve) -> None:
+        """Serve *workers* requests of one network at once; others wait *patience* seconds."""
+        self._path = path
+        self._patience = patience
+        self._serve = serve
+        self._pool = Pool(workers)
+        self._turns = BoundedSemaphore(_AT_ONCE)
+        self._stopping = False
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._woken, self._waker = socket.socketpair()
+        for end in (self._woken, self._waker):
+            end.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        #: Callers that are still to be read, in the order in which they came.
+        self._callers: dict[int, _Caller] = {}
+        self._ready: deque[Job] = deque()
+        # The other half is for the work: logs, plugins' pipes, switches.
+        self._callers_max = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 1)
+
+    def open(self) -> None:
+        """Listen. What lies at the path is a dead daemon's: see :func:`sole`.
+
+        Raises:
+            CniError: 5 when the socket cannot be made.
+
+        """
+        try:
+            with suppress(FileNotFoundError):
+                if stat.S_ISSOCK(self._path.lstat().st_mode):
+                    self._path.unlink()
+            self._listener.bind(str(self._path))
+            self._path.chmod(0o600)  # nobody can connect before listen()
+            self._listener.listen(_BACKLOG)
+        except OSError as error:
+            raise CniError(
+                Code.IO_FAILURE, f"cannot listen at {self._path}", error.strerror or str(error)
+            ) from error
+
+    def stop(self) -> None:
+        """Let :meth:`run` return once what has come is served; may be called by a signal."""
+        self._stopping = True
+        with suppress(BlockingIOError):
+            self._waker.send(b"x")
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`, then finish what runs, and what still waits to be accepted."""
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        with self._woken_by_signals():
+            while not self._stopping:
+                self._go_on(accepting=True)
+            # Whoever comes now finds no daemon; whoever has come before gets an answer.
+            self._path.unlink(missing_ok=True)
+            while self._accept():
+                pass
+            self._listen(wanted=False)
+            self._listener.close()
+            while self._callers or self._ready:
+                self._go_on(accepting=False)
+            self._pool.drain()
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._selector.close()
+        for end in (self._listener, self._woken, self._waker):
+            end.close()
+
+    @contextmanager
+    def _woken_by_signals(self) -> Iterator[None]:
+        # One that comes just before the wait would wait for the next connection otherwise.
+        before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+
+    def _go_on(self, *, accepting: bool) -> None:
+        """Do what can be done now, or wait for more."""
+        if accepting:
+            self._listen(wanted=len(self._callers) < self._callers_max)
+        now = time.monotonic()
+        until = min(self._pool.refuse_late(now), self._refuse_slow(now))
+        wait = 0 if self._ready else min(until - now, _WAIT_MAX)
+        for key, _ in self._selector.select(max(wait, 0)):
+            if key.fileobj is self._woken:
+                with suppress(BlockingIOError):
+                    self._woken.recv(64)
+            elif key.fileobj is self._listener:
+                self._accept()
+            else:
+                self._read(self._callers[key.fd])
+        if self._ready:
+            self._begin(self._ready.popleft())
+
+    def _listen(self, *, wanted: bool) -> None:
+        registered = self._listener.fileno() in self._selector.get_map()
+        if wanted and not registered:
+            self._selector.register(self._listener, selectors.EVENT_READ)
+        elif registered and not wanted:
+            self._selector.unregister(self._listener)
+
+    def _accept(self) -> bool:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                logger.error("cannot accept a connection: %s", error)
+                time.sleep(0.1)  # too many open files: some will be closed
+            return False
+        connection.setblocking(False)
+        caller = _Caller(connection, time.monotonic())
+        try:
+            _require_root(connection)
+        except CniError as error:
+            _refuse(connection, error)
+            return True
+        self._callers[connection.fileno()] = caller
+        self._selector.register(connection, selectors.EVENT_READ)
+        self._read(caller)  # it is there already, often
+        return True
+
+    def _read(self, caller: _Caller) -> None:
+        """Read what is there of a request; it is ready when it is whole."""
+        try:
+            chunk = caller.connection.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._let_go(caller, BadFrame(f"it stopped half way: {error}"))
+            return
+        caller.received += chunk
+        try:
+            environ, stdin = protocol.read_request(_reader(caller.received))
+        except _Incomplete:
+            if not chunk:
+                self._let_go(caller, BadFrame("it ends early"))
+            return
+        except CniError as error:
+            self._let_go(caller, error)
+            return
+        self._let_go(caller)
+        network = protocol.network_of(stdin)
+        until = caller.since + self._patience
+        connection = caller.connection
+        connection.setblocking(True)
+        self._ready.append(
+            Job(
+                network,
+                until,
+                partial(self._converse, connection, environ, stdin, caller.since),
+                partial(_refuse, connection),
+            )
+        )
+
+    def _let_go(self, caller: _Caller, problem: CniError | None = None) -> None:
+        """Stop reading from *caller*; with a *problem*, answer that."""
+        self._selector.unregister(caller.connection)
+        del self._callers[caller.connection.fileno()]
+        if problem is not None:
+            _refuse(caller.connection, problem)
+
+    def _refuse_slow(self, now: float) -> float:
+        """Refuse callers that have not sent a whole request; return when there may be more."""
+        for caller in tuple(self._callers.values()):
+            if (until := caller.since + _PATIENCE) > now:
+                return until
+            self._let_go(caller, BadFrame(f"it stopped half way, after {_PATIENCE:g} s"))
+        return inf
+
+    def _begin(self, job: Job) -> None:
+        has_turn = not self._pool.is_full(job.network) and self._turn()
+        if has_turn:
+            job.run = partial(_in_turn, job.run, self._turns)
+        try:
+            self._pool.submit(job)
+        except RuntimeError as error:
+            if has_turn:
+                self._turns.release()
+            job.refuse(
+                CniError(
+                    Code.TRY_AGAIN_LATER,
+                    f"the daemon has no thread for this request: {error}",
+                    "see the limits of its service: TasksMax, memory",
+                )
+            )
+
+    def _turn(self) -> bool:
+        """Wait until one more request can begin; tell whether it has one of the turns."""
+        for _ in range(_LOOKS_MAX):
+            before = time.process_time()
+            if self._turns.acquire(timeout=_LOOK):
+                return True
+            if time.process_time() - before < _LOOK * _BUSY:
+                break
+        return False
+
+    def _converse(
+        self, connection: socket.socket, environ: Mapping[str, str], stdin: bytes, since: float
+    ) -> None:
+        try:
+            with connection:
+                reply = self._serve(environ, stdin, partial(_waits, connection), since)
+                connection.settimeout(_PATIENCE)
+                connection.sendall(protocol.dump_reply(reply))
+        except OSError as error:
+            logger.warning("a caller did not take its answer: %s", error)
+        except Exception:  # noqa: BLE001  nobody else would tell of it
+            logger.exception("internal error")
+
+
+def _in_turn(run: Callable[[], None], turns: BoundedSemaphore) -> None:
+    try:
+        run()
+    finally:
+        turns.release()
+
+
+def _refuse(connection: socket.socket, error: CniError) -> None:
+    """Answer *error*, which any buffer takes at once, and close."""
+    logger.warning("refused a request: %s", error)
+    answer = dispatch.failure(error)
+    with connection, suppress(OSError):
+        connection.setblocking(False)
+        connection.sendall(protocol.dump_reply(Reply(answer.status, answer.out.encode(), b"")))
+
+
+def _waits(connection: socket.socket) -> bool:
+    """Tell whether the caller is there: it closes its end when it has the answer, or dies."""
+    poll = select.poll()
+    poll.register(connection, 0)  # POLLHUP is told unasked: both directions are closed
+    return not poll.poll(0)
+
+
+def _require_root(connection: socket.socket) -> None:
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    if uid != 0:
+        raise CniError(
+            Code.INVALID_ENVIRONMENT,
+            f"process {pid} of user {uid} may not call the daemon",
+            "only root may",
+        )
+
+
+class _Incomplete(Exception):
+    """More of a request is still to come."""
+
+
+def _reader(received: bytearray) -> protocol.Reader:
+    """Return what reads a request from its beginning, of which *received* is here."""
+    position = 0
+
+    def read(length: int) -> bytes:
+        nonlocal position
+        position += length
+        if position > len(received):
+            raise _Incomplete
+        return bytes(received[position - length : position])
+
+    return read

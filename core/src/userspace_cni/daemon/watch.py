@@ -1,0 +1,293 @@
+"""Watches the switches of one host engine, and puts back what they have lost.
+
+A switch that ends is noticed by its lifeline, at once, or else when it is asked for its generation.
+While it is down it is asked often: what waits for it waits a twentieth longer than the outage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, Literal
+
+from attrs import define
+
+from userspace_cni import registry
+from userspace_cni.api import Lifeline
+from userspace_cni.cni.errors import DataplaneUnavailable
+from userspace_cni.daemon.recorded import News, Recorded
+from userspace_cni.daemon.removal import tell_failure
+from userspace_cni.log import logger
+from userspace_cni.runtime import Busy
+
+if TYPE_CHECKING:
+    from threading import Event
+
+    from userspace_cni.config.settings import DaemonSettings
+    from userspace_cni.daemon.observer import Observer
+    from userspace_cni.runtime import Runtime
+    from userspace_cni.store import Outline
+
+#: ``unknown``: it was not asked yet, or has not answered yet, or cannot be asked.
+State = Literal["up", "down", "unknown"]
+
+#: Seconds. A question that takes longer is one that is not answered.
+_PATIENCE = 2.0
+#: Seconds between two questions to a switch that is down, at the least, and as part of the outage.
+_PAUSE, _PAUSE_PART = 0.1, 0.05
+#: Seconds between two attempts to restore an attachment, at first; they double, up to the interval
+#: of watching.
+_RETRY = 0.2
+#: Seconds between two breaks of a lifeline, at the least.
+_BREATH = 0.02
+
+
+@define(eq=False)
+class _Switch:
+    """One switch, and what is known of it."""
+
+    #: A ``host`` part that leads to it.
+    host: dict[str, Any]
+    state: State = "unknown"
+    generation: str = ""
+    lifeline: Lifeline | None = None
+    #: Since when it does not answer.
+    silent: float | None = None
+
+    def cut(self) -> None:
+        """Close the lifeline."""
+        if self.lifeline is not None:
+            os.close(self.lifeline.descriptor)
+            self.lifeline = None
+
+
+class Watch:
+    """Watches the switches of one host engine. One thread calls :meth:`run`, any the others."""
+
+    def __init__(
+        self,
+        engine: str,
+        runtime: Runtime,
+        settings: DaemonSettings,
+        recorded: Recorded,
+        observer: Observer,
+        *,
+        compare: bool,
+    ) -> None:
+        """Watch those that attachments of *engine* are *recorded* of.
+
+        With *compare*, look at all of them at first, whatever their generation.
+        """
+        self._engine = engine
+        self._runtime = runtime
+        self._settings = settings
+        self._recorded = recorded
+        self._observer = observer
+        #: The ``host`` parts of networks that are configured, with or without attachments.
+        self.configured: list[dict[str, Any]] = []
+        #: All attachments have been compared with their switch once.
+        self.has_looked = False
+        self._switches: dict[str, _Switch] = {}
+        #: By the text of a ``host`` part, its switch's key.
+        self._keys: dict[str, str] = {}
+        #: In which generation of its switch an attachment was found whole, or its port was made.
+        self._found: dict[str, str] = {}
+        #: Attachments that are to be compared whatever their generation.
+        self._due: set[str] = set()
+        #: When an attachment may be tried again, and how long it was waited for.
+        self._retries: dict[str, tuple[float, float]] = {}
+        self._compared = None if compare else monotonic()
+        self._news = News()
+        #: Since when the engine is at work.
+        self._busy: float | None = None
+        self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    @property
+    def state(self) -> State:
+        """What is known of all the switches together."""
+        busy = self._busy
+        if not self.has_looked or (busy is not None and monotonic() - busy > _PATIENCE):
+            return "unknown"
+        states = {switch.state for switch in tuple(self._switches.values())}
+        return "down" if "down" in states else "unknown" if "unknown" in states else "up"
+
+    def knows(self, host: Mapping[str, Any]) -> bool:
+        """Tell whether the switch of a ``host`` part is watched."""
+        return self._key(json.dumps(host)) in self._switches
+
+    def wake(self) -> None:
+        """Let :meth:`run` look at once."""
+        os.eventfd_write(self._waker, 1)
+
+    def run(self, stop: Event) -> None:
+        """Watch until *stop* is set; :meth:`wake` me then."""
+        while not stop.is_set():
+            try:
+                self._look(stop)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  the next look may go better
+                if self._news.is_new("", str(error)):
+                    logger.exception("looking after the attachments of %s failed", self._engine)
+            else:
+                self._news.forget("")
+            self._wait()
+        for switch in self._switches.values():
+            switch.cut()
+
+    # -- looking
+
+    def _look(self, stop: Event) -> None:
+        lines = self._attached()
+        self._meet(lines)
+        for key, switch in tuple(self._switches.items()):
+            if stop.is_set():
+                return
+            if self._ask(switch):
+                self._due.update(line.id for line in lines if self._key(line.host) == key)
+        lines = self._attached()
+        now = monotonic()
+        if self._compared is None or 0 < self._settings.reconcile_interval <= now - self._compared:
+            self._compared = now
+            self._due.update(line.id for line in lines)
+        for line in lines:
+            if stop.is_set():
+                return
+            self._mend(line)
+        self.has_looked = True
+
+    def _attached(self) -> list[Outline]:
+        """Return what is attached, and forget all that is not."""
+        lines = [line for line in self._recorded.of(self._engine) if line.state == "attached"]
+        ids = {line.id for line in lines}
+        self._news.keep({"", *ids})
+        self._due &= ids
+        for memory in (self._found, self._retries):
+            for id_ in memory.keys() - ids:
+                del memory[id_]
+        return lines
+
+    def _meet(self, lines: list[Outline]) -> None:
+        """Know the switches that there are attachments or networks of, and no others."""
+        hosts = {line.host for line in lines} | {json.dumps(host) for host in self.configured}
+        keys = {self._key(host): host for host in hosts}
+        for key in self._switches.keys() - keys.keys():
+            self._switches.pop(key).cut()
+        for key in keys.keys() - self._switches.keys():
+            self._switches[key] = _Switch(host=_object(keys[key]))
+
+    def _key(self, host: str) -> str:
+        """Return what tells the switch of a ``host`` part from the others."""
+        if host not in self._keys:
+            section = registry.host_engine(self._engine).info.switch
+            told = _object(host)
+            part = told if section is None else told.get(section)
+            self._keys[host] = json.dumps(part, sort_keys=True)
+        return self._keys[host]
+
+    def _ask(self, switch: _Switch) -> bool:
+        """Ask a switch for its generation; tell whether it is back after it did not answer."""
+        try:
+            with self._at_work():
+                engine, conf = self._runtime.host(switch.host)
+                # Before the question: a switch that ends after it breaks the lifeline.
+                if switch.lifeline is None:
+                    switch.lifeline = engine.lifeline(conf)
+                generation = engine.generation(conf)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  go on with the others
+            switch.cut()
+            switch.state = "down" if isinstance(error, DataplaneUnavailable) else "unknown"
+            if switch.silent is None:
+                switch.silent = monotonic()
+                logger.warning("the switch of engine %s does not answer: %s", self._engine, error)
+            return False
+        is_back = switch.silent is not None
+        if is_back:
+            logger.warning("the switch of engine %s is back", self._engine)
+        elif switch.generation not in ("", generation):
+            logger.warning("the switch of engine %s has restarted", self._engine)
+        switch.state, switch.silent, switch.generation = "up", None, generation
+        return is_back
+
+    def _mend(self, line: Outline) -> None:
+        """Put back what is lost of an attachment, if its switch may have lost it."""
+        switch = self._switches.get(self._key(line.host))
+        if switch is None or switch.state != "up":
+            self._retries.pop(line.id, None)  # the next time is when it is back
+            return
+        generation = switch.generation
+        is_whole = self._found.get(line.id, line.generation) == generation
+        due, pause = self._retries.get(line.id, (0.0, 0.0))
+        if (is_whole and line.id not in self._due) or due > monotonic():
+            return
+        try:
+            with self._at_work():
+                missing = self._runtime.restore(line.id)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  go on with the others
+            if isinstance(error, DataplaneUnavailable):
+                self._ask(switch)
+            if switch.state == "up":
+                pause = max(min(2 * pause, self._settings.watch_interval), _RETRY)
+                self._retries[line.id] = monotonic() + pause, pause
+                self._due.add(line.id)
+                if not isinstance(error, Busy):
+                    self._observer.reconciled("restore", succeeded=False)
+                    tell_failure(self._news, "restore", line.id, error)
+            return
+        self._due.discard(line.id)
+        self._retries.pop(line.id, None)
+        self._found[line.id] = generation
+        if missing is None:
+            self._news.forget(line.id)
+            return
+        self._observer.reconciled("restore", succeeded=True)
+        # A second time in one generation: the restore did not help.
+        if self._news.is_new(line.id, f"{missing} {generation}"):
+            logger.warning("attachment %s is restored: %s", line.id, missing)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._busy = monotonic()
+        try:
+            yield
+        finally:
+            self._busy = None
+
+    # -- waiting
+
+    def _wait(self) -> None:
+        """Wait until it is time for the next look, or something calls for one."""
+        poll = select.poll()
+        poll.register(self._waker, select.POLLIN)
+        held = {s.lifeline.descriptor: s for s in self._switches.values() if s.lifeline is not None}
+        for descriptor, switch in held.items():
+            assert switch.lifeline is not None  # noqa: S101  see above
+            poll.register(descriptor, switch.lifeline.events)
+        for descriptor, _ in poll.poll(self._pause() * 1000):
+            if descriptor == self._waker:
+                os.eventfd_read(self._waker)
+            else:
+                held[descriptor].cut()
+                sleep(_BREATH)
+
+    def _pause(self) -> float:
+        now = monotonic()
+        pauses = [self._settings.watch_interval]
+        pauses += [
+            max(_PAUSE, _PAUSE_PART * (now - switch.silent))
+            for switch in self._switches.values()
+            if switch.silent is not None
+        ]
+        pauses += [due - now for due, _ in self._retries.values()]
+        return max(min(pauses), 0.0)
+
+
+def _object(text: str) -> dict[str, Any]:
+    """Return the JSON object that *text* is; what a damaged record has is none, and no engine's."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,1 +1,0 @@
-"""The node daemon: the runtime in one long-lived process, called by the shim over a unix socket."""
