@@ -6,15 +6,18 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lab import wheels
 from lab.node import Node
-from userspace_cni import config, registry
+from userspace_cni import api, config, kernel, registry, testing
 from userspace_cni.cni.request import Request
 from userspace_cni.config import settings
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,6 +63,20 @@ def test_the_example_of_the_nodes_settings_is_one(tmp_path: Path) -> None:
         engines={"linux": {}},
         daemon=settings.DaemonSettings(http="127.0.0.1:9469"),
     )
+
+
+@pytest.mark.parametrize("module", [api, testing], ids=["api", "testing"])
+def test_the_reference_has_every_public_name(module: ModuleType) -> None:
+    page = ROOT / f"docs/reference/{module.__name__.rpartition('.')[2]}.md"
+    shown = re.findall(rf"^::: {module.__name__}\.(\w+)$", page.read_text(), re.MULTILINE)
+    assert sorted(shown) == sorted([*module.__all__, *(["sections"] if module is api else [])])
+
+
+def test_the_reference_has_every_module_of_the_kernel_room() -> None:
+    page = ROOT / "docs/reference/kernel.md"
+    shown = re.findall(r"^::: userspace_cni\.kernel\.(\w+)$", page.read_text(), re.MULTILINE)
+    modules = {path.stem for path in Path(*kernel.__path__).glob("*.py")}
+    assert set(shown) == modules - {"__init__"}
 
 
 #: Where Debian has its programs: its own Python is what the reader has.
