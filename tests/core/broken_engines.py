@@ -52,12 +52,12 @@ class Contract(EngineContract):
             yield switch
 
 
-class Undescribed(ExampleHostEngine):
-    info = evolve(ExampleHostEngine.info, summary="")
+class Misnamed(ExampleHostEngine):
+    info = evolve(ExampleHostEngine.info, name="specimen")
 
 
-class TestUndescribed(Contract):
-    host = Undescribed
+class TestMisnamed(Contract):
+    host = Misnamed
     notices = "test_it_is_announced_and_described"
 
 

@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from attrs import evolve
 
 from core import example_lab
 from lab.plugin import clean_environ
-from userspace_cni.api import CONTAINER_ENGINES, HOST_ENGINES
+from userspace_cni.api import API_VERSION, CONTAINER_ENGINES, HOST_ENGINES
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from core.example_lab import ExampleLab
 
 _MODULES = {
-    "lab_good": "from example_engine import ExampleHostEngine as Host\n",
+    "lab_good": (
+        "from attrs import evolve\n"
+        "from example_engine import ExampleHostEngine\n"
+        "class Host(ExampleHostEngine):\n"
+        "    info = evolve(ExampleHostEngine.info, name='good', aliases=('fine', 'headless'))\n"
+    ),
     "lab_syntax": "def broken(:\n",
     "lab_import": "import a_library_that_nobody_has\n",
     "lab_raises": "raise RuntimeError('the library is too old')\n",
@@ -26,14 +32,56 @@ _MODULES = {
     "lab_exits": "raise SystemExit('this machine does not please me')\n",
     "lab_asserts": "assert False, 'a library of another version'\n",
     "lab_unfinished": (
+        "from attrs import evolve\n"
+        "from example_engine import ExampleContainerEngine, ExampleHostEngine\n"
         "from userspace_cni.api import HostEngine\n"
+        "INFO = ExampleHostEngine.info\n"
         "class Abstract(HostEngine):\n"
+        "    info = INFO\n"
         "    def add(self, attachment, conf, undo): ...\n"
-        "from example_engine import ExampleHostEngine\n"
+        "class Infoless(HostEngine):\n"
+        "    pass\n"
         "class Nameless(ExampleHostEngine):\n"
-        "    info = None\n"
+        "    info = {'name': 'nameless'}\n"
+        "class Future(ExampleHostEngine):\n"
+        "    info = evolve(INFO, name='future', api_version=(2, 0))\n"
+        "class Newer(ExampleHostEngine):\n"
+        "    info = evolve(INFO, name='newer', api_version=(1, 99))\n"
+        "class Older(ExampleHostEngine):\n"
+        "    info = evolve(INFO, name='older', api_version=(0, 9))\n"
+        "class Starter(ExampleHostEngine):\n"
+        "    info = evolve(INFO, name='starter')\n"
+        "    def __init__(self, context):\n"
+        "        raise OSError('no such device')\n"
+        "class Nowhere(ExampleContainerEngine):\n"
+        "    info = evolve(INFO, name='nowhere')\n"
+        "    where = 'elsewhere'\n"
+        "class Unable(ExampleContainerEngine):\n"
+        "    info = evolve(INFO, name='unable')\n"
+        "    def __init__(self):\n"
+        "        raise OSError('no such library')\n"
+    ),
+    "lab_typed": (
+        "from attrs import evolve\n"
+        "from example_engine import ExampleHostEngine\n"
+        "class Host(ExampleHostEngine):\n"
+        "    info = evolve(ExampleHostEngine.info, interface_types='note')\n"
+    ),
+    "lab_tomorrow": (
+        "from attrs import evolve\n"
+        "from example_engine import ExampleHostEngine\n"
+        "class Host(ExampleHostEngine):\n"
+        "    info = evolve(ExampleHostEngine.info, colour='red')\n"
     ),
 }
+_LATE = """
+from attrs import evolve
+from example_engine import ExampleContainerEngine, ExampleHostEngine
+class Host(ExampleHostEngine):
+    info = evolve(ExampleHostEngine.info, name="late")
+class Container(ExampleContainerEngine):
+    info = Host.info
+"""
 _ENGINES = """
 good = lab_good:Host
 syntax = lab_syntax:Host
@@ -46,10 +94,24 @@ instance = lab_kind:instance
 exits = lab_exits:Host
 asserts = lab_asserts:Host
 abstract = lab_unfinished:Abstract
+infoless = lab_unfinished:Infoless
 nameless = lab_unfinished:Nameless
+future = lab_unfinished:Future
+newer = lab_unfinished:Newer
+older = lab_unfinished:Older
+starter = lab_unfinished:Starter
+typed = lab_typed:Host
+tomorrow = lab_tomorrow:Host
+fine = lab_good:Host
+misnamed = lab_good:Host
 value = no object at all
 twin = lab_good:Host
 """
+_CONTAINERS = """
+nowhere = lab_unfinished:Nowhere
+unable = lab_unfinished:Unable
+"""
+_OWN = ".".join(map(str, API_VERSION))
 #: Packages that are broken as packages, by the name of their metadata's directory.
 _PACKAGES = {
     "lab_twin-2.0.dist-info": {
@@ -68,7 +130,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return example_lab.make_venv(
         tmp_path_factory.mktemp("crowded") / "venv",
         _MODULES,
-        {HOST_ENGINES: _ENGINES, CONTAINER_ENGINES: "good = example_engine:ExampleContainerEngine"},
+        {HOST_ENGINES: _ENGINES, CONTAINER_ENGINES: _CONTAINERS},
         _PACKAGES,
     )
 
@@ -92,34 +154,63 @@ def crowded_lab(lab: ExampleLab, crowded: Path) -> ExampleLab:
         ("exits", "SystemExit: this machine does not please me"),
         ("asserts", "AssertionError: a library of another version"),
         ("abstract", "Abstract has no attachments, check, delete, status"),
-        ("nameless", "Nameless.info is no EngineInfo"),
+        ("infoless", "Infoless.info is None; set it to an EngineInfo"),
+        ("nameless", "Nameless.info is {'name': 'nameless'}; set it to an EngineInfo"),
+        ("typed", "EngineInfo.interface_types: expected a tuple of texts"),
+        ("tomorrow", "'colour'; reinstall the package that provides it, or upgrade it"),
+        ("tomorrow", f"has version {_OWN} of the contract"),
+        ("future", "written for version 2.0 of the contract, and userspace-cni 0."),
+        ("future", f"has version {_OWN} of the contract; upgrade userspace-cni: /"),
+        ("newer", "written for version 1.99 of the contract"),
+        ("newer", "-m pip install --upgrade userspace-cni"),
+        ("older", "written for version 0.9 of the contract"),
+        ("older", "; upgrade the package that provides it"),
+        ("starter", "its constructor raises OSError: no such device"),
+        ("misnamed", "its entry point is called 'misnamed', and Host.info.name is 'good'"),
+        ("misnamed", "add 'misnamed' to the aliases"),
         ("value", "reinstall the package"),
         ("twin", "is in more than one package: lab-extra 1.0, lab-twin 2.0"),
     ],
 )
 def test_a_broken_engine_says_why(crowded_lab: ExampleLab, name: str, says: str) -> None:
-    conf = evolve(crowded_lab, engine=name).conf()
-    outcome = crowded_lab.call("ADD", conf)
+    host = {"engine": name, "iftype": "note"}
+    _assert_broken(crowded_lab, "host", says, host=host, container={"engine": "example"})
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nowhere", 'Nowhere.where is \'elsewhere\'; set it to "node" or "container"'),
+        ("unable", "its constructor raises OSError: no such library"),
+    ],
+)
+def test_so_does_that_of_a_container(crowded_lab: ExampleLab, name: str, says: str) -> None:
+    _assert_broken(crowded_lab, "container", says, container={"engine": name})
+
+
+def _assert_broken(lab: ExampleLab, end: str, says: str, **keys: Any) -> None:
+    conf = lab.conf(**keys)
+    outcome = lab.call("ADD", conf)
     assert outcome.code == 101
-    assert f"host engine {name!r}" in outcome.text
+    assert f"{end} engine {keys[end]['engine']!r}" in outcome.text
     assert says in outcome.text
-    status = crowded_lab.call("STATUS", conf)
+    status = lab.call("STATUS", conf)
     assert status.code == 50
     assert says in status.text
     for said in (outcome.err, status.err):
         assert "Could not load" not in said
         assert "Traceback" not in said
-    crowded_lab.assert_clean()
+    lab.assert_clean()
 
 
 def test_the_others_stay_usable(crowded_lab: ExampleLab) -> None:
+    crowded_lab.plugin.settings(f'[engines.good]\ndirectory = "{crowded_lab.switch}"\n')
     crowded_lab.call("STATUS", crowded_lab.conf()).succeeded()
     assert crowded_lab.add(crowded_lab.conf())["interfaces"]
-    good = {"engine": "good", "iftype": "note"}
-    assert crowded_lab.call("STATUS", crowded_lab.conf(host=good)).status == 0
-    headless = {"engine": "headless", "iftype": "note"}
     own = {"engine": "example"}
-    assert crowded_lab.call("STATUS", crowded_lab.conf(host=headless, container=own)).status == 0
+    for name in ("good", "fine", "headless"):
+        host = {"engine": name, "iftype": "note"}
+        assert crowded_lab.call("STATUS", crowded_lab.conf(host=host, container=own)).status == 0
 
 
 def test_an_engine_that_is_not_installed_is_told_with_those_that_are(
@@ -152,7 +243,7 @@ def test_the_command_names_tables_of_settings_that_nobody_reads(
     crowded: Path, tmp_path: Path
 ) -> None:
     settings = tmp_path / "config.toml"
-    settings.write_text("[engines.exmaple]\n[engines.good]\n[engines.syntax]\n[engines.example]\n")
+    settings.write_text("[engines.exmaple]\n[engines.fine]\n[engines.syntax]\n[engines.example]\n")
     done = subprocess.run(
         [crowded, "-c", "from userspace_cni.cli import main; main(['engines'])"],
         env={**clean_environ(), "USERSPACE_CNI_CONFIG": str(settings)},
@@ -163,7 +254,7 @@ def test_the_command_names_tables_of_settings_that_nobody_reads(
     misspelt, renamed = done.stderr.splitlines()
     assert "[engines.exmaple]" in misspelt
     assert 'did you mean "example"?' in misspelt
-    assert "the engine 'good' reads [engines.example]" in renamed
+    assert "the engine 'fine' reads [engines.good]" in renamed
 
 
 def test_the_command_lists_all_and_marks_the_broken(crowded: Path) -> None:
@@ -174,7 +265,8 @@ def test_the_command_lists_all_and_marks_the_broken(crowded: Path) -> None:
     broken = {key[1] for key, line in lines.items() if "BROKEN: " in line}
     assert broken == {
         *("syntax", "import", "raises", "attribute", "module", "kind", "instance"),
-        *("exits", "asserts", "abstract", "nameless", "value", "twin"),
+        *("exits", "asserts", "abstract", "infoless", "nameless", "value", "twin"),
+        *("future", "newer", "older", "typed", "tomorrow", "misnamed", "nowhere"),
     }
     for package in ("lab-extra", "lab-twin"):
         assert "uninstall all but one of them" in lines["host", "twin", package]
@@ -204,16 +296,17 @@ def test_an_engine_that_is_installed_later_is_found(
 ) -> None:
     interpreter = example_lab.make_venv(tmp_path_factory.mktemp("later") / "venv", {}, {})
     lab.plugin.interpreted_by(interpreter)
+    lab.plugin.settings(f'[engines.late]\ndirectory = "{lab.switch}"\n')
     late = {"engine": "late", "iftype": "note"}
     assert lab.call("ADD", lab.conf(host=late)).code == 100
     example_lab.add_packages(
         interpreter,
-        {"lab_late": _MODULES["lab_good"] + "from example_engine import *\n"},
+        {"lab_late": _LATE},
         {
             "lab_late-1.0.dist-info": {
                 "METADATA": "Metadata-Version: 2.1\nName: lab-late\nVersion: 1.0\n",
                 "entry_points.txt": f"[{HOST_ENGINES}]\nlate = lab_late:Host\n"
-                f"[{CONTAINER_ENGINES}]\nlate = lab_late:ExampleContainerEngine\n",
+                f"[{CONTAINER_ENGINES}]\nlate = lab_late:Container\n",
             }
         },
     )

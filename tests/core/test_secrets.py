@@ -29,7 +29,8 @@ class _Section:
 
 _INFO = EngineInfo(
     name="e",
-    summary="",
+    api_version=(1, 0),
+    summary="e",
     interface_types=("memif",),
     network_types=("none",),
     sections={"memif": _Section},

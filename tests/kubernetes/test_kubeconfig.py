@@ -257,7 +257,7 @@ def test_without_pyyaml_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "yaml", None)
     refused = _refused(path)
     assert refused.code == 7
-    assert refused.details == "pip install 'userspace-cni[kubernetes]'"
+    assert refused.details.endswith("-m pip install 'userspace-cni[kubernetes]'")
 
 
 def test_what_is_kept_secret_is_not_in_its_repr(api: KubernetesApi, tmp_path: Path) -> None:

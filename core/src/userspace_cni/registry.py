@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import frozen
 
+from userspace_cni import extras
 from userspace_cni.api import (
+    API_VERSION,
     CONTAINER_ENGINES,
     HOST_ENGINES,
     ContainerEngine,
     EngineInfo,
     HostEngine,
 )
+from userspace_cni.api.version import version_text
 from userspace_cni.cni.errors import CniError, Code, did_you_mean
 from userspace_cni.log import logger
 
@@ -55,6 +58,54 @@ def host_engine(name: str) -> type[HostEngine]:
 def container_engine(name: str) -> type[ContainerEngine]:
     """Return the class of container engine *name*; raises as :func:`host_engine` does."""
     return _load(CONTAINER_ENGINES, "container", name, ContainerEngine)
+
+
+def fitting(engine: object, kind: type[_T], end: str, name: str) -> type[_T]:
+    """Return *engine*, which is announced as the *kind* called *name*.
+
+    Raises:
+        CniError: 101 when it is something else, or not whole.
+
+    """
+
+    def misfit(problem: str, remedy: str) -> CniError:
+        return _broken(end, name, problem, remedy)
+
+    if not (isinstance(engine, type) and issubclass(engine, kind)):
+        raise misfit(f"{engine!r} is not a subclass of {kind.__name__}", "correct its entry point")
+    own = engine.__name__
+    info = getattr(engine, "info", None)
+    if not isinstance(info, EngineInfo):
+        raise misfit(f"{own}.info is {info!r}", "set it to an EngineInfo")
+    _require_version(info, own, misfit)
+    if lacking := sorted(getattr(engine, "__abstractmethods__", ())):
+        raise misfit(f"{own} has no {', '.join(lacking)}", f"write what {kind.__name__} demands")
+    where = getattr(engine, "where", None)
+    if issubclass(engine, ContainerEngine) and where not in ("node", "container"):
+        raise misfit(f"{own}.where is {where!r}", 'set it to "node" or "container"')
+    if name not in (info.name, *info.aliases):
+        raise misfit(
+            f"its entry point is called {name!r}, and {own}.info.name is {info.name!r}",
+            f"give both the same name, or add {name!r} to the aliases in its info",
+        )
+    return engine
+
+
+def make(engine: type[_T], *arguments: object) -> _T:
+    """Return an object of the class *engine*, made with *arguments*.
+
+    Raises:
+        CniError: 101 for what its constructor raises.
+
+    """
+    try:
+        return engine(*arguments)
+    except CniError:
+        raise
+    except (Exception, SystemExit) as error:
+        end = "host" if issubclass(engine, HostEngine) else "container"
+        info: EngineInfo = engine.info  # type: ignore[attr-defined]  # it was loaded
+        raise _broken(end, info.name, f"its constructor raises {_told(error)}") from error
 
 
 def installed() -> Iterator[Installed]:
@@ -135,10 +186,7 @@ def _load(group: str, end: str, name: str, kind: type[_T]) -> type[_T]:
         engine = manager.driver
     except (Exception, SystemExit):  # noqa: BLE001  a package may raise anything
         engine = _load_afresh(group, end, name, failures)
-    if problem := _misfit(engine, kind):
-        raise _broken(end, name, problem)
-    loaded: type[_T] = engine
-    return loaded
+    return fitting(engine, kind, end, name)
 
 
 def _load_afresh(group: str, end: str, name: str, failures: Iterable[BaseException]) -> object:
@@ -166,15 +214,17 @@ def _load_afresh(group: str, end: str, name: str, failures: Iterable[BaseExcepti
         raise _broken(end, name, _told(error)) from error
 
 
-def _misfit(engine: object, kind: type[object]) -> str:
-    """Return what keeps *engine* from being a *kind*, empty if nothing does."""
-    if not (isinstance(engine, type) and issubclass(engine, kind)):
-        return f"{engine!r} is not a subclass of {kind.__name__}"
-    if lacking := sorted(getattr(engine, "__abstractmethods__", ())):
-        return f"{engine.__name__} has no {', '.join(lacking)}"
-    if not isinstance(getattr(engine, "info", None), EngineInfo):
-        return f"{engine.__name__}.info is no EngineInfo"
-    return ""
+def _require_version(info: EngineInfo, engine: str, misfit: Callable[[str, str], CniError]) -> None:
+    if info.api_version[0] == API_VERSION[0] and info.api_version <= API_VERSION:
+        return
+    remedy = (
+        f"upgrade userspace-cni: {extras.pip('--upgrade', 'userspace-cni')}"
+        if info.api_version > API_VERSION
+        else "upgrade the package that provides it"
+    )
+    written_for = version_text(info.api_version)
+    problem = f"{engine} was written for version {written_for} of the contract, and {_core()}"
+    raise misfit(problem, remedy)
 
 
 def _announced(group: str) -> Iterator[tuple[EntryPoint, Distribution]]:
@@ -225,7 +275,7 @@ def _identity(distribution: Distribution) -> tuple[str, str]:
 def _missing(group: str, end: str, name: str) -> CniError:
     others = sorted({entry_point.name for entry_point, _ in _announced(group)})
     remedy = (
-        f"install it with: pip install 'userspace-cni[{_EXTRAS[name]}]'"
+        f"install it with: {extras.pip_extra(_EXTRAS[name])}"
         if name in _EXTRAS
         else f"{did_you_mean(name, (*others, *_EXTRAS))}install the package that provides it, or "
         "correct the name"
@@ -241,9 +291,17 @@ def _told(cause: BaseException) -> str:
     return f"{type(cause).__name__}: {cause}"
 
 
-def _broken(end: str, name: str, problem: str) -> CniError:
+def _broken(end: str, name: str, problem: str, remedy: str = "") -> CniError:
+    remedy = remedy or f"reinstall the package that provides it, or upgrade it ({_core()})"
     return CniError(
         Code.ENGINE_BROKEN,
-        f"{end} engine {name!r} is installed but cannot be loaded",
-        f"{problem}; reinstall the package that provides it, and restart a daemon that runs",
+        f"{end} engine {name!r} is installed but cannot be used",
+        f"{problem}; {remedy}, and restart a daemon that runs",
     )
+
+
+def _core() -> str:
+    from importlib.metadata import version
+
+    own = version("userspace-cni")
+    return f"userspace-cni {own} has version {version_text(API_VERSION)} of the contract"

@@ -92,7 +92,7 @@ class Configurator:
         name = document.engine or self._default
         if name == APPLICATION:
             return None
-        engine = registry.container_engine(name)()
+        engine = registry.make(registry.container_engine(name))
         # What is finished on the node needs nobody here.
         return engine if engine.where == "container" else None
 

@@ -14,9 +14,11 @@ from userspace_cni.api.engine import (
     ContainerEngine,
     EngineConf,
     EngineContext,
-    EngineInfo,
     HostEngine,
     Lifeline,
+)
+from userspace_cni.api.info import (
+    EngineInfo,
 )
 from userspace_cni.api.model import (
     Attachment,
@@ -30,6 +32,9 @@ from userspace_cni.api.model import (
 from userspace_cni.api.ports import (
     Memif,
     VhostUser,
+)
+from userspace_cni.api.version import (
+    API_VERSION,
 )
 from userspace_cni.cni.errors import (
     CheckFailed,
@@ -51,6 +56,7 @@ from userspace_cni.cni.result import (
 )
 
 __all__ = [
+    "API_VERSION",
     "CONTAINER_ENGINES",
     "DNS",
     "HOST_ENGINES",

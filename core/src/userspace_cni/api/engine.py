@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 from attrs import define, field, frozen
 
 from userspace_cni.api.directory import SharedDirectory
+from userspace_cni.api.info import EngineInfo
 from userspace_cni.api.model import Attachment, Bandwidth, Handoff, HostPort
 from userspace_cni.cni.errors import CniError
 
@@ -26,43 +27,20 @@ _Section = TypeVar("_Section")
 
 
 @frozen(kw_only=True)
-class EngineInfo:
-    """What an engine can do, for validation, error messages and ``userspace-cni engines``."""
-
-    #: The name in the configuration: ``host.engine`` or ``container.engine``.
-    name: str
-    #: One line for people.
-    summary: str
-    #: The values of ``iftype`` that it knows (``veth``, ``memif``, ...).
-    interface_types: tuple[str, ...]
-    #: The values of ``netType`` that it knows, of ``none``, ``bridge`` and ``interface``.
-    network_types: tuple[str, ...]
-    #: Its configuration sections: the key in ``host`` or ``container``, and the attrs class that
-    #: describes it. Attribute ``vlan_id`` is written ``vlanId`` in the configuration.
-    sections: Mapping[str, type] = field(factory=dict)
-    #: Of a host engine: the container engine that an interface type has by default. A type that is
-    #: not in it has the container engine of the host engine's own name.
-    container_engines: Mapping[str, str] = field(factory=dict)
-    #: Of a host engine: the interface types for which it honours :attr:`Attachment.bandwidth`.
-    bandwidth: tuple[str, ...] = ()
-    #: Of a host engine: the section that says which switch it is, so that networks with the same
-    #: one share a switch; empty for an engine that has one switch on a node. None where the whole
-    #: ``host`` part says it.
-    switch: str | None = None
-
-
-@frozen(kw_only=True)
 class EngineConf:
     """The ``host`` or ``container`` part of a network configuration, checked and structured."""
 
+    #: The name of the engine, not the alias that the configuration may have.
     engine: str
+    #: One of :attr:`EngineInfo.interface_types`.
     iftype: str
     #: ``none``, ``bridge`` or ``interface``.
     net_type: str
     #: By the key in the configuration; only those that it has.
     sections: Mapping[str, object] = field(factory=dict)
-    #: What every attachment of the network is to have, as in :class:`Attachment`.
+    #: The MTU of every attachment of the network, in bytes; None leaves it to the engine.
     mtu: int | None = None
+    #: The limits of every attachment of the network; None where it has none.
     bandwidth: Bandwidth | None = None
 
     def section(self, kind: type[_Section]) -> _Section:
@@ -108,6 +86,7 @@ class HostEngine(ABC):
     daemon calls one object from many threads, for as long as it runs.
     """
 
+    #: What the engine can do; every class must set it.
     info: ClassVar[EngineInfo]
 
     def __init__(self, context: EngineContext) -> None:
@@ -214,6 +193,7 @@ class HostEngine(ABC):
 class ContainerEngine(ABC):
     """Knows how the container's side consumes a port."""
 
+    #: What the engine can do; every class must set it.
     info: ClassVar[EngineInfo]
 
     #: Where :meth:`add` and :meth:`check` run: on the ``node``, inside the container's network

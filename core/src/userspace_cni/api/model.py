@@ -38,8 +38,11 @@ def mac_address(attachment_id: str, end: Literal["container", "host"]) -> str:
 class Pod:
     """The Kubernetes pod that an attachment is made for, where the runtime tells."""
 
+    #: Its Kubernetes namespace.
     namespace: str
+    #: Its name.
     name: str
+    #: Its UID; empty where the runtime does not tell.
     uid: str = ""
 
 
@@ -50,11 +53,13 @@ class Bandwidth:
     Rates are in bits per second, bursts in bits; 0 is no limit.
     """
 
-    #: Towards the container.
+    #: Bits per second towards the container.
     ingress_rate: int = 0
+    #: Bits towards the container that may be sent at once.
     ingress_burst: int = 0
-    #: From the container.
+    #: Bits per second from the container.
     egress_rate: int = 0
+    #: Bits from the container that may be sent at once.
     egress_burst: int = 0
 
 
@@ -62,7 +67,9 @@ class Bandwidth:
 class Attachment:
     """One interface of one container on one network: what an engine is asked to make."""
 
+    #: The name of the network configuration.
     network: str
+    #: CNI_CONTAINERID.
     container_id: str
     #: CNI_IFNAME. With *network* and *container_id* it is the key of the attachment.
     ifname: str
@@ -79,7 +86,9 @@ class Attachment:
     _ips: tuple[IPConfig, ...] | Callable[[], tuple[IPConfig, ...]] = field(default=(), alias="ips")
     _routes: tuple[Route, ...] | Callable[[], tuple[Route, ...]] = field(default=(), alias="routes")
     _dns: DNS | Callable[[], DNS] = field(factory=DNS, alias="dns")
+    #: The pod, None where the runtime does not tell.
     pod: Pod | None = None
+    #: The limits that were asked for; None for none.
     bandwidth: Bandwidth | None = None
     #: What the request says beside the configuration: ``args.cni``, else CNI_ARGS. Keys are in
     #: lower case; values are the pod's choice: an engine uses those that its configuration opens.
@@ -141,8 +150,9 @@ class HostPort:
     #: The :meth:`HostEngine.generation` of the switch that it was made in: in another one it has to
     #: be looked for.
     generation: str = ""
-    #: Where the port is one of these.
+    #: The port, where it is a memif.
     memif: Memif | None = None
+    #: The port, where it is a vhost-user interface.
     vhost_user: VhostUser | None = None
 
     @property
@@ -156,20 +166,29 @@ class HostPort:
 class Handoff:
     """What the container needs to use its port, from the container's point of view."""
 
+    #: Name of the interface in the container.
     interface: str
+    #: The container's interface type, such as ``memif``.
     iftype: str
+    #: ``none``, ``bridge`` or ``interface``: what the container does with it.
     net_type: str
+    #: The MAC address of the container's end; empty for one that has none.
     mac: str = ""
+    #: In bytes; 0 where it is not known.
     mtu: int = 0
     #: See :attr:`HostPort.point_to_point`.
     point_to_point: bool = False
     #: With *net_type* ``bridge``: the bridge in the container, as the configuration names it.
     bridge: str = ""
+    #: The container's addresses.
     ips: tuple[IPConfig, ...] = ()
+    #: The container's routes.
     routes: tuple[Route, ...] = ()
+    #: The container's name servers.
     dns: DNS = field(factory=DNS)
-    #: Where the port is one of these.
+    #: The port, where it is a memif.
     memif: Memif | None = None
+    #: The port, where it is a vhost-user interface.
     vhost_user: VhostUser | None = None
 
     @property

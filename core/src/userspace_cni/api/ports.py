@@ -16,6 +16,7 @@ class Memif:
     #: Path of the socket on the node; ``@NAME`` is an abstract socket in the container's network
     #: namespace.
     socket: str
+    #: What the packets begin with.
     mode: Literal["ethernet", "ip", "inject-punt"] = "ethernet"
     #: Tells the interfaces on one socket apart.
     id: int = 0
@@ -30,6 +31,7 @@ class Memif:
     ring_size: int = 1024
     #: Bytes of a packet buffer.
     buffer_size: int = 2048
+    #: Whether the client lends its own packet buffers.
     zero_copy: bool = False
 
 

@@ -12,7 +12,22 @@ from typing import Any, Literal
 
 from attrs import Attribute, field, frozen
 
-VLAN_MAX = 4094  # IEEE 802.1Q: 0 and 4095 are reserved
+__all__ = [
+    "ID_MAX",
+    "QUEUES_MAX",
+    "VLAN_MAX",
+    "MemifSection",
+    "SocketSection",
+    "Trunk",
+    "VhostSection",
+    "file_name",
+    "power_of_two",
+    "within",
+]
+
+#: The highest VLAN id: IEEE 802.1Q reserves 0 and 4095.
+VLAN_MAX = 4094
+#: The highest id of a memif.
 ID_MAX = 2**32 - 1
 #: Of a memif or vhost-user port.
 QUEUES_MAX = 255
@@ -56,8 +71,11 @@ _VLAN = within(1, VLAN_MAX)
 class Trunk:
     """One VLAN, or a range of VLANs, that a port carries tagged."""
 
+    #: A single VLAN.
     id: int | None = field(default=None, validator=_VLAN)
+    #: The lowest of a range.
     min_id: int | None = field(default=None, validator=_VLAN, metadata={"key": "minID"})
+    #: The highest of a range.
     max_id: int | None = field(default=None, validator=_VLAN, metadata={"key": "maxID"})
 
     def __attrs_post_init__(self) -> None:
@@ -94,8 +112,11 @@ class MemifSection(SocketSection):
 
     #: The ``server``, which was called master, makes the socket.
     role: Literal["server", "client", "master", "slave"] | None = None
+    #: What the packets begin with; both ends must agree.
     mode: Literal["ethernet", "ip", "inject-punt"] = "ethernet"
+    #: Tells the interfaces on one socket apart.
     id: int = field(default=0, validator=within(0, ID_MAX))
+    #: Entries of a ring, a power of two.
     ring_size: int = field(default=1024, validator=power_of_two(2, 16384))
     #: Let the client lend its own packet buffers. Each queue then keeps *ring_size* of them.
     zero_copy: bool = False

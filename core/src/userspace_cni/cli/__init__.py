@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from userspace_cni.cni.errors import CniError
+from userspace_cni.extras import pip, pip_extra
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,7 +119,7 @@ def _install(options: argparse.Namespace) -> int:
         raise CniError(
             Code.ENGINE_NOT_INSTALLED,
             "userspace-cni-shim is not installed",
-            "pip install 'userspace-cni[shim]'",
+            f"install it with: {pip_extra('shim')}",
         )
     directory = options.cni_bin_dir
     files = executables(directory, program=program, settings=settings, fallback=options.fallback)
@@ -148,7 +149,7 @@ def _engines(_: argparse.Namespace) -> None:
 
     engines = list(registry.installed())
     if not engines:
-        print("no engine is installed; pip install 'userspace-cni[linux]' has one")
+        print(f"no engine is installed; {pip_extra('linux')} has one")
     for engine in engines:
         state = "" if engine.usable else "BROKEN: "
         print(
@@ -187,7 +188,8 @@ def _new_engine(options: argparse.Namespace) -> None:
     from userspace_cni.cli.new_engine import write
 
     package = write(options.name, options.directory)
-    print(f"wrote {package}; next: cd {package} && pip install --editable '.[test]' && pytest")
+    install = pip("--editable", "'.[test]'")
+    print(f"wrote {package}; next: cd {package} && {install} && {sys.executable} -m pytest")
 
 
 def _run(options: argparse.Namespace) -> int:

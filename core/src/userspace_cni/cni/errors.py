@@ -13,16 +13,27 @@ from enum import IntEnum
 class Code(IntEnum):
     """Error codes, in the order of the specification."""
 
+    #: The version of CNI is not supported.
     INCOMPATIBLE_VERSION = 1
+    #: The configuration has a key that is not known.
     UNSUPPORTED_FIELD = 2
+    #: The container is not known, or does not exist.
     UNKNOWN_CONTAINER = 3
+    #: A variable of the environment, such as CNI_IFNAME, is missing or wrong.
     INVALID_ENVIRONMENT = 4
+    #: A file cannot be read or written.
     IO_FAILURE = 5
+    #: Something cannot be decoded, such as the configuration as JSON.
     DECODING_FAILURE = 6
+    #: A value of the configuration is wrong.
     INVALID_NETWORK_CONFIG = 7
+    #: The network namespace is not one, or is gone.
     INVALID_NETNS = 8
+    #: The same request may succeed later.
     TRY_AGAIN_LATER = 11
+    #: To STATUS: an ADD could not succeed now.
     NOT_AVAILABLE = 50
+    #: To STATUS: an ADD could not succeed now, and containers that run may lack connectivity.
     LIMITED_CONNECTIVITY = 51
     #: The config names an engine whose package is not installed.
     ENGINE_NOT_INSTALLED = 100
@@ -36,6 +47,7 @@ class Code(IntEnum):
     CHECK_FAILED = 104
     #: The IPAM plugin did not behave as the specification demands.
     IPAM = 105
+    #: A bug, ours or an engine's.
     INTERNAL = 999
 
 

@@ -37,7 +37,9 @@ Json = dict[str, Any]
 class Interface:
     """A network interface; one with a *sandbox* is the container's, else the host's."""
 
+    #: Its name.
     name: str
+    #: Its MAC address; empty where it has none, or it is not known.
     mac: str = ""
     #: In bytes; 0 where it is not known.
     mtu: int = 0
@@ -53,7 +55,9 @@ class Interface:
 class IPConfig:
     """An address with its prefix, the gateway of its subnet, and whose it is."""
 
+    #: The address with the length of its prefix.
     address: IPInterface
+    #: The gateway of its subnet.
     gateway: IPAddress | None = None
     #: Index into :attr:`Result.interfaces`.
     interface: int | None = None
@@ -63,12 +67,19 @@ class IPConfig:
 class Route:
     """A route of the container. Everything after *gw* exists since 1.1.0."""
 
+    #: The destination.
     dst: IPNetwork
+    #: The next hop; None for the gateway of the address, or for none with a *scope* of "link".
     gw: IPAddress | None = None
+    #: In bytes, of the path.
     mtu: int | None = None
+    #: In bytes: the largest TCP segment that is advertised.
     advmss: int | None = None
+    #: The metric: lower ones win.
     priority: int | None = None
+    #: The number of the routing table.
     table: int | None = None
+    #: The kernel's number of the scope: 0 is universe, 253 is link.
     scope: int | None = None
 
 
@@ -76,9 +87,13 @@ class Route:
 class DNS:
     """Resolver settings for the container."""
 
+    #: Addresses of name servers, in the order in which they are asked.
     nameservers: tuple[str, ...] = ()
+    #: The local domain.
     domain: str = ""
+    #: The domains that short names are looked up in.
     search: tuple[str, ...] = ()
+    #: Options of the resolver, such as ``ndots:5``.
     options: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:

@@ -17,6 +17,7 @@ from userspace_cni.daemon.observer import together
 from userspace_cni.daemon.reconcile import Reconciler
 from userspace_cni.daemon.server import Server, sole
 from userspace_cni.daemon.service import Service
+from userspace_cni.extras import pip_extra
 from userspace_cni.log import logger
 from userspace_cni.runtime import Runtime
 
@@ -133,7 +134,7 @@ def _metrics() -> Metrics:
         raise CniError(
             Code.INVALID_NETWORK_CONFIG,
             f"daemon.http is set, and {error.name} is not installed",
-            "install it with: pip install 'userspace-cni[daemon]'",
+            f"install it with: {pip_extra('daemon')}",
         ) from error
     return Metrics()
 
@@ -146,9 +147,9 @@ def _traces() -> Traces | None:
         return Traces()
     except ImportError as error:
         logger.error(
-            "no traces: a collector is named, and %s is not installed: "
-            "pip install 'userspace-cni[otel]'",
+            "no traces: a collector is named, and %s is not installed: %s",
             error.name,
+            pip_extra("otel"),
         )
     except Exception:  # noqa: BLE001  the variables that configure it are many
         logger.exception("no traces")

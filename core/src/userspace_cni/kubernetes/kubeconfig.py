@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from attrs import field, frozen
 
 from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.extras import pip_extra
 
 _MAX = 1 << 20  # bytes of a file
 _IGNORED = frozenset({"extensions", "disable-compression"})
@@ -138,7 +139,7 @@ def _parse(path: str) -> Mapping[str, Any]:
         raise CniError(
             Code.INVALID_NETWORK_CONFIG,
             f"kubeconfig {path} cannot be read: PyYAML is not installed",
-            "pip install 'userspace-cni[kubernetes]'",
+            f"install it with: {pip_extra('kubernetes')}",
         ) from None
     try:
         parsed = yaml.safe_load(_read(path))

@@ -777,7 +777,10 @@ class Runtime:
         if container_class is not None:
             with problems:
                 own = container_conf(bool(conf.ipam_type))
-        host = self._host_engine(host_name, host_class) if host_class else None
+        host: HostEngine | None = None
+        if host_class is not None:
+            with problems:
+                host = self._host_engine(host_name, host_class)
         if not recorded:
             _judge(problems, host, host_conf, container_class, own)
         problems.settle()
@@ -788,7 +791,7 @@ class Runtime:
             conf=conf,
             host=host,
             host_conf=host_conf,
-            container=container_class(),
+            container=registry.make(container_class),
             container_conf=container_conf,
         )
 
@@ -931,7 +934,7 @@ class Runtime:
                     lock=lambda key: self._locks.hold(f"engine {kind.info.name} {key}"),
                     directory=self._directory_at,
                 )
-                engine = self._host_engines[name] = kind(node)
+                engine = self._host_engines[name] = registry.make(kind, node)
             return engine
 
     def _ipam(
@@ -1015,7 +1018,8 @@ def _judge(
         with problems:
             port = host.outline(host_conf)
     if container is not None and container_conf is not None:
-        problems.add(*container().problems(container_conf, port))
+        with problems:
+            problems.add(*registry.make(container).problems(container_conf, port))
 
 
 def _complete(engine: ContainerEngine, handoff: Handoff) -> None:

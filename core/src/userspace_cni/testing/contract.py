@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import multiprocessing
 from abc import ABC
 from collections.abc import Iterator, Mapping
@@ -17,8 +16,8 @@ from userspace_cni import netns, registry
 from userspace_cni.api import (
     Attachment,
     ContainerEngine,
-    EngineInfo,
     Handoff,
+    HostEngine,
     HostPort,
     IPConfig,
 )
@@ -68,16 +67,12 @@ class EngineContract(ABC):
 
     def test_it_is_announced_and_described(self, bench: Bench) -> None:
         engine = bench.place.engine
-        info = engine.info
-        assert isinstance(info, EngineInfo)
-        assert info.summary, "EngineInfo.summary is empty"
-        assert bench.conf.iftype in info.interface_types
-        assert bench.conf.net_type in info.network_types
-        for key, section in info.sections.items():
-            assert attrs.has(section), f"the class of section {key!r} is no attrs class"
+        name = self.network["host"]["engine"]
+        registry.fitting(engine, HostEngine, "host", name)  # type: ignore[type-abstract]
+        assert bench.conf.iftype in engine.info.interface_types
+        assert bench.conf.net_type in engine.info.network_types
         container = self._container_engine(bench)
-        assert container.where in ("node", "container")
-        assert not inspect.isabstract(container)
+        registry.fitting(container, ContainerEngine, "container", container.info.name)  # type: ignore[type-abstract]
 
     def test_it_opens_nothing_before_it_is_asked(self, bench: Bench) -> None:
         with failing() as calls:

@@ -52,6 +52,7 @@ class Note:
 
 _INFO = EngineInfo(
     name="example",
+    api_version=(1, 0),
     summary="ports are files in a directory",
     interface_types=("note",),
     network_types=("none", "interface"),

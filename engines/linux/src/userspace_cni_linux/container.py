@@ -55,6 +55,7 @@ class LinuxContainerEngine(ContainerEngine):
 
     info: ClassVar[EngineInfo] = EngineInfo(
         name="linux",
+        api_version=(1, 0),
         summary="the container's kernel: addresses and routes",
         interface_types=("veth", "tap", "macvlan"),
         network_types=("interface", "none"),

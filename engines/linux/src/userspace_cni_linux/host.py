@@ -40,6 +40,7 @@ class LinuxHostEngine(HostEngine):
 
     info: ClassVar[EngineInfo] = EngineInfo(
         name="linux",
+        api_version=(1, 0),
         summary="the Linux kernel: veth into a bridge or routed, tap, macvlan",
         interface_types=("veth", "tap", "macvlan"),
         network_types=("none", "bridge", "interface"),

@@ -21,6 +21,8 @@ class DpdkContainerEngine(ContainerEngine):
 
     info: ClassVar[EngineInfo] = EngineInfo(
         name="dpdk",
+        api_version=(1, 0),
+        aliases=("ovs", "ovs-dpdk"),
         summary="a DPDK application: virtio-user or memif",
         interface_types=("vhostuser", "memif"),
         network_types=("interface", "none"),

@@ -55,6 +55,8 @@ class OvsHostEngine(HostEngine):
 
     info: ClassVar[EngineInfo] = EngineInfo(
         name="ovs",
+        api_version=(1, 0),
+        aliases=("ovs-dpdk",),
         summary="Open vSwitch: vhost-user and memif through DPDK, veth and tap",
         interface_types=("vhostuser", "memif", "veth", "tap"),
         network_types=("bridge", "none"),

@@ -40,6 +40,7 @@ class VppContainerEngine(ContainerEngine):
 
     info: ClassVar[EngineInfo] = EngineInfo(
         name="vpp",
+        api_version=(1, 0),
         summary="a VPP in the container: memif",
         interface_types=("memif",),
         network_types=("interface", "bridge", "none"),

@@ -56,6 +56,7 @@ class VppHostEngine(HostEngine):
 
     info: ClassVar[EngineInfo] = EngineInfo(
         name="vpp",
+        api_version=(1, 0),
         summary="VPP: memif, vhost-user, tap and veth, bridged or routed",
         interface_types=("memif", "vhostuser", "veth", "tap"),
         network_types=("bridge", "interface", "none"),

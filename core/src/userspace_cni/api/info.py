@@ -1,0 +1,98 @@
+"""What an engine says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from attrs import Attribute, field, frozen
+
+
+def _text(_: Any, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise _wrong(attribute, "a text that is not empty", value)
+
+
+def _texts(_: Any, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+        raise _wrong(attribute, 'a tuple of texts, such as ("memif",)', value)
+
+
+def _some_texts(_: Any, attribute: Attribute[Any], value: object) -> None:
+    _texts(_, attribute, value)
+    if not value:
+        raise _wrong(attribute, "at least one", value)
+
+
+def _known_network_types(_: Any, attribute: Attribute[Any], value: tuple[str, ...]) -> None:
+    _some_texts(_, attribute, value)
+    if not {"none", "bridge", "interface"}.issuperset(value):
+        raise _wrong(attribute, 'some of "none", "bridge" and "interface"', value)
+
+
+def _pair(_: Any, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, tuple) or [type(number) for number in value] != [int, int]:
+        raise _wrong(attribute, "two numbers, such as (1, 0)", value)
+
+
+def _sections(_: Any, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(key, str) and isinstance(kind, type) and attrs.has(kind)
+        for key, kind in value.items()
+    ):
+        raise _wrong(attribute, "attrs classes by the key in the configuration", value)
+
+
+def _names(_: Any, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(text, str) for pair in value.items() for text in pair
+    ):
+        raise _wrong(attribute, "texts by text", value)
+
+
+def _wrong(attribute: Attribute[Any], expected: str, value: object) -> TypeError:
+    return TypeError(f"EngineInfo.{attribute.name}: expected {expected}, got {value!r}")
+
+
+@frozen(kw_only=True)
+class EngineInfo:
+    """What an engine can do, for validation, error messages and ``userspace-cni engines``.
+
+    A value of a wrong type raises TypeError, which names the field.
+    """
+
+    #: The name in the configuration: ``host.engine`` or ``container.engine``. The entry point has
+    #: the same.
+    name: str = field(validator=_text)
+    #: The version of the contract that the engine was written for, such as ``(1, 0)``: not
+    #: :data:`.API_VERSION`, which is the version of the core that happens to be installed.
+    api_version: tuple[int, int] = field(validator=_pair)
+    #: One line for people.
+    summary: str = field(validator=_text)
+    #: The values of ``iftype`` that it knows (``veth``, ``memif``, ...).
+    interface_types: tuple[str, ...] = field(validator=_some_texts)
+    #: The values of ``netType`` that it knows, of ``none``, ``bridge`` and ``interface``.
+    network_types: tuple[str, ...] = field(validator=_known_network_types)
+    #: Further names for the same engine, each with an entry point.
+    aliases: tuple[str, ...] = field(default=(), validator=_texts)
+    #: Its configuration sections: the key in ``host`` or ``container``, and the attrs class that
+    #: describes it. Attribute ``vlan_id`` is written ``vlanId`` in the configuration.
+    sections: Mapping[str, type] = field(factory=dict, validator=_sections)
+    #: Of a host engine: the container engine that an interface type has by default. A type that is
+    #: not in it has the container engine of the host engine's own name.
+    container_engines: Mapping[str, str] = field(factory=dict, validator=_names)
+    #: Of a host engine: the interface types for which it honours :attr:`Attachment.bandwidth`.
+    bandwidth: tuple[str, ...] = field(default=(), validator=_texts)
+    #: Of a host engine: the section that says which switch it is, so that networks with the same
+    #: one share a switch; empty for an engine that has one switch on a node. None where the whole
+    #: ``host`` part says it.
+    switch: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("container_engines", "bandwidth"):
+            if unknown := sorted(set(getattr(self, name)) - {*self.interface_types}):
+                raise ValueError(
+                    f"EngineInfo.{name}: {unknown[0]!r} is none of interface_types, "
+                    f"{self.interface_types}"
+                )
