@@ -129,3 +129,12 @@ def test_the_pages_for_operators_work_as_written() -> None:
         assert "/opt/system/userspace-cni.service" in said
         assert node.path("/opt/cni/bin/userspace").read_bytes().startswith(b"\x7fELF")
         assert node.veths() == []
+
+
+def test_an_engine_is_written_as_the_tutorial_says() -> None:
+    with Node() as node:
+        said = followed(node, *blocks(ROOT / "docs/writing-engines.md", "sh"))
+        assert said.count(" passed") == 2
+        assert "veth pairs on a bridge" in said
+        assert "1 packets transmitted, 1 received" in said
+        assert node.veths() == []

@@ -22,6 +22,7 @@ _REQUIRED = (
     "vpp-papi",
     "PyYAML",
     "hatchling",
+    "editables",  # to install a package with --editable
     "prometheus-client",
     "pytest",
 )

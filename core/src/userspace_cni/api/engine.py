@@ -1,7 +1,7 @@
 """The two interfaces that an engine package implements, and what an engine says of itself.
 
 The classes are announced by entry points of the groups :data:`HOST_ENGINES` and
-:data:`CONTAINER_ENGINES`: see docs/engines.md.
+:data:`CONTAINER_ENGINES`: see docs/engine-contract.md.
 """
 
 from __future__ import annotations
