@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from kubernetes.conftest import listing
 from lab.kubernetes_api import ARGS, UID
 from userspace_cni.config.settings import Settings
-from userspace_cni.runtime import Runtime
+from userspace_cni.runtime.places import Places
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,6 +204,6 @@ def test_a_volume_has_one_view_for_all_interfaces(pod_lab: PodLab) -> None:
 def test_an_engine_finds_the_volume_by_its_view(pod_lab: PodLab) -> None:
     pod_lab.add(pod_lab.conf())
     (view,) = (pod_lab.lab.plugin.run_dir / "s").iterdir()
-    with closing(Runtime(Settings(run_dir=pod_lab.lab.plugin.run_dir))) as runtime:
-        assert runtime._directory_at(str(view)).discard_stale("eth0.sock")
+    places = Places(Settings(run_dir=pod_lab.lab.plugin.run_dir))
+    assert places.at(str(view)).discard_stale("eth0.sock")
     assert listing(pod_lab.volume) == ["eth0.json"]

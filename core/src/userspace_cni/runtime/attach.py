@@ -1,0 +1,166 @@
+"""Attaching a container: the port, the hand-over, and the way back when a step fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+
+from attrs import evolve
+
+from userspace_cni import deadline, handover, netns
+from userspace_cni.api import Attachment, HostPort
+from userspace_cni.cni.errors import CniError, Code, DataplaneUnavailable
+from userspace_cni.cni.request import Request
+from userspace_cni.cni.result import Interface, Result
+from userspace_cni.handover import ContainerDirectory
+from userspace_cni.ipam import Allocation
+from userspace_cni.log import logger
+from userspace_cni.runtime.detach import Detacher
+from userspace_cni.runtime.plan import Plan
+from userspace_cni.runtime.shared import Shared
+from userspace_cni.runtime.subject import without_index
+
+
+class Attacher:
+    """Does the work of an ADD, under the lock of its attachment."""
+
+    def __init__(self, shared: Shared, detacher: Detacher) -> None:
+        """Let *detacher* remove what earlier requests have left."""
+        self._shared = shared
+        self._detacher = detacher
+
+    def attach(
+        self,
+        plan: Plan,
+        attachment: Attachment,
+        request: Request,
+        allocation: Allocation | None,
+        undo: ExitStack,
+    ) -> tuple[Result, HostPort]:
+        """Do the work of an ADD and return our own part of the result, and the port."""
+        directory = attachment.directory
+        assert isinstance(directory, ContainerDirectory)  # noqa: S101  ours
+        if directory.holds(attachment.ifname, attachment.id):
+            # The store has lost it; what is undone below, and the addresses, are a running
+            # container's.
+            raise _already_attached(request)
+        dns = plan.conf.result_dns
+        if allocation is not None:
+            allocation.begin()
+
+            @cache  # one wait is one step
+            def allocated() -> Result:
+                with self._shared.phase("ipam"):
+                    return allocation.result()
+
+            attachment = evolve(
+                attachment,
+                ips=lambda: without_index(allocated().ips),
+                routes=lambda: allocated().routes,
+                dns=lambda: dns or allocated().dns,
+            )
+        else:
+            attachment = evolve(attachment, dns=dns)
+        undo.callback(directory.withdraw, attachment.ifname, attachment.id)
+        with self._shared.phase("host"):
+            port = plan.host.add(attachment, plan.host_conf, undo)
+        attachment = evolve(
+            attachment,
+            ips=attachment.ips,
+            routes=tuple(dict.fromkeys((*attachment.routes, *port.routes))),
+            dns=attachment.dns,
+        )
+        handoff = plan.handoff(attachment, port)
+        with self._shared.phase("handover"):
+            handover.publish(attachment, handoff, plan.conf, plan.container.info.name, undo)
+            if plan.annotate is not None:
+                plan.annotate(attachment, handoff, plan.conf, plan.container.info.name, undo)
+        if plan.container.where == "node":
+            with self._shared.phase("container"):
+                netns.call(request.netns, plan.container.add, handoff)
+        container = Interface(
+            name=attachment.interface,
+            mac=port.mac,
+            mtu=port.mtu,
+            sandbox=request.netns,
+            socket_path=handover.container_socket(handoff, plan.conf),
+        )
+        return (
+            Result(
+                interfaces=(*port.interfaces, container),
+                ips=tuple(evolve(ip, interface=len(port.interfaces)) for ip in attachment.ips),
+                routes=attachment.routes,
+                dns=attachment.dns,
+            ),
+            port,
+        )
+
+    def make_room(self, attachment: Attachment, request: Request) -> None:
+        """Clean up after an earlier ADD of the same attachment that died half way."""
+        old = self._shared.store.get(attachment.id)
+        if old is None:
+            return
+        if old.state in ("attached", "damaged"):
+            raise _already_attached(request)
+        logger.warning("removing what an unfinished request left of this attachment")
+        self._detacher.detach(old, request)
+        if self._shared.store.get(attachment.id) is not None:
+            raise DataplaneUnavailable(
+                f"an earlier attachment of container {request.container_id} by {request.ifname} "
+                f"to network {request.network} is still to be removed",
+                f"host engine {old.engine!r} cannot reach its switch; is it running?",
+            )
+
+    @contextmanager
+    def undone_on_failure(
+        self, attachment: Attachment, allocation: Allocation | None
+    ) -> Iterator[ExitStack]:
+        """Run the undo steps, in reverse, when the body fails; then forget the attachment.
+
+        What cannot be undone stays in the store, for DEL and GC, and keeps its addresses: its port
+        may be there. Without addresses it is as good as ``unknown``: an IPAM plugin that cannot
+        allocate may never be able to free.
+        """
+        store = self._shared.store
+        undo = ExitStack()
+        try:
+            yield undo
+        except BaseException:
+            try:
+                with deadline.extended(self._shared.settings.budget / 2):
+                    undo.close()
+                    if allocation is not None:
+                        allocation.undo()
+            except (Exception, SystemExit) as error:  # noqa: BLE001  an engine's
+                logger.exception("an ADD that failed could not be undone whole")
+                failed = allocation is not None and allocation.failed
+                mark = partial(store.mark, state="unknown" if failed else "deleting")
+                _quietly(partial(mark, attachment.id), because=error)
+            else:
+                directory = attachment.directory
+                assert isinstance(directory, ContainerDirectory)  # noqa: S101  ours
+                # The store may have lost another attachment of the container, or this very one.
+                if directory.is_told_of():
+                    _quietly(partial(store.remove, attachment.id))
+                else:
+                    _quietly(partial(self._shared.forget, attachment.id, directory))
+            raise
+        undo.pop_all()
+
+
+def _quietly(step: Callable[[], None], because: BaseException | None = None) -> None:
+    """Do a step of cleaning up whose failure must not hide what it cleans up after."""
+    try:
+        step()
+    except CniError as error:
+        logger.error("the store is out of date, GC will mend it: %s", error, exc_info=because)
+
+
+def _already_attached(request: Request) -> CniError:
+    return CniError(
+        Code.ALREADY_ATTACHED,
+        f"container {request.container_id} is attached to network {request.network} "
+        f"by {request.ifname} already",
+        "DEL it first",
+    )

@@ -1,0 +1,191 @@
+"""A network configuration with the engines that it names, judged before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from threading import Lock
+from typing import Any
+
+from attrs import evolve, frozen
+
+from userspace_cni import config, handover, registry
+from userspace_cni.api import (
+    Attachment,
+    ContainerEngine,
+    EngineConf,
+    EngineContext,
+    Handoff,
+    HostEngine,
+    HostPort,
+)
+from userspace_cni.cni.errors import CniError, Problems
+from userspace_cni.cni.request import Request
+from userspace_cni.config import NetConf
+from userspace_cni.log import logger
+from userspace_cni.runtime.places import Places
+from userspace_cni.runtime.shared import UNUSABLE, Shared
+from userspace_cni.store import Record
+
+
+@frozen(kw_only=True)
+class Plan:
+    """A network configuration with the engines that it names."""
+
+    conf: NetConf
+    host: HostEngine
+    host_conf: EngineConf
+    container: ContainerEngine
+    #: Some defaults of the container's part depend on what IPAM and the host's engine gave.
+    container_conf: Callable[[bool], EngineConf]
+    #: Does as :func:`.handover.publish`, for the pod's annotations; None where nobody wants it.
+    annotate: Callable[[Attachment, Handoff, NetConf, str, ExitStack], None] | None = None
+
+    def handoff(self, attachment: Attachment, port: HostPort) -> Handoff:
+        """Return what the container needs to use *port*."""
+        conf = self.container_conf(bool(attachment.ips))
+        return self.container.prepare(attachment, conf, port)
+
+
+class Planner:
+    """Makes plans, with one instance of each host engine for the whole runtime."""
+
+    def __init__(self, shared: Shared, places: Places) -> None:
+        """Give engines the locks of *shared* and the directories of *places*."""
+        self._shared = shared
+        self._places = places
+        self._host_engines: dict[str, HostEngine] = {}
+        self._guard = Lock()
+
+    def close(self) -> None:
+        """Close the engines; one that cannot be closed is logged."""
+        for engine in self._host_engines.values():
+            try:
+                engine.close()
+            except (Exception, SystemExit):  # noqa: BLE001  an engine may raise anything
+                logger.exception("host engine %r cannot be closed", engine.info.name)
+
+    @property
+    def engines(self) -> frozenset[str]:
+        """The names of the host engines that have been used."""
+        with self._guard:
+            return frozenset(self._host_engines)
+
+    def host(self, raw: Mapping[str, Any]) -> tuple[HostEngine, EngineConf]:
+        """Return the engine of a network's ``host`` part, and that part as the engine gets it.
+
+        Raises:
+            CniError: the engine is not installed, or the part cannot be used.
+
+        """
+        name = config.engine_name(NetConf(name="", host=raw), "host")
+        kind = registry.host_engine(name)
+        return self._host_engine(name, kind), config.engine_conf(raw, "host", kind.info, {})
+
+    def plan(self, request: Request, *, recorded: bool = False) -> Plan:
+        """Return the request's configuration with the engines that it names.
+
+        Of one that is *recorded* an ADD has succeeded: only what keeps it from being used is told.
+
+        Raises:
+            CniError: all that is wrong with the configuration, at once; no switch is asked.
+
+        """
+        problems = Problems()
+        conf = config.load(request, problems)
+        if not recorded and request.command in ("ADD", "CHECK"):
+            with problems:
+                conf.previous(request.cni_version)
+        if not recorded and request.command in ("ADD", "STATUS"):
+            with problems:
+                handover.require_possible(conf)
+        host_class: type[HostEngine] | None = None
+        host_conf: EngineConf | None = None
+        container_class: type[ContainerEngine] | None = None
+        host_name = ""
+        with problems:
+            host_name = config.engine_name(conf, "host")
+            host_class = registry.host_engine(host_name)
+        if host_class is not None or "engine" in conf.container:
+            info = host_class.info if host_class else None
+            with problems:
+                name = config.engine_name(conf, "container", info)
+                container_class = registry.container_engine(name)
+        if host_class is not None:
+            with problems:
+                host_conf = config.engine_conf(conf.host, "host", host_class.info, {})
+                host_conf = evolve(host_conf, mtu=conf.mtu, bandwidth=conf.requested_bandwidth)
+                config.require_bandwidth(conf, host_class.info, host_conf.iftype)
+
+        def container_conf(has_addresses: bool) -> EngineConf:
+            assert container_class is not None  # noqa: S101  the problems were told
+            known = container_class.info.interface_types
+            asked = conf.host.get("iftype")
+            defaults = {
+                # What is wrong with the host's is not the container's fault.
+                "iftype": str(asked) if host_conf or asked in known else known[0],
+                "netType": "interface" if has_addresses else "none",
+            }
+            return config.engine_conf(conf.container, "container", container_class.info, defaults)
+
+        own: EngineConf | None = None
+        if container_class is not None:
+            with problems:
+                own = container_conf(bool(conf.ipam_type))
+        host: HostEngine | None = None
+        if host_class is not None:
+            with problems:
+                host = self._host_engine(host_name, host_class)
+        if not recorded:
+            _judge(problems, host, host_conf, container_class, own)
+        problems.settle()
+        assert host is not None  # noqa: S101  the problems were told
+        assert host_conf is not None  # noqa: S101
+        assert container_class is not None  # noqa: S101
+        return Plan(
+            conf=conf,
+            host=host,
+            host_conf=host_conf,
+            container=registry.make(container_class),
+            container_conf=container_conf,
+        )
+
+    def recorded(self, record: Record, request: Request) -> Plan:
+        """Plan with the configuration of the ADD; where it cannot be used, with the request's."""
+        try:
+            return self.plan(evolve(request, config=record.config), recorded=True)
+        except CniError as error:
+            if error.code not in UNUSABLE:
+                raise
+            logger.warning("the recorded configuration cannot be used any more: %s", error)
+            return self.plan(request, recorded=True)
+
+    def _host_engine(self, name: str, kind: type[HostEngine]) -> HostEngine:
+        with self._guard:
+            engine = self._host_engines.get(name)
+            if engine is None:
+                context = EngineContext(
+                    settings=self._shared.settings.engines.get(kind.info.name, {}),
+                    lock=lambda key: self._shared.locks.hold(f"engine {kind.info.name} {key}"),
+                    directory=self._places.at,
+                )
+                engine = self._host_engines[name] = registry.make(kind, context)
+            return engine
+
+
+def _judge(
+    problems: Problems,
+    host: HostEngine | None,
+    host_conf: EngineConf | None,
+    container: type[ContainerEngine] | None,
+    container_conf: EngineConf | None,
+) -> None:
+    """Let the engines add what only they can say of their parts, as far as those are known."""
+    port: HostPort | None = None
+    if host is not None and host_conf is not None:
+        problems.add(*host.problems(host_conf))
+        with problems:
+            port = host.outline(host_conf)
+    if container is not None and container_conf is not None:
+        with problems:
+            problems.add(*registry.make(container).problems(container_conf, port))

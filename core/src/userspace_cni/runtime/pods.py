@@ -1,0 +1,42 @@
+"""What the runtime asks Kubernetes about the pod of an attachment, and tells it."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from userspace_cni import config
+from userspace_cni.cni.request import Request
+from userspace_cni.runtime.places import Places
+from userspace_cni.runtime.plan import Plan
+from userspace_cni.runtime.shared import Shared
+from userspace_cni.store import Record
+
+
+def placed(plan: Plan, request: Request, shared: Shared, places: Places) -> tuple[Plan, str]:
+    """Ask Kubernetes for the pod; return *plan* for it, and the path of its volume.
+
+    Without a kubeconfig, or a pod, nobody is asked; a pod may have no volume for us.
+    """
+    conf, named = plan.conf, config.pod_of(request.args)
+    if conf.kubeconfig is None or named is None:
+        return plan, ""
+    from userspace_cni.handover.pod import KubernetesPod
+
+    with shared.phase("handover"):
+        pod = KubernetesPod.read(conf.kubeconfig, named)
+    volume = pod.volume(conf, shared.settings.kubelet_dir, places.base(conf.shared_dir))
+    if volume.directory:
+        conf = evolve(conf, container_dir=volume.container_dir)
+    return evolve(plan, conf=conf, annotate=pod.publish), volume.directory
+
+
+def withdraw(record: Record, shared: Shared) -> None:
+    """Take an attachment out of its pod's annotations; that fails nobody's request."""
+    kubeconfig, pod = record.config.get("kubeconfig"), config.pod_of(record.args)
+    told = record.port is None or record.port.socket
+    if not isinstance(kubeconfig, str) or pod is None or not told:
+        return
+    from userspace_cni.handover import pod as pods
+
+    with shared.phase("handover"):
+        pods.withdraw(kubeconfig, pod, (record.container_id, record.ifname, record.network))

@@ -1,0 +1,95 @@
+"""What all requests of one runtime share: settings, the store, the locks, and who measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from attrs import field, frozen
+
+from userspace_cni.cni.errors import CniError, Code, internal_error
+from userspace_cni.config.settings import Settings
+from userspace_cni.handover import ContainerDirectory
+from userspace_cni.locks import Locks
+from userspace_cni.log import logger
+from userspace_cni.store import Record, Store
+
+#: Context-manager factory that wraps each named step of a request, for metrics and tracing. The
+#: steps are ipam, host, handover, container and store.
+Phase = Callable[[str], AbstractContextManager[object]]
+
+#: Codes of the errors of a configuration that cannot be used.
+UNUSABLE = (Code.INVALID_NETWORK_CONFIG, Code.UNSUPPORTED_FIELD)
+
+
+class Busy(Exception):
+    """A request works on the attachment."""
+
+
+@frozen(kw_only=True)
+class Shared:
+    """The store and the locks of a runtime, and its settings."""
+
+    settings: Settings
+    phase: Phase
+    store: Store
+    locks: Locks
+    #: Ids of attachments whose DEL came while the store could not be written.
+    unwanted: set[str] = field(factory=set)
+
+    def lock(self, id_: str) -> AbstractContextManager[int]:
+        """Hold the lock of an attachment; see :meth:`.Locks.hold`."""
+        return self.locks.hold(_lock_name(id_))
+
+    def lock_if_free(self, id_: str) -> AbstractContextManager[bool]:
+        """Hold the lock of an attachment if no request works on it; tell whether it is held."""
+        return self.locks.hold_if_free(_lock_name(id_))
+
+    def lock_held(self, id_: str) -> int | None:
+        """Return the file descriptor that holds the lock of an attachment."""
+        return self.locks.held(_lock_name(id_))
+
+    def forget(self, id_: str, directory: ContainerDirectory) -> None:
+        """Forget an attachment, and with the container's last one what is left of *directory*.
+
+        In this order: of two that are removed at once, one comes last.
+        """
+        self.store.remove(id_)
+        if directory.is_left() and not self.store.has_container(directory.container_id):
+            directory.discard()
+
+    def collect(
+        self,
+        id_: str,
+        failures: list[CniError],
+        work: Callable[[], object],
+        record: Record | None = None,
+    ) -> None:
+        """Do *work* on an attachment unless another request works on it; note its failure.
+
+        Nor if it is not recorded as *record* any more: another request has worked on it meanwhile.
+        """
+        with self.lock_if_free(id_) as held:
+            try:
+                if held and self.store.get(id_) == record:
+                    work()
+            except (Exception, SystemExit) as error:  # noqa: BLE001  an engine's; go on
+                failures.append(cni_error(error))
+
+
+def joined(failures: list[CniError]) -> CniError:
+    """Return one error that tells of all *failures*, with the code of the first."""
+    first, *others = failures
+    return CniError(first.code, "; ".join(map(str, failures))) if others else first
+
+
+def cni_error(error: BaseException) -> CniError:
+    """Return *error* as the caller is told it; what no engine should raise is logged."""
+    if isinstance(error, CniError):
+        return error
+    logger.error("internal error", exc_info=error)
+    return internal_error(error)
+
+
+def _lock_name(id_: str) -> str:
+    return f"attachment {id_}"
