@@ -30,7 +30,7 @@ SUBNET = "10.66.0.0/24"
 TROUBLE = """
 import time
 from attrs import evolve
-from example_engine import ExampleContainerEngine, ExampleHostEngine
+from example_engine import ExampleContainerEngine, ExampleHostEngine, Note
 
 def trouble(engine, step):
     file = engine._switch() / f"fail-{step}"
@@ -63,7 +63,14 @@ class Host(ExampleHostEngine):
         trouble(self, "check")
         super().check(attachment, conf, port)
 
+    def switch_key(self, conf):
+        trouble(self, "key")
+        return conf.section(Note).text.partition("-")[0]
+
     def generation(self, conf):
+        if (self._switch() / "asked").exists():
+            with (self._switch() / "asked").open("a") as file:
+                print(self.switch_key(conf), file=file)
         trouble(self, "generation")
         hang(self, "generation")
         return super().generation(conf)

@@ -127,3 +127,33 @@ def test_what_cannot_be_restored_is_told_once(
     poll(lambda: "by accident" in daemon.said(), "another error is told")
     trouble.mend()
     poll(lambda: len(lab.ports()) == 1, "it is back")
+
+
+def test_a_switch_with_ten_networks_is_asked_once_in_a_round(
+    lab: ExampleLab, trouble_interpreter: Path
+) -> None:
+    trouble = example_lab.with_trouble(lab, trouble_interpreter)
+    started(lab, OFTEN)
+    for number in range(11):
+        text = f"one-{number}" if number < 10 else "other"
+        host = {"engine": "trouble", "iftype": "note", "note": {"text": text}}
+        trouble.add(trouble.conf(name=f"net{number}", host=host), container=f"c{number}")
+    asked = lab.switch / "asked"
+    asked.touch()
+    poll(lambda: asked.read_text().count("other") > 5, "some rounds")
+    keys = asked.read_text().split()
+    assert abs(keys.count("one") - keys.count("other")) <= 1
+
+
+def test_a_switch_that_cannot_be_told_from_others_is_told(
+    lab: ExampleLab, trouble_interpreter: Path
+) -> None:
+    trouble = example_lab.with_trouble(lab, trouble_interpreter)
+    port = health.free_port()
+    daemon = started(lab, f'http = "127.0.0.1:{port}"\n{OFTEN}')
+    trouble.fail("key")
+    trouble.add(trouble.conf())
+    poll(lambda: "by design" in daemon.said(), "it is told")
+    poll(lambda: _ready(port) == (503, {"trouble": "unknown"}), "nothing is known of it")
+    trouble.mend()
+    poll(lambda: _ready(port) == (200, {"trouble": "up"}), "it is asked again")

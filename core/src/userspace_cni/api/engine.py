@@ -146,6 +146,15 @@ class HostEngine(ABC):
     # What follows is the daemon's, which lives longer than a switch. The defaults suit a
     # switch that keeps nothing in this process and loses nothing.
 
+    def switch_key(self, conf: EngineConf) -> str:
+        """Return a text that is the same for all networks on one switch, such as its socket's path.
+
+        The daemon asks each switch once, however many networks it has. By default, networks share a
+        switch if their ``host`` parts are the same. An engine that has one switch on a node
+        returns the empty text. It is asked of every network: ask no switch.
+        """
+        return repr(conf)
+
     def generation(self, conf: EngineConf) -> str:  # noqa: ARG002
         """Return a text that changes when the switch has restarted and lost what was made in it.
 

@@ -84,10 +84,6 @@ class EngineInfo:
     container_engines: Mapping[str, str] = field(factory=dict, validator=_names)
     #: Of a host engine: the interface types for which it honours :attr:`Attachment.bandwidth`.
     bandwidth: tuple[str, ...] = field(default=(), validator=_texts)
-    #: Of a host engine: the section that says which switch it is, so that networks with the same
-    #: one share a switch; empty for an engine that has one switch on a node. None where the whole
-    #: ``host`` part says it.
-    switch: str | None = None
 
     def __attrs_post_init__(self) -> None:
         for name in ("container_engines", "bandwidth"):

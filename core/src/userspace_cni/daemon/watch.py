@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import define
 
-from userspace_cni import registry
 from userspace_cni.api import Lifeline
 from userspace_cni.cni.errors import DataplaneUnavailable
 from userspace_cni.daemon.recorded import News, Recorded
@@ -179,12 +178,16 @@ class Watch:
             self._switches[key] = _Switch(host=_object(keys[key]))
 
     def _key(self, host: str) -> str:
-        """Return what tells the switch of a ``host`` part from the others."""
+        """Return what tells the switch of a ``host`` part from the others.
+
+        A part that its engine cannot judge now stands for itself; asking its switch tells why.
+        """
         if host not in self._keys:
-            section = registry.host_engine(self._engine).info.switch
-            told = _object(host)
-            part = told if section is None else told.get(section)
-            self._keys[host] = json.dumps(part, sort_keys=True)
+            try:
+                engine, conf = self._runtime.host(_object(host))
+                self._keys[host] = f"key {engine.switch_key(conf)}"
+            except (Exception, SystemExit):  # noqa: BLE001  an engine may raise anything
+                return host
         return self._keys[host]
 
     def _ask(self, switch: _Switch) -> bool:
@@ -192,6 +195,7 @@ class Watch:
         try:
             with self._at_work():
                 engine, conf = self._runtime.host(switch.host)
+                engine.switch_key(conf)
                 # Before the question: a switch that ends after it breaks the lifeline.
                 if switch.lifeline is None:
                     switch.lifeline = engine.lifeline(conf)

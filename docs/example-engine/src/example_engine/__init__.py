@@ -57,7 +57,6 @@ _INFO = EngineInfo(
     interface_types=("note",),
     network_types=("none", "interface"),
     sections={"note": Note},
-    switch="",
 )
 
 
@@ -96,6 +95,9 @@ class ExampleHostEngine(HostEngine):
     def attachments(self, network: str, conf: EngineConf) -> Iterator[str]:
         for port in self._switch().glob(f"{_digest(network)}.*"):
             yield port.suffix.removeprefix(".")
+
+    def switch_key(self, conf: EngineConf) -> str:
+        return ""  # a node has one
 
     def generation(self, conf: EngineConf) -> str:
         return str(self._switch().stat().st_ino)

@@ -46,7 +46,6 @@ class LinuxHostEngine(HostEngine):
         network_types=("none", "bridge", "interface"),
         sections={"bridge": BridgeSection, "tap": TapSection, "macvlan": MacvlanSection},
         bandwidth=("veth", "tap", "macvlan"),
-        switch="",
     )
 
     def problems(self, conf: EngineConf) -> Iterable[CniError]:
@@ -98,6 +97,10 @@ class LinuxHostEngine(HostEngine):
                     section = _bridge_section(conf)
                     return self._add_bridged(links, container, attachment, section, undo)
                 return self._add_alone(links, container, attachment, conf, undo)
+
+    def switch_key(self, conf: EngineConf) -> str:  # noqa: ARG002
+        """See :meth:`.HostEngine.switch_key`: a node has one kernel."""
+        return ""
 
     def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:
         """See :meth:`.HostEngine.delete`."""

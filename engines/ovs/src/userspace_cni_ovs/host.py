@@ -68,7 +68,6 @@ class OvsHostEngine(HostEngine):
         },
         container_engines={"vhostuser": "dpdk", "memif": "dpdk", "veth": "linux", "tap": "linux"},
         bandwidth=("vhostuser", "memif", "veth", "tap"),
-        switch="ovs",
     )
 
     def problems(self, conf: EngineConf) -> Iterable[CniError]:
@@ -177,6 +176,10 @@ class OvsHostEngine(HostEngine):
         with self._database(conf) as db:
             self._mend(db)
             return switch.attachments(db, network)
+
+    def switch_key(self, conf: EngineConf) -> str:
+        """See :meth:`.HostEngine.switch_key`: the database."""
+        return self._endpoint(conf)
 
     def generation(self, conf: EngineConf) -> str:
         """See :meth:`.HostEngine.generation`: ovs-vswitchd writes its pid file when it starts.

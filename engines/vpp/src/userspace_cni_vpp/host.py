@@ -69,7 +69,6 @@ class VppHostEngine(HostEngine):
         },
         container_engines={"vhostuser": "dpdk", "veth": "linux", "tap": "linux"},
         bandwidth=("veth", "tap"),
-        switch="vpp",
     )
 
     def problems(self, conf: EngineConf) -> Iterable[CniError]:
@@ -174,6 +173,10 @@ class VppHostEngine(HostEngine):
         found = self._switch(conf).ports(containing=[network_id.encode()])
         parsed = [tags.parse(port.tag) for port in found]
         return [tag.id for tag in parsed if tag is not None and tag.network == network_id]
+
+    def switch_key(self, conf: EngineConf) -> str:
+        """See :meth:`.HostEngine.switch_key`: the socket of the API."""
+        return conf.section(VppSection).api_socket
 
     def generation(self, conf: EngineConf) -> str:
         """See :meth:`.HostEngine.generation`: VPP's restart breaks the connection to it."""
