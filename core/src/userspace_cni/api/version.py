@@ -1,4 +1,4 @@
-"""The version of the contract between core and engines; docs/engines.md says what it promises."""
+"""The version of the contract between core and engines: docs/engine-contract.md."""
 
 from __future__ import annotations
 

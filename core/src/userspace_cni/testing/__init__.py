@@ -14,7 +14,8 @@ switch and what a valid configuration is, and :class:`EngineContract`, which bri
             with ExampleSwitch(tmp_path) as switch:
                 yield switch
 
-It needs pytest: ``pip install 'userspace-cni[testing]'``. docs/engine-contract.md explains each test.
+It needs pytest: ``pip install 'userspace-cni[testing]'``. Each test is explained in
+docs/engine-contract.md.
 """
 
 import pytest
