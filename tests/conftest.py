@@ -1,7 +1,13 @@
 """Fixtures for every test.
 
-What executes the plugin runs twice: served in one process, and by the daemon. The marker
-``one_process`` says why a test makes sense in one process alone.
+A test of a request (fixture ``served_by``) can be served in three ways: "direct" in this process,
+"process" by the executable, and "daemon". It runs in the first way that it allows. Markers:
+
+* ``own_process``: not in this process, because the test needs one that can be killed, has standard
+  streams or namespaces of its own, and the like.
+* ``one_process``: not by the daemon.
+* ``parity``: in every way that it allows, on every commit. The option ``--all-ways`` does so for
+  all tests.
 """
 
 from __future__ import annotations
@@ -25,20 +31,38 @@ settings.register_profile("tests", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("tests")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-ways", action="store_true", help="serve each test's requests in every way it allows"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "one_process(reason): not served by the daemon as well")
+    for line in (
+        "one_process(reason): not served by the daemon as well",
+        "own_process(reason): not served in the process of the tests",
+        "parity: served in every way, always",
+    ):
+        config.addinivalue_line("markers", line)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "served_by" in metafunc.fixturenames:
-        alone = metafunc.definition.get_closest_marker("one_process")
-        modes = ["process"] if alone else ["process", "daemon"]
-        metafunc.parametrize("served_by", modes, indirect=True, scope="session")
+    if "served_by" not in metafunc.fixturenames:
+        return
+    marked = metafunc.definition.get_closest_marker
+    ways = [
+        way
+        for way, refusal in (("direct", "own_process"), ("process", ""), ("daemon", "one_process"))
+        if not (refusal and marked(refusal))
+    ]
+    if not (marked("parity") or metafunc.config.getoption("--all-ways")):
+        del ways[1:]
+    metafunc.parametrize("served_by", ways, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
 def served_by(request: pytest.FixtureRequest) -> Mode:
-    """Who serves the executable's requests."""
+    """Who serves a test's requests."""
     served: Mode = request.param
     return served
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from lab.conf import host_local, leases
+from lab.direct import site_packages
 from lab.node import poll
 from lab.plugin import Outcome, Plugin
 from lab.spy import Spy
@@ -285,7 +286,7 @@ def make_venv(
     }
     add_packages(interpreter, modules, {"lab_extra-1.0.dist-info": extra, **(packages or {})})
     path = f"import site; site.addsitedir({ours!r})\n"
-    (_site_packages(interpreter) / "ours.pth").write_text(path)
+    (site_packages(interpreter) / "ours.pth").write_text(path)
     return interpreter
 
 
@@ -293,18 +294,13 @@ def add_packages(
     interpreter: Path, modules: Mapping[str, str], packages: Mapping[str, Mapping[str, str]]
 ) -> None:
     """Install *modules*, and *packages*: files by the name of their metadata's directory."""
-    theirs = _site_packages(interpreter)
+    theirs = site_packages(interpreter)
     for name, text in modules.items():
         (theirs / f"{name}.py").write_text(text)
     for package, files in packages.items():
         (theirs / package).mkdir()
         for name, text in files.items():
             (theirs / package / name).write_text(text)
-
-
-def _site_packages(interpreter: Path) -> Path:
-    base = str(interpreter.parent.parent)
-    return Path(sysconfig.get_path("purelib", vars={"base": base, "platbase": base}))
 
 
 def shell(*words: object) -> str:

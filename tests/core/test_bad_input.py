@@ -5,20 +5,17 @@ from __future__ import annotations
 import copy
 import io
 import json
-import os
 import subprocess
-import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import pytest
 from attrs import field, frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from userspace_cni import plugin as executable
 from userspace_cni.cni.versions import SUPPORTED
+from userspace_cni.plugin import respond
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -464,6 +461,8 @@ def test_bad_input_is_told_by_code_key_and_value(
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.own_process("it is about the streams of a process")
+@pytest.mark.parity
 def test_a_closed_standard_input_is_code_5(shared_lab: ExampleLab) -> None:
     done = subprocess.run(
         ["/bin/sh", "-c", 'exec "$0" <&-', shared_lab.plugin.executable],
@@ -493,13 +492,8 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def _served(environ: dict[str, str], stdin: bytes) -> tuple[int, str]:
     """Serve one request in this process."""
-    with (
-        mock.patch.dict(os.environ, environ, clear=True),
-        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
-        mock.patch.object(sys, "stderr", io.StringIO()),
-    ):
-        answer = executable.respond()
-        return answer.status, answer.out
+    answer = respond(environ, stdin, io.StringIO())
+    return answer.status, answer.out
 
 
 def _assert_orderly(status: int, out: str) -> None:

@@ -28,9 +28,22 @@ ID = attachment_id("net", "c1", "eth0")
 ATTACHED = ([ID], ["10.66.0.2"], {"c1": "attached"})
 
 
-def _impatient(lab: ExampleLab) -> None:
+@contextmanager
+def _impatient(lab: ExampleLab) -> Iterator[None]:
+    """Let requests wait for 0.3 s only."""
     config = lab.directory / "config.toml"
-    config.write_text("timeout = 0.3\n" + config.read_text())
+    patient = config.read_text()
+    config.write_text(f"timeout = 0.3\n{patient}")
+    _restart_daemon(lab)
+    yield
+    config.write_text(patient)
+    _restart_daemon(lab)
+
+
+def _restart_daemon(lab: ExampleLab) -> None:
+    if lab.plugin.daemon is not None:
+        lab.plugin.daemon.stop()
+        lab.plugin.serve(None)
 
 
 def _there(lab: ExampleLab) -> tuple[list[str], list[str], dict[str, str]]:
@@ -40,6 +53,7 @@ def _there(lab: ExampleLab) -> tuple[list[str], list[str], dict[str, str]]:
 # -- a store that cannot be written, or read
 
 
+@pytest.mark.parity
 def test_on_a_full_disk_a_del_touches_nothing_and_is_asked_for_again(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.spy_ipam())
     with small_disk(lab.plugin) as disk:
@@ -75,11 +89,12 @@ def test_a_del_that_could_not_remove_its_record_is_asked_for_again(lab: ExampleL
         lab.assert_clean()
 
 
+@pytest.mark.parity
 def test_a_locked_store_is_code_11_and_nothing_is_touched(lab: ExampleLab) -> None:
-    _impatient(lab)
     conf = lab.conf(ipam=lab.spy_ipam())
     lab.add(conf)
-    with closing(sqlite3.connect(lab.plugin.state_dir / "attachments.db")) as other:
+    store = lab.plugin.state_dir / "attachments.db"
+    with _impatient(lab), closing(sqlite3.connect(store)) as other:
         other.execute("BEGIN EXCLUSIVE")
         outcome = lab.call("DEL", conf)
         assert outcome.code == 11
@@ -101,6 +116,7 @@ def test_what_the_store_cannot_tell_is_not_freed(lab: ExampleLab) -> None:
     lab.call("DEL", conf).succeeded()
 
 
+@pytest.mark.own_process("it has few file descriptors")
 @pytest.mark.one_process("a daemon has its files open")
 def test_without_file_descriptors_a_del_is_done_or_told(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.spy_ipam())
@@ -161,6 +177,7 @@ def test_an_outage_leaves_nothing_that_cannot_be_removed(lab: ExampleLab, path: 
     lab.assert_clean()
 
 
+@pytest.mark.parity
 def test_what_the_switch_has_of_an_unrecorded_attachment_is_freed_or_told(
     lab: ExampleLab,
 ) -> None:
@@ -229,6 +246,7 @@ def _uninstalled(trouble: ExampleLab, interpreter: Path) -> Iterator[None]:
     run_by(interpreter)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("command", ["DEL", "GC"])
 def test_without_its_engine_an_attachment_stays_whole(
     trouble: ExampleLab, trouble_interpreter: Path, command: str
@@ -246,6 +264,7 @@ def test_without_its_engine_an_attachment_stays_whole(
     trouble.assert_clean()
 
 
+@pytest.mark.parity
 def test_gc_frees_no_address_of_a_port_that_is_there(trouble: ExampleLab) -> None:
     conf = trouble.conf(ipam=trouble.spy_ipam())
     for container in ("c1", "c2"):
@@ -269,6 +288,7 @@ def test_gc_frees_no_address_of_a_port_that_is_there(trouble: ExampleLab) -> Non
     trouble.assert_clean()
 
 
+@pytest.mark.own_process("it is killed")
 @pytest.mark.one_process("the daemon goes on when its client is killed")
 def test_gc_removes_the_lock_of_an_add_that_died_before_its_record(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.spy_ipam())

@@ -12,7 +12,10 @@ import pytest
 if TYPE_CHECKING:
     from core.example_lab import ExampleLab
 
-pytestmark = pytest.mark.one_process("it is about the one-process program itself")
+pytestmark = [
+    pytest.mark.one_process("it is about the one-process program itself"),
+    pytest.mark.own_process("it is about what a new interpreter imports"),
+]
 
 _PROGRAM = """
 import sys

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from core.example_lab import ExampleLab
     from lab.plugin import Plugin
 
-pytestmark = pytest.mark.one_process("it is about the launcher of the one-process program")
+pytestmark = [
+    pytest.mark.one_process("it is about the launcher of the one-process program"),
+    pytest.mark.own_process("it is about the launcher"),
+]
 
 BAD_MODULE = "raise SystemExit('the caller reached into the plugin')\n"
 

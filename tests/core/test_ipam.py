@@ -175,6 +175,7 @@ def test_the_first_directory_of_cni_path_that_has_the_plugin_counts(
     assert result["ips"] == [{"address": "10.66.0.9/24", "interface": 0}]
 
 
+@pytest.mark.parity
 def test_a_plugin_that_hangs_is_given_up(lab: ExampleLab) -> None:
     config = lab.directory / "config.toml"
     config.write_text("timeout = 0.3\n" + config.read_text())
@@ -225,6 +226,7 @@ def test_a_plugin_that_is_being_replaced_is_waited_for(lab: ExampleLab) -> None:
 # -- what a plugin gets, and what becomes of its answer
 
 
+@pytest.mark.parity
 def test_a_plugin_gets_our_environment_and_the_unmodified_configuration(lab: ExampleLab) -> None:
     conf = {
         **lab.conf(ipam=lab.spy_ipam(extra={"ü": [None, 1.5]}), dns={"search": ["x"]}),
@@ -281,6 +283,7 @@ def test_an_error_of_the_plugin_is_ours(lab: ExampleLab, command: str) -> None:
     assert list(lab.states().values()) == expected
 
 
+@pytest.mark.parity
 def test_standard_error_of_the_plugin_is_passed_through(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.script("echo whispered >&2\n" + _printing(ONE)))
     outcome = lab.call("ADD", conf)
@@ -311,6 +314,7 @@ def test_an_answer_is_read_in_its_own_version_or_the_networks(
         assert result["ips"] == [{"address": "10.66.0.9/24", "interface": 0}]
 
 
+@pytest.mark.parity
 def test_addresses_routes_and_dns_of_the_plugin_are_in_the_result(lab: ExampleLab) -> None:
     answer: dict[str, Any] = {
         "ips": [
@@ -424,6 +428,8 @@ def test_a_plugin_is_not_asked_for_a_version_that_all_speak(lab: ExampleLab) -> 
     assert asked() == 0
 
 
+@pytest.mark.own_process("it is about what a process remembers")
+@pytest.mark.parity
 def test_the_daemon_asks_a_plugin_once_and_again_when_it_is_replaced(lab: ExampleLab) -> None:
     conf, asked = _counting(lab, "1.1.0")
     for number in range(3):

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from lab.plugin import Outcome
 
-pytestmark = pytest.mark.one_process("the daemon goes on when its client is killed")
+pytestmark = [
+    pytest.mark.one_process("the daemon goes on when its client is killed"),
+    pytest.mark.own_process("it is killed"),
+]
 
 GC = "cni.dev/valid-attachments"
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from core.example_lab import ExampleLab
 
+pytestmark = pytest.mark.parity
+
 
 def _queue_a_del(lab: ExampleLab, **keys: Any) -> str:
     """Do what is worth a warning; return standard error. Standard output stays empty."""

@@ -102,6 +102,7 @@ def test_a_lasting_mistake_is_told_while_the_switch_is_down(
     down.assert_clean()
 
 
+@pytest.mark.parity
 def test_all_stages_are_told_in_one_answer(down: ExampleLab) -> None:
     conf = down.conf(
         mtuu=1400,

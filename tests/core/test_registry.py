@@ -203,6 +203,7 @@ def _assert_broken(lab: ExampleLab, end: str, says: str, **keys: Any) -> None:
     lab.assert_clean()
 
 
+@pytest.mark.parity
 def test_the_others_stay_usable(crowded_lab: ExampleLab) -> None:
     crowded_lab.plugin.settings(f'[engines.good]\ndirectory = "{crowded_lab.switch}"\n')
     crowded_lab.call("STATUS", crowded_lab.conf()).succeeded()
@@ -213,6 +214,7 @@ def test_the_others_stay_usable(crowded_lab: ExampleLab) -> None:
         assert crowded_lab.call("STATUS", crowded_lab.conf(host=host, container=own)).status == 0
 
 
+@pytest.mark.parity
 def test_an_engine_that_is_not_installed_is_told_with_those_that_are(
     crowded_lab: ExampleLab,
 ) -> None:
@@ -275,6 +277,7 @@ def test_the_command_lists_all_and_marks_the_broken(crowded: Path) -> None:
     assert "lab_headless-3.0.dist-info" in headless
 
 
+@pytest.mark.parity
 def test_a_package_that_cannot_be_read_hides_no_other(
     lab: ExampleLab, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -291,6 +294,7 @@ def test_a_package_that_cannot_be_read_hides_no_other(
     assert any(key[:2] == ("host", "example") for key in lines)
 
 
+@pytest.mark.parity
 def test_an_engine_that_is_installed_later_is_found(
     lab: ExampleLab, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

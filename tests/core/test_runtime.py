@@ -34,6 +34,7 @@ def _valid(*containers: str) -> list[dict[str, str]]:
 # -- the whole life
 
 
+@pytest.mark.parity
 def test_an_attachment_lives_and_leaves_nothing(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.spy_ipam())
     lab.call("STATUS", conf).succeeded()
@@ -71,6 +72,7 @@ def test_check_notices_a_port_that_is_gone(lab: ExampleLab) -> None:
     assert "eth0" in outcome.text
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("container", "ifname"), [("a", "e" * 15), ("a" * 200, "e")], ids=["short", "long"]
 )
@@ -88,6 +90,7 @@ def test_long_and_short_names_are_served(lab: ExampleLab, container: str, ifname
     lab.assert_clean()
 
 
+@pytest.mark.parity
 def test_del_can_be_repeated_and_needs_no_add(lab: ExampleLab) -> None:
     conf = lab.conf("1.0.0", ipam=lab.host_local())
     lab.call("DEL", conf, container="never-added").succeeded()
@@ -117,6 +120,7 @@ def test_a_name_that_is_taken_is_refused_and_stays(lab: ExampleLab) -> None:
 # -- a switch that is down
 
 
+@pytest.mark.parity
 def test_a_switch_that_is_down_fails_add_and_status_and_leaves_nothing(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.spy_ipam())
     lab.switch_down()
@@ -205,6 +209,7 @@ def _killed_in_engine(trouble: ExampleLab) -> Iterator[dict[str, Any]]:
     yield conf
 
 
+@pytest.mark.own_process("it is killed")
 @pytest.mark.one_process("the daemon goes on when its client is killed")
 @pytest.mark.parametrize("cleaner", ["DEL", "GC"])
 def test_an_add_killed_in_the_engine_is_cleaned_up(trouble: ExampleLab, cleaner: str) -> None:
@@ -213,6 +218,7 @@ def test_an_add_killed_in_the_engine_is_cleaned_up(trouble: ExampleLab, cleaner:
     trouble.assert_clean()
 
 
+@pytest.mark.own_process("it is killed")
 @pytest.mark.one_process("the daemon goes on when its client is killed")
 def test_a_new_add_cleans_up_after_one_that_was_killed(trouble: ExampleLab) -> None:
     with _killed_in_engine(trouble) as conf:
@@ -226,6 +232,7 @@ def test_a_new_add_cleans_up_after_one_that_was_killed(trouble: ExampleLab) -> N
 # -- engines that misbehave
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("exception", "code", "says"),
     [
@@ -375,6 +382,7 @@ def test_del_of_an_unknown_attachment_with_an_unusable_network_succeeds(lab: Exa
 # -- many at once
 
 
+@pytest.mark.parity
 def test_of_two_adds_of_one_key_one_wins(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.spy_ipam(sleep={"ADD": 0.3}))
     with ThreadPoolExecutor(4) as pool:
@@ -387,6 +395,7 @@ def test_of_two_adds_of_one_key_one_wins(lab: ExampleLab) -> None:
     lab.assert_clean()
 
 
+@pytest.mark.parity
 def test_fifty_parallel_adds_and_dels(lab: ExampleLab) -> None:
     conf = lab.conf("1.0.0", ipam=lab.host_local())
     names = [f"c{number}" for number in range(50)]
@@ -408,6 +417,7 @@ def test_fifty_parallel_adds_and_dels(lab: ExampleLab) -> None:
 # -- GC
 
 
+@pytest.mark.parity
 def test_gc_removes_what_is_not_valid_and_only_in_its_network(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.spy_ipam())
     other = conf | {"name": "other"}
@@ -443,6 +453,7 @@ def test_gc_without_list_removes_nothing(lab: ExampleLab, listed: dict[str, Any]
     assert (lab.ports(), lab.states()) == ([ID], {"c1": "attached"})
 
 
+@pytest.mark.parity
 def test_gc_leaves_an_add_in_progress_alone(lab: ExampleLab) -> None:
     conf = lab.conf()
     lab.add(conf)
@@ -454,6 +465,7 @@ def test_gc_leaves_an_add_in_progress_alone(lab: ExampleLab) -> None:
     lab.assert_clean()
 
 
+@pytest.mark.parity
 def test_gc_leaves_an_add_alone_that_ends_meanwhile(lab: ExampleLab) -> None:
     steps = {name: lab.directory / name for name in ("adding", "added", "deleting", "deleted")}
     wait = "cat >&2; touch {}; while [ ! -e {} ]; do sleep 0.02; done"
@@ -479,6 +491,7 @@ def test_gc_leaves_an_add_alone_that_ends_meanwhile(lab: ExampleLab) -> None:
     lab.assert_clean()
 
 
+@pytest.mark.parity
 def test_a_lock_that_is_held_too_long_is_code_11(lab: ExampleLab) -> None:
     lab.plugin.settings("\n")
     config = lab.directory / "config.toml"
@@ -509,6 +522,7 @@ def test_a_full_disk_fails_add_before_anything_is_touched(lab: ExampleLab, used:
         lab.assert_clean()
 
 
+@pytest.mark.own_process("it goes on while the disk is filled")
 def test_a_disk_that_fills_up_during_an_add_undoes_it(trouble: ExampleLab) -> None:
     conf = trouble.conf(ipam=trouble.spy_ipam())
     with small_disk(trouble.plugin) as disk:

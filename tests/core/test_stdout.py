@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from core.example_lab import ExampleLab
 
+pytestmark = [pytest.mark.own_process("it is about the streams of a process"), pytest.mark.parity]
+
 #: An engine that does to its process what the file "sin" in its switch says, whenever it is called.
 _SINNER = """
 import ctypes, os, subprocess, sys

@@ -27,6 +27,11 @@ from userspace_cni.store import Record, Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = [
+    pytest.mark.own_process("a lab node has namespaces of its own"),
+    pytest.mark.parity,
+]
+
 Json = dict[str, Any]
 
 GC = "cni.dev/valid-attachments"

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from lab.cri import Cri
     from lab.plugin import Mode
 
+pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
+
 _PING = ("ping", "-c", "1", "-W", "5")
 
 
+@pytest.mark.parity
 def test_pods_reach_each_other_and_the_gateway(
     client_lab: ClientLab, start_cri: Callable[[], Cri]
 ) -> None:
@@ -60,6 +63,7 @@ def test_deletes_are_repeated_without_netns_and_result(
     client_lab.assert_clean()
 
 
+@pytest.mark.parity
 def test_ten_pods_at_once(client_lab: ClientLab, start_cri: Callable[[], Cri]) -> None:
     client_lab.network()
     cri = start_cri()
@@ -73,6 +77,7 @@ def test_ten_pods_at_once(client_lab: ClientLab, start_cri: Callable[[], Cri]) -
     client_lab.assert_clean()
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("where", ["ipam", "chain"])
 def test_an_add_killed_by_the_deadline_leaves_nothing(
     client_lab: ClientLab, start_cri: Callable[[], Cri], where: str, served_by: Mode

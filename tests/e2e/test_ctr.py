@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from lab.client_lab import GATEWAY, NETWORK
 from lab.images import WAIT
 from lab.node import poll
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
     from lab.client_lab import ClientLab
     from lab.containerd import Containerd
+
+pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
 
 
 def test_a_container_has_its_address_and_leaves_nothing(
@@ -44,6 +48,7 @@ def test_an_add_that_fails_later_in_the_chain_is_undone(
     client_lab.assert_clean()
 
 
+@pytest.mark.parity
 def test_what_a_detached_container_leaks_is_collected(
     client_lab: ClientLab, start_containerd: Callable[[], Containerd]
 ) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from lab.plugin import Plugin
     from lab.wheels import Virtualenv, Wheels
 
+pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
+
 DISTRIBUTIONS = {
     "userspace-cni": "userspace_cni",
     "userspace-cni-linux": "userspace_cni_linux",

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from lab.client_lab import ClientLab
     from lab.node import Node
 
+pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
+
 _CNITOOL = [os.environ["CNITOOL"]] if "CNITOOL" in os.environ else []
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("binary", ["", *_CNITOOL], ids=lambda path: Path(path).name or "library")
 def test_the_life_of_an_attachment(client_lab: ClientLab, binary: str) -> None:
     client_lab.network(version="1.1.0", ipam=client_lab.spy_ipam())
@@ -247,6 +250,7 @@ def test_a_capability_that_the_plugin_lacks_is_refused(
     client_lab.assert_clean()
 
 
+@pytest.mark.parity
 def test_an_add_killed_at_any_point_leaves_nothing(client_lab: ClientLab) -> None:
     client_lab.network()
     cni = client_lab.libcni()
@@ -267,6 +271,7 @@ def test_an_add_killed_at_any_point_leaves_nothing(client_lab: ClientLab) -> Non
     client_lab.assert_clean()
 
 
+@pytest.mark.parity
 def test_many_at_once(client_lab: ClientLab) -> None:
     client_lab.network()
     cni = client_lab.libcni()

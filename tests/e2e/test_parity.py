@@ -15,6 +15,8 @@ from lab.plugin import REFERENCE_PLUGINS, Outcome, Plugin
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
+
 Json = dict[str, Any]
 
 V4, V6 = [{"subnet": "10.55.0.0/24"}], [{"subnet": "fd55::/64"}]

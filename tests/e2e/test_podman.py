@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 from lab.client_lab import GATEWAY, NETWORK
 from lab.node import poll
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from lab.client_lab import ClientLab
     from lab.podman import Podman
 
+pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
+
 _PING = ("ping", "-c", "1", "-W", "5")
 
 
@@ -22,6 +26,7 @@ def _address(podman: Podman, name: str, network: str = NETWORK) -> str:
     return str(listed[0]["NetworkSettings"]["Networks"][network]["IPAddress"])
 
 
+@pytest.mark.parity
 def test_containers_reach_each_other_and_the_gateway(
     client_lab: ClientLab, start_podman: Callable[[], Podman]
 ) -> None:

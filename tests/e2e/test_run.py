@@ -17,6 +17,8 @@ from lab.node import poll
 if TYPE_CHECKING:
     from lab.client_lab import ClientLab
 
+pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
+
 _PROGRAM = str(Path(sys.executable).with_name("userspace-cni"))
 
 
@@ -58,6 +60,7 @@ def test_several_networks(client_lab: ClientLab) -> None:
     client_lab.assert_clean()
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_the_command_and_then_all_is_detached(
     client_lab: ClientLab, number: signal.Signals

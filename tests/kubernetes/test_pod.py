@@ -27,6 +27,7 @@ HTTP_REFUSALS = {
 }
 
 
+@pytest.mark.parity
 def test_the_volume_has_the_socket_and_the_annotations_tell_of_it(
     pod_lab: PodLab, tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_somebody_who_is_faster_is_no_error(pod_lab: PodLab) -> None:
     assert listing(pod_lab.volume) == ["eth0.json", "eth0.sock"]
 
 
+@pytest.mark.parity
 def test_what_a_sandbox_left_is_dropped_by_the_next(pod_lab: PodLab) -> None:
     pod_lab.add(pod_lab.conf(), container="old")
     pod_lab.api.refusal = (500, b"")

@@ -135,6 +135,7 @@ def test_a_volume_that_cannot_be_used_is_an_error(
     pod_lab.assert_clean()
 
 
+@pytest.mark.parity
 def test_a_host_path_below_the_shared_directory_is_used(pod_lab: PodLab) -> None:
     volume = pod_lab.mount_volume(pod_lab.shared_dir / "till")
     pod_lab.api.create(**_spec({"hostPath": {"path": f"{volume}/", "type": "Directory"}}))

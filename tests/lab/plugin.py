@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import evolve, field, frozen
 
 from lab.daemon import Daemon
+from lab.direct import Direct
 from userspace_cni.config.settings import DaemonSettings, Settings
 from userspace_cni.handover import mounts
 from userspace_cni.install import NAME, executables, find_shim, install
@@ -23,14 +24,16 @@ from userspace_cni.install import NAME, executables, find_shim, install
 if TYPE_CHECKING:
     from lab.node import Node
 
-#: Who serves what the executable is asked: itself, in one process, or the daemon.
-Mode = Literal["process", "daemon"]
+#: Who serves a request: this process, the executable in a process of its own, or the daemon.
+Mode = Literal["direct", "process", "daemon"]
 
 REFERENCE_PLUGINS = Path("/usr/lib/cni")
 
 #: What the caller's own environment must not bring into a request.
 _CNI_VARIABLES = ("CNI_", "USERSPACE_CNI_", "PYTHON")
 
+
+_NEEDS_A_PROCESS = "this test needs a process for its requests: give it the marker own_process"
 
 #: Tests call from many threads.
 _settling = Lock()
@@ -84,12 +87,15 @@ class Plugin:
     run_dir: Path
     #: For whoever executes the plugin.
     env: Mapping[str, str] = field(factory=dict)
+    #: Of the mode "direct".
+    direct: Direct | None = None
     #: Of the mode "daemon"; it is started when it is needed.
     daemon: Daemon | None = None
 
     @property
     def executable(self) -> Path:
         """Its path, good for one call on the machine or wherever the daemon runs."""
+        assert self.direct is None, _NEEDS_A_PROCESS
         self.serve(self.daemon.node if self.daemon else None)
         return self.bin_dir / NAME
 
@@ -106,7 +112,9 @@ class Plugin:
 
     def interpreted_by(self, interpreter: Path) -> None:
         """Let another *interpreter* run it."""
-        if self.daemon is None:
+        if self.direct is not None:
+            self.direct.use(interpreter)
+        elif self.daemon is None:
             install(self.bin_dir, executables(self.bin_dir, str(interpreter)))
         else:
             self.daemon.interpreter = str(interpreter)
@@ -144,12 +152,18 @@ class Plugin:
         timeout: float = 60,
     ) -> Outcome:
         """Execute the plugin with exactly these CNI variables."""
+        stdin = config if isinstance(config, bytes) else json.dumps(config).encode()
+        environ = {**clean_environ(), **self.env, **variables}
+        if self.direct is not None:
+            assert node is None, _NEEDS_A_PROCESS
+            answer, err = self.direct.serve(environ, stdin)
+            return Outcome(status=answer.status, out=answer.out, err=err)
         self.serve(node)
         command = [str(self.bin_dir / NAME)]
         done = subprocess.run(
             node.command(command) if node else command,
-            input=config if isinstance(config, bytes) else json.dumps(config).encode(),
-            env={**clean_environ(), **self.env, **variables},
+            input=stdin,
+            env=environ,
             capture_output=True,
             check=False,
             timeout=timeout,
@@ -189,10 +203,13 @@ def make(directory: Path) -> Plugin:
 def installed(directory: Path, mode: Mode) -> Iterator[Plugin]:
     """Install the plugin below *directory* as :func:`make` does, to be served by *mode*."""
     plugin = make(directory)
-    if mode == "process":
+    if mode != "daemon":
+        direct = Direct() if mode == "direct" else None
         try:
-            yield plugin
+            yield evolve(plugin, direct=direct)
         finally:
+            if direct is not None:
+                direct.close()
             remove_views(plugin.run_dir)
         return
     # A test's directory may have a longer name than a socket.

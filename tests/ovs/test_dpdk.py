@@ -18,6 +18,8 @@ from userspace_cni_ovs import host, switch
 from userspace_cni_ovs.ports import PortSpec
 from userspace_cni_ovs.sections import BridgeSection
 
+pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
+
 
 def _pair(
     lab: OvsLab, stack: ExitStack, config: dict[str, Any], *options: str
@@ -44,6 +46,7 @@ def _delete(containers: list[Container], stack: ExitStack) -> None:
         container.delete()
 
 
+@pytest.mark.parity
 def test_vhost_user_clients_of_the_switch(lab: OvsLab, stack: ExitStack) -> None:
     containers, (one, two) = _pair(lab, stack, vhost())
     assert lab.ovs.ports("br0") == sorted(container.port for container in containers)
@@ -66,6 +69,7 @@ def test_vhost_user_server_is_the_switch(lab: OvsLab, stack: ExitStack) -> None:
     _delete(containers, stack)
 
 
+@pytest.mark.parity
 def test_memif_with_as_many_queues_as_the_switch_sends_to(lab: OvsLab, stack: ExitStack) -> None:
     config = memif(host={"memif": {"secret": "s3cret", "ringSize": 512, "id": 7}})
     containers, (one, two) = _pair(lab, stack, config)

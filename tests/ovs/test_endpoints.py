@@ -9,6 +9,8 @@ import pytest
 
 from lab.ovs_lab import OvsLab, vhost
 
+pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
+
 
 @pytest.fixture
 def certificate(lab: OvsLab, tmp_path: Path) -> tuple[Path, Path]:

@@ -23,6 +23,8 @@ from userspace_cni.config import settings
 from userspace_cni.handover import ContainerDirectory
 from userspace_cni.runtime import Runtime
 
+pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
+
 
 @pytest.mark.one_process("the daemon retries by itself: tests/daemon/test_reconcile.py")
 def test_a_database_that_is_down(own_lab: OvsLab) -> None:
@@ -134,6 +136,7 @@ def test_a_socket_that_somebody_listens_on(lab: OvsLab) -> None:
     assert lab.leftovers() == []
 
 
+@pytest.mark.parity
 def test_a_bridge_that_is_missing(lab: OvsLab) -> None:
     container = lab.container(vhost("nobridge"))
     for command, code in (("STATUS", 50), ("ADD", 102)):
@@ -204,6 +207,7 @@ def test_a_pod_names_no_logical_port_unless_its_network_lets_it(lab: OvsLab) -> 
     container.delete()
 
 
+@pytest.mark.parity
 def test_check_sees_what_was_changed(lab: OvsLab) -> None:
     container = lab.attach(vhost(bridge={"vlanId": 5}))
     container.check().succeeded()
@@ -222,6 +226,7 @@ def test_check_sees_what_was_changed(lab: OvsLab) -> None:
     container.delete()
 
 
+@pytest.mark.parity
 def test_gc_removes_what_nobody_knows_any_more(lab: OvsLab) -> None:
     keep, lose = lab.attach(vhost()), lab.attach(vhost())
     forgotten = lab.attach(memif())
@@ -344,6 +349,7 @@ def test_the_directory_belongs_to_the_application(lab: OvsLab) -> None:
     container.delete()
 
 
+@pytest.mark.parity
 def test_two_interfaces_of_one_container(lab: OvsLab) -> None:
     first = lab.attach(vhost(), name="twice", ifname="net1")
     second = Container(lab, "twice", first.netns, complete(memif()), "net10").add()
@@ -394,6 +400,7 @@ def test_a_hundred_ports_at_once(own_lab: OvsLab) -> None:
     assert attachments(lab.plugin) == []
 
 
+@pytest.mark.parity
 def test_many_processes_at_once(lab: OvsLab) -> None:
     config = vhost("many", bridge={"create": True})
     containers = [lab.container(config) for _ in range(12)]

@@ -14,6 +14,8 @@ from lab.node import poll
 from lab.ovs_lab import Container, OvsLab, kernel, vhost
 from lab.testpmd import Testpmd
 
+pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
+
 _SERVE = """
 import socket
 with socket.create_server(("", 7000), family=socket.AF_INET) as server:
@@ -77,6 +79,7 @@ def _exchange(lab: OvsLab, server: Container, client: Container, tmp_path: Path)
     process.wait(10)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("kinds", [("veth", "veth"), ("tap", "tap"), ("veth", "tap")], ids="-".join)
 def test_kernel_containers_ping_and_speak_tcp(
     lab: OvsLab, tmp_path: Path, kinds: tuple[str, str]

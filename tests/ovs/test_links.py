@@ -7,6 +7,8 @@ import socket
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import pytest
+
 from lab.node import poll
 from lab.ovs_lab import vhost
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lab.ovs_lab import OvsLab
+
+pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
 
 
 def _listening(path: Path) -> socket.socket:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from lab.testpmd import Testpmd
 
-pytestmark = pytest.mark.one_process("what it asks is served alike: tests/ovs/test_dpdk.py")
+pytestmark = [
+    pytest.mark.one_process("what it asks is served alike: tests/ovs/test_dpdk.py"),
+    pytest.mark.own_process("a lab node has namespaces of its own"),
+]
 
 #: By what the switch is.
 NETWORKS = {

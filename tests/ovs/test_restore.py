@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
     from userspace_cni.api import EngineConf
 
-pytestmark = pytest.mark.one_process("a daemon restores by itself what is restored here by hand")
+pytestmark = [
+    pytest.mark.one_process("a daemon restores by itself what is restored here by hand"),
+    pytest.mark.own_process("a lab node has namespaces of its own"),
+]
 
 _RESTORE = """
 import sys

@@ -232,6 +232,7 @@ def test_a_fallback_that_cannot_be_executed_is_none_and_is_named(
     assert len(shim.queued()) == 1
 
 
+@pytest.mark.own_process("it is about the launcher")
 def test_the_launcher_is_a_fallback(released: Build, plugin: Plugin) -> None:
     settings = Settings(state_dir=plugin.state_dir, run_dir=plugin.run_dir)
     files = executables(plugin.bin_dir, program=released.program.read_bytes(), settings=settings)

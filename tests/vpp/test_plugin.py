@@ -71,6 +71,7 @@ def call(
     return plugin.call(command, config, netns=netns, container=container)
 
 
+@pytest.mark.parity
 def test_the_predecessors_example(lab: VppLab, plugin: Plugin, tmp_path: Path) -> None:
     configure(plugin, lab)
     config = json.loads(PREDECESSOR)
@@ -100,6 +101,7 @@ def test_the_predecessors_example(lab: VppLab, plugin: Plugin, tmp_path: Path) -
     lab.assert_clean()
 
 
+@pytest.mark.parity
 def test_check_and_gc(lab: VppLab, plugin: Plugin) -> None:
     configure(plugin, lab)
     config = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from userspace_cni import dispatch
@@ -38,7 +39,7 @@ def main() -> int:
     try:
         dispatch.outlive_engines()
         with _reserved_output() as output:
-            answer = respond()
+            answer = _answer()
             output.write(answer.out)
     except OSError as error:
         sys.stderr.write(f"userspace: standard output cannot be written: {error}\n")
@@ -46,12 +47,17 @@ def main() -> int:
     return answer.status
 
 
-def respond() -> dispatch.Answer:
-    """Serve the request that the environment and standard input make."""
+def respond(environ: Mapping[str, str], stdin: bytes, stderr: TextIO) -> dispatch.Answer:
+    """Serve the request that *environ* and *stdin* make; what is logged goes to *stderr*."""
+    return dispatch.answer(environ, stdin, partial(_serve, stderr=stderr))
+
+
+def _answer() -> dispatch.Answer:
     try:
-        return dispatch.answer(os.environ, _read(), _serve)
+        stdin = _read()
     except CniError as error:
         return dispatch.failure(error)
+    return respond(os.environ, stdin, sys.stderr)
 
 
 def _reserved_output() -> TextIO:
@@ -72,7 +78,9 @@ def _read() -> bytes:
         raise CniError(Code.IO_FAILURE, "standard input cannot be read", str(error)) from error
 
 
-def _serve(environ: Mapping[str, str], config: dict[str, Any]) -> dict[str, Any] | None:
+def _serve(
+    environ: Mapping[str, str], config: dict[str, Any], *, stderr: TextIO
+) -> dict[str, Any] | None:
     from userspace_cni import deadline
     from userspace_cni.cni import request
     from userspace_cni.config.settings import load
@@ -85,7 +93,7 @@ def _serve(environ: Mapping[str, str], config: dict[str, Any]) -> dict[str, Any]
         with deadline.within(settings.budget):
             if parsed.command == "ADD" and _is_any(settings.queue):
                 _replay_before(environ, runtime, settings)
-            return dispatch.serve(runtime, settings, parsed, sys.stderr)
+            return dispatch.serve(runtime, settings, parsed, stderr)
     finally:
         runtime.close()
 
