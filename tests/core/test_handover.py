@@ -179,16 +179,22 @@ def test_access_is_given_to_sockets_alone(directory: ContainerDirectory, tmp_pat
         directory.provide(user="nobody-has-this-name")
 
 
-def test_a_socket_from_elsewhere_is_linked(directory: ContainerDirectory, tmp_path: Path) -> None:
-    source = str(tmp_path / "switch.sock")
-    with _listening(source, socket.SOCK_STREAM):
-        directory.link(source, "eth0.sock")
+def test_a_socket_from_elsewhere_is_moved(directory: ContainerDirectory, tmp_path: Path) -> None:
+    source = tmp_path / "switch.sock"
+    with _listening(str(source), socket.SOCK_STREAM):
+        os.link(source, f"{directory.path}/eth0.sock")  # somebody has not got any further
+        directory.take(str(source), "eth0.sock")
+        assert not source.exists()
+        assert directory.is_served("eth0.sock")
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(f"{directory.path}/eth0.sock")
+    assert not directory.is_served("eth0.sock")
+    with _listening(str(source), socket.SOCK_STREAM):
         with pytest.raises(CniError, match="File exists"):
-            directory.link(source, "eth0.sock")
+            directory.take(str(source), "eth0.sock")
+        assert source.exists()
     with pytest.raises(CniError, match="different file systems"):
-        directory.link("/proc/self/stat", "eth1.sock")
+        directory.take("/proc/self/stat", "eth1.sock")
 
 
 def test_a_switch_has_a_short_path_that_goes_with_the_directory(short: Path) -> None:

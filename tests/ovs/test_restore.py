@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import stat
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ from userspace_cni.runtime import Runtime
 with closing(Runtime(settings.load())) as runtime:
     print(runtime.restore(sys.argv[1]) is not None)
 """
-SERVER = {"vhost": {"mode": "server", "group": "12345"}}
+SERVER: dict[str, Any] = {"vhost": {"mode": "server", "group": "12345"}}
 
 
 def _restore(container: Container) -> bool:
@@ -92,11 +93,16 @@ def test_sockets_of_a_restarted_switch(
     assert lab.leftovers() == []
 
 
-def test_the_daemon_notices_a_restart_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "network",
+    [vhost(host=SERVER), memif(host={"memif": {"group": "12345"}})],
+    ids=["vhost-server", "memif"],
+)
+def test_the_daemon_notices_a_restart_at_once(tmp_path: Path, network: dict[str, Any]) -> None:
     with ExitStack() as stack:
         lab = ovs_lab.make(tmp_path, stack, "daemon")
         lab.ovs.add_bridge("br0")
-        one = lab.attach(memif(host={"memif": {"group": "12345"}}))
+        one = lab.attach(network)
         daemon = lab.plugin.daemon
         assert daemon is not None
         said = daemon.said
@@ -111,23 +117,55 @@ def test_the_daemon_notices_a_restart_at_once(tmp_path: Path) -> None:
         one.delete()
 
 
-def test_a_vhost_user_server_that_was_killed_may_need_another_restart(own_lab: OvsLab) -> None:
-    """DPDK 22.11 does not make a socket that it once failed to make; what is in the way goes.
-
-    It has failed unless the restore comes first.
-    """
+@pytest.mark.parametrize("network", [vhost(host=SERVER), memif()], ids=["vhost-server", "memif"])
+def test_a_socket_that_nobody_listens_on(own_lab: OvsLab, network: dict[str, Any]) -> None:
+    """It looks as it should: DPDK 22.11 can close a port's socket and not know."""
     lab = own_lab
-    container = lab.attach(vhost(host=SERVER))
-    lab.ovs.kill_switch()
-    lab.ovs.start_switch()
-    try:
-        _restored(container)
-    except RuntimeError:
-        lab.ovs.kill_switch()  # in an orderly exit DPDK 22.11 may now wait for itself, for ever
-        lab.ovs.start_switch()
-        _restored(container)
+    container = lab.attach(network)
+    path = Path(container.interface["socketPath"])
+    was = path.stat()
+    path.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(str(path))
+    os.chown(path, was.st_uid, was.st_gid)
+    path.chmod(stat.S_IMODE(was.st_mode))
+    assert "nobody listens on it" in container.check().text
+    _restored(container)
     container.delete()
     assert lab.leftovers() == []
+
+
+def test_a_vhost_user_server_with_a_socket_in_its_way_needs_another_restart(
+    own_lab: OvsLab,
+) -> None:
+    """Nobody has seen the end of the second ovs-vswitchd, and no daemon runs."""
+    lab = own_lab
+    container = lab.attach(vhost(host=SERVER))
+    for _ in range(2):
+        lab.ovs.kill_switch()
+        lab.ovs.start_switch()
+    for _ in range(2):
+        assert "could not make the socket" in container.check().text
+        with pytest.raises(RuntimeError, match="restart ovs-vswitchd"):
+            _restore(container)
+    lab.ovs.kill_switch()
+    with pytest.raises(RuntimeError, match="ovs-vswitchd does not run"):
+        _restore(container)
+    lab.ovs.start_switch()
+    _restored(container)
+    container.delete()
+    assert lab.leftovers() == []
+
+
+def test_no_socket_of_a_killed_switch_is_left(own_lab: OvsLab) -> None:
+    lab = own_lab
+    container = lab.attach(vhost(host=SERVER))
+    for _ in range(2):
+        lab.ovs.kill_switch()
+        lab.ovs.start_switch()
+    container.delete()
+    assert lab.leftovers() == []
+    assert list(lab.ovs.dir.glob("uc*")) == []
 
 
 def test_kernel_containers_keep_their_veth(own_lab: OvsLab, tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ class SharedDirectory(ABC):
         """
 
     @abstractmethod
-    def link(self, source: str, name: str) -> None:
-        """Give the file *source*, a socket that a switch made elsewhere, the name *name* in here.
+    def take(self, source: str, name: str) -> None:
+        """Move the file *source*, a socket that a switch made elsewhere, in here as *name*.
 
         Raises:
             CniError: when the two are not on one file system, or the name is taken.
@@ -62,6 +62,10 @@ class SharedDirectory(ABC):
             CniError: when it cannot be changed, or is no socket.
 
         """
+
+    @abstractmethod
+    def is_served(self, name: str) -> bool:
+        """Tell whether somebody listens on the socket *name*, who does not notice the look."""
 
     @abstractmethod
     def discard_stale(self, name: str) -> bool:

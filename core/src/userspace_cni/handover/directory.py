@@ -118,11 +118,17 @@ class ContainerDirectory(SharedDirectory):
             )
         return path
 
-    def link(self, source: str, name: str) -> None:
-        """See :meth:`.SharedDirectory.link`."""
+    def take(self, source: str, name: str) -> None:
+        """See :meth:`.SharedDirectory.take`."""
         with self._reported(f"put the socket {source} as {name} into"), self._opened() as directory:
             try:
+                # Unlike rename(2), this replaces nothing.
                 os.link(source, name, dst_dir_fd=directory, follow_symlinks=False)
+            except FileExistsError:
+                # The two may be one: who took it before did not get any further.
+                there = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if not os.path.samestat(os.lstat(source), there):
+                    raise
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
@@ -132,6 +138,7 @@ class ContainerDirectory(SharedDirectory):
                     "file systems, so that the socket cannot be shared",
                     "set sharedDir to a directory on the file system of the socket",
                 ) from error
+            os.unlink(source)
 
     def grant(self, name: str, *, user: str = "", group: str = "") -> None:
         """See :meth:`.SharedDirectory.grant`."""
@@ -143,6 +150,14 @@ class ContainerDirectory(SharedDirectory):
         ):
             os.chown(opened, -1 if uid is None else uid, -1 if gid is None else gid)
             os.chmod(opened, 0o660)
+
+    def is_served(self, name: str) -> bool:
+        """See :meth:`.SharedDirectory.is_served`."""
+        try:
+            with self._opened() as directory:
+                return sockets.is_served(directory, name)
+        except OSError:
+            return False
 
     def discard_stale(self, name: str) -> bool:
         """See :meth:`.SharedDirectory.discard_stale`."""

@@ -15,7 +15,7 @@ def discard_stale(directory: int, name: str) -> bool:
         OSError: when it cannot be removed.
 
     """
-    if not is_socket(directory, name) or _somebody_listens(directory, name):
+    if not is_socket(directory, name) or is_served(directory, name):
         return False
     os.unlink(name, dir_fd=directory)
     return True
@@ -29,7 +29,10 @@ def is_socket(directory: int, name: str) -> bool:
         return False
 
 
-def _somebody_listens(directory: int, name: str) -> bool:
+def is_served(directory: int, name: str) -> bool:
+    """Tell whether somebody listens on *name* in the open *directory*, if it is a socket."""
+    if not is_socket(directory, name):
+        return False
     # Whoever has bound a stream or a packet socket refuses a datagram one for its type, and does
     # not notice it. A connection would be noticed: after one that says nothing, the memif driver of
     # DPDK 22.11 never ends, and ovs-vswitchd with it.

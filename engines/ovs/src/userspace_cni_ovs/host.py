@@ -47,6 +47,7 @@ _DEFAULT_TIMEOUT = 10.0
 _SETTINGS = ("db", "timeout", "private_key", "certificate", "ca_cert", "vhost_socket_dir")
 _VHOST_CLIENT = "dpdkvhostuserclient"
 _VHOST_SERVER = "dpdkvhostuser"
+_RESTART = "see ovs-vswitchd.log for the cause, and restart ovs-vswitchd: DPDK cannot try it again"
 _GRANTED = 0o660  # the mode that SharedDirectory.grant gives
 
 
@@ -133,6 +134,8 @@ class OvsHostEngine(HostEngine):
     def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:
         """See :meth:`.HostEngine.delete`."""
         self._remove_port(attachment_id, conf, conf.section(BridgeSection).name)
+        if conf.iftype == "vhostuser":
+            self._discard_sockets(conf, short_name(attachment_id))
         if conf.iftype == "veth":
             veth.remove(attachment_id, kernel.TAGS)
         if conf.iftype not in DPDK:
@@ -141,13 +144,16 @@ class OvsHostEngine(HostEngine):
     def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
         """See :meth:`.HostEngine.check`. An application that has not connected yet is fine."""
         with self._database(conf) as db:
-            spec, wanted = _plan(attachment, conf, _settings_for(db, conf))
+            settings = _settings_for(db, conf)
+            spec, wanted = _plan(attachment, conf, settings)
             found = switch.find_port(db, attachment.id)
         if found is None:
             raise CheckFailed(
                 f"the port {port.name} is gone from Open vSwitch, or has lost its tag",
                 f"expected external_ids:{tags.ID}={attachment.id}; DEL and ADD make it again",
             )
+        if spec.type == _VHOST_SERVER and (problem := _spoiled(found)):
+            raise CheckFailed(problem, _RESTART)
         _compare(found, spec)
         _require_mtu(found, spec)
         if (
@@ -165,10 +171,11 @@ class OvsHostEngine(HostEngine):
                 veth.check(links, attachment, kernel.TAGS)
         if conf.iftype not in DPDK:
             limits.check_inside(attachment)
-        if _serves(spec) and not _is_shared(port):
+        if problem := self._problem_of_socket(attachment, conf, spec, settings):
             raise CheckFailed(
-                f"the socket of the port {port.name} is gone, or lost its owner: {port.socket}",
-                "ovs-vswitchd has been restarted, and made another",
+                f"no application can connect to the port {port.name}: {problem}",
+                "ovs-vswitchd was restarted, or somebody changed the socket; the node's daemon "
+                "puts it right, and so do DEL and ADD",
             )
 
     def attachments(self, network: str, conf: EngineConf) -> Iterable[str]:
@@ -208,7 +215,11 @@ class OvsHostEngine(HostEngine):
             raise DataplaneUnavailable("ovs-vswitchd has just ended", str(error)) from error
 
     def restore(
-        self, attachment: Attachment, conf: EngineConf, port: HostPort, undo: ExitStack
+        self,
+        attachment: Attachment,
+        conf: EngineConf,
+        port: HostPort,  # noqa: ARG002  the engine makes what the configuration says
+        undo: ExitStack,
     ) -> HostPort:
         """See :meth:`.HostEngine.restore`. A veth pair stays: the container's end is in use."""
         with self._database(conf) as db:
@@ -216,19 +227,22 @@ class OvsHostEngine(HostEngine):
             self._mend(db)
             settings = _settings_for(db, conf)
             spec, wanted = _plan(attachment, conf, settings)
-            lost = spec.type == "dpdk" and not os.path.lexists(port.socket)
+            there = switch.find_port(db, attachment.id)
+            if spec.type == _VHOST_SERVER and there and (problem := _spoiled(there)):
+                raise DataplaneError(problem, _RESTART)
+            lost = _serves(spec) and not self._is_served(attachment, conf, spec, settings)
             if conf.iftype not in DPDK:
                 limits.mend_inside(attachment, kernel.TAGS)
             if conf.iftype == "veth" and not veth.revive(attachment.id, kernel.TAGS):
                 veth.create_for_switch(attachment, wanted.mtu, kernel.TAGS, undo)
                 lost = True  # the switch has the former one open
-            if lost or not _is_made(db, attachment.id, spec):
+            if lost or not _is_made(there, spec):
                 # With what is left of it, such as its limits.
                 switch.remove_port(db, attachment.id, spec.bridge.name)
                 if conf.iftype in DPDK:
                     self._prepare(attachment, conf, spec, settings)
                 self._make(db, attachment, conf, spec, undo)
-            if _serves(spec) and not _is_shared(port):
+            if self._problem_of_socket(attachment, conf, spec, settings):
                 self._share(attachment, conf, spec, settings)
         return self._made_by(found, wanted)
 
@@ -274,16 +288,64 @@ class OvsHostEngine(HostEngine):
             return
         directory = _directory(attachment)
         name = ports.socket_name(attachment, conf)
-        if spec.type == _VHOST_SERVER:
-            # A link to the socket of a switch that has ended leads nowhere.
+        own = self._own_socket(conf, spec, settings)
+        if own and os.path.lexists(own):
             directory.discard_stale(name)
-            directory.link(f"{self._vhost_sockets(conf, settings)}/{spec.name}", name)
+            # Moved, so that a switch that is killed leaves nothing in the way of the next one.
+            directory.take(own, name)
         user, group = _owner(conf)
         directory.grant(name, user=user, group=group)
+
+    def _own_socket(self, conf: EngineConf, spec: PortSpec, settings: Row) -> str:
+        """Return where the switch makes a socket that is moved then, empty for another port."""
+        if spec.type != _VHOST_SERVER:
+            return ""
+        return f"{self._vhost_sockets(conf, settings)}/{spec.name}"
+
+    def _is_served(
+        self, attachment: Attachment, conf: EngineConf, spec: PortSpec, settings: Row
+    ) -> bool:
+        """Tell whether the switch listens on the port's socket, wherever that is."""
+        if _directory(attachment).is_served(ports.socket_name(attachment, conf)):
+            return True
+        directory, name = os.path.split(self._own_socket(conf, spec, settings))
+        return bool(name) and self.context.directory(directory).is_served(name)
+
+    def _problem_of_socket(
+        self, attachment: Attachment, conf: EngineConf, spec: PortSpec, settings: Row
+    ) -> str:
+        """Say why no application can use the socket that the switch serves; empty if it can."""
+        if not _serves(spec):
+            return ""
+        directory, name = _directory(attachment), ports.socket_name(attachment, conf)
+        path = f"{directory.path}/{name}"
+        own = self._own_socket(conf, spec, settings)
+        if own and os.path.lexists(own):
+            return f"the switch has made another socket, {own}, than {path}"
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError:
+            return f"its socket {path} is gone"
+        if not directory.is_served(name):
+            return f"its socket {path} is no socket, or nobody listens on it"
+        if stat.S_IMODE(mode) != _GRANTED:
+            return f"its socket {path} has lost its owner"
+        return ""
 
     def _remove_port(self, attachment_id: str, conf: EngineConf, bridge: str) -> None:
         with self._database(conf) as db:
             switch.remove_port(db, attachment_id, bridge)
+
+    def _discard_sockets(self, conf: EngineConf, *names: str) -> None:
+        """Remove the sockets *names* that a killed ovs-vswitchd left, or all that are ours.
+
+        They are few: each is moved to its container as soon as it is made.
+        """
+        with suppress(CniError), self._database(conf) as db:
+            if left := names or switch.vhost_servers(db):
+                directory = self.context.directory(self._vhost_sockets(conf, switch.settings(db)))
+                for name in left:
+                    directory.discard_stale(name)
 
     def _mend(self, db: Ovsdb) -> None:
         """Remove sockets that a killed ovs-vswitchd left, and have it make those ports again."""
@@ -347,6 +409,8 @@ class OvsHostEngine(HostEngine):
         if found is not None:
             self._seen.add(path)
         elif path in self._seen or os.path.exists(path):
+            # At once: the next one tries to make each socket once, and fails where one is left.
+            self._discard_sockets(conf)
             raise DataplaneUnavailable(
                 "ovs-vswitchd does not run",
                 f"no process holds its pid file {path}: start it, and see ovs-vswitchd.log",
@@ -540,9 +604,20 @@ def _require_mtu(found: switch.Port, spec: PortSpec) -> None:
         )
 
 
-def _is_made(db: Ovsdb, attachment_id: str, spec: PortSpec) -> bool:
-    """Tell whether the switch has the port that *spec* says."""
-    found = switch.find_port(db, attachment_id)
+def _spoiled(found: switch.Port) -> str:
+    """Say so if the switch could not make the socket of a vhost-user server; empty if it could.
+
+    DPDK 22.11 does not forget the descriptor of a first try that failed, and closes it with each
+    further one, whatever has that number now: the socket of another port, or one of Open vSwitch's
+    own, which then waits for ever on what gets the number next.
+    """
+    if optional(found.interface["ofport"]) != -1:
+        return ""
+    return f"ovs-vswitchd could not make the socket of the port {found.interface['name']}"
+
+
+def _is_made(found: switch.Port | None, spec: PortSpec) -> bool:
+    """Tell whether the port *found* is what *spec* says."""
     if found is None:
         return False
     try:
@@ -555,17 +630,6 @@ def _is_made(db: Ovsdb, attachment_id: str, spec: PortSpec) -> bool:
 def _serves(spec: PortSpec) -> bool:
     """Tell whether the switch makes the port's socket."""
     return spec.type in ("dpdk", _VHOST_SERVER)
-
-
-def _is_shared(port: HostPort) -> bool:
-    """Tell whether the application can use the socket that the switch serves it by."""
-    try:
-        found = os.lstat(port.socket)
-    except OSError:
-        return False
-    # A link to a socket that its switch has removed is the only one left.
-    linked = port.vhost_user is None or found.st_nlink > 1
-    return stat.S_ISSOCK(found.st_mode) and stat.S_IMODE(found.st_mode) == _GRANTED and linked
 
 
 def _comparable(options: Mapping[str, str]) -> dict[str, str]:

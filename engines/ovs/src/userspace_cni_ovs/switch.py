@@ -232,6 +232,15 @@ def attachments(db: Ovsdb, network: str) -> list[str]:
     return [id_ for id_ in ids if id_]
 
 
+def vhost_servers(db: Ovsdb) -> list[str]:
+    """Return the names of our vhost-user servers, which their sockets have too."""
+    (found,) = db.transact(
+        "list the vhost-user servers",
+        select("Interface", ["type", "==", "dpdkvhostuser"], columns=("name", "external_ids")),
+    )
+    return [row["name"] for row in found["rows"] if tags.ID in mapping(row["external_ids"])]
+
+
 def settings(db: Ovsdb) -> Row:
     """Return what the switch says of itself."""
     (found,) = db.transact(
