@@ -253,6 +253,21 @@ def test_an_add_that_the_store_has_forgotten_is_left_alone(lab: OvsLab, tmp_path
     container.delete()
 
 
+@pytest.mark.parametrize("kind", ["veth", "tap"])
+def test_a_kernel_port_that_the_store_has_forgotten_keeps_its_address(
+    lab: OvsLab, tmp_path: Path, kind: str
+) -> None:
+    container = lab.attach(kernel(kind, "10.27.0.0/24", tmp_path))
+    taken = leases(tmp_path)
+    (lab.plugin.state_dir / "attachments.db").unlink()
+    for _ in range(2):
+        assert container.call("ADD").status
+        assert leases(tmp_path) == taken
+    assert lab.ovs.ports("br0") == [container.port]
+    container.delete()
+    assert leases(tmp_path) == []
+
+
 # -- the shared directory
 
 

@@ -114,7 +114,7 @@ class Attacher:
 
     @contextmanager
     def undone_on_failure(
-        self, attachment: Attachment, allocation: Allocation | None
+        self, plan: Plan, attachment: Attachment, allocation: Allocation | None
     ) -> Iterator[ExitStack]:
         """Run the undo steps, in reverse, when the body fails; then forget the attachment.
 
@@ -126,11 +126,13 @@ class Attacher:
         undo = ExitStack()
         try:
             yield undo
-        except BaseException:
+        except BaseException as failure:
             try:
                 with deadline.extended(self._shared.settings.budget / 2):
                     undo.close()
-                    if allocation is not None:
+                    if allocation is not None and not _is_running(
+                        plan, attachment, allocation, failure
+                    ):
                         allocation.undo()
             except (Exception, SystemExit) as error:  # noqa: BLE001  an engine's
                 logger.exception("an ADD that failed could not be undone whole")
@@ -147,6 +149,19 @@ class Attacher:
                     _quietly(partial(self._shared.forget, attachment.id, directory))
             raise
         undo.pop_all()
+
+
+def _is_running(
+    plan: Plan, attachment: Attachment, allocation: Allocation, failure: BaseException
+) -> bool:
+    """Tell whether an ADD failed because the attachment is there, and the store has lost it.
+
+    The addresses are a running container's then.
+    """
+    refused = isinstance(failure, CniError) and failure.code == Code.ALREADY_ATTACHED
+    return (refused or allocation.failed) and attachment.id in plan.host.attachments(
+        attachment.network, plan.host_conf
+    )
 
 
 def _quietly(step: Callable[[], None], because: BaseException | None = None) -> None:

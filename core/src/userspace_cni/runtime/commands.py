@@ -165,7 +165,7 @@ class Runtime:
                     )
                 )
             self._shared.unwanted.discard(attachment.id)
-            with self._attacher.undone_on_failure(attachment, allocation) as undo:
+            with self._attacher.undone_on_failure(plan, attachment, allocation) as undo:
                 own, port = self._attacher.attach(plan, attachment, request, allocation, undo)
                 answer = previous.extended_by(own) if previous else own
                 body = cni_result.dump(answer, request.cni_version)
