@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import closing
+from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,11 @@ from core import example_lab
 from lab import health
 from lab.daemon_lab import daemon_of, started
 from lab.node import poll
+from userspace_cni.config.settings import DaemonSettings, Settings
+from userspace_cni.daemon.observer import Observer
+from userspace_cni.daemon.recorded import Recorded
+from userspace_cni.daemon.watch import Watch
+from userspace_cni.runtime import Runtime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,3 +164,17 @@ def test_a_switch_that_cannot_be_told_from_others_is_told(
     poll(lambda: _ready(port) == (503, {"trouble": "unknown"}), "nothing is known of it")
     trouble.mend()
     poll(lambda: _ready(port) == (200, {"trouble": "up"}), "it is asked again")
+
+
+def test_what_tells_switches_apart_is_forgotten_with_the_last_network(tmp_path: Path) -> None:
+    """Else the daemon grows with each pod whose ``host`` part is its own."""
+    settings = Settings(state_dir=tmp_path, run_dir=tmp_path)
+    with closing(Runtime(settings, alone=False)) as runtime:
+        recorded = Recorded(runtime.store)
+        watch = Watch("linux", runtime, DaemonSettings(), recorded, Observer(), compare=False)
+        for number in range(3):
+            host = {"engine": "linux", "iftype": "veth", "bridge": {"bridgeName": f"br{number}"}}
+            watch.configured = [host]
+            watch._look(Event())
+            assert watch.knows(host)
+            assert list(watch._keys) == [json.dumps(host)]

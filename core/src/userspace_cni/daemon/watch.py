@@ -172,6 +172,8 @@ class Watch:
         """Know the switches that there are attachments or networks of, and no others."""
         hosts = {line.host for line in lines} | {json.dumps(host) for host in self.configured}
         keys = {self._key(host): host for host in hosts}
+        # Another thread may be adding to it, by knows().
+        self._keys = {host: key for host, key in tuple(self._keys.items()) if host in hosts}
         for key in self._switches.keys() - keys.keys():
             self._switches.pop(key).cut()
         for key in keys.keys() - self._switches.keys():
@@ -182,13 +184,15 @@ class Watch:
 
         A part that its engine cannot judge now stands for itself; asking its switch tells why.
         """
-        if host not in self._keys:
+        key = self._keys.get(host)
+        if key is None:
             try:
                 engine, conf = self._runtime.host(_object(host))
-                self._keys[host] = f"key {engine.switch_key(conf)}"
+                key = f"key {engine.switch_key(conf)}"
             except (Exception, SystemExit):  # noqa: BLE001  an engine may raise anything
                 return host
-        return self._keys[host]
+            self._keys[host] = key
+        return key
 
     def _ask(self, switch: _Switch) -> bool:
         """Ask a switch for its generation; tell whether it is back after it did not answer."""
