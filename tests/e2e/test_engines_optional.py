@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from email.parser import Parser
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,10 @@ import pytest
 
 from lab import conf as lab_conf
 from lab import plugin as lab_plugin
+from lab import vpp_lab
 from lab import wheels as lab_wheels
 from lab.node import Node
+from lab.vpp import api_dir
 from userspace_cni.cli.new_engine import write
 from userspace_cni.cni.errors import CniError
 from userspace_cni.install import executables, install
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lab.plugin import Plugin
+    from lab.vpp_lab import VppLab
     from lab.wheels import Virtualenv, Wheels
 
 pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
@@ -60,6 +64,12 @@ def own(plugin: Plugin, venv: Virtualenv) -> Plugin:
 def node() -> Iterator[Node]:
     with Node() as node:
         yield node
+
+
+@pytest.fixture
+def sim() -> Iterator[VppLab]:
+    """A host with a simulated VPP."""
+    yield from vpp_lab.make("simulator")
 
 
 def _network(tmp_path: Path, version: str = "1.0.0") -> dict[str, Any]:
@@ -105,19 +115,37 @@ def test_the_same_network_works_once_the_engine_is_installed(
 def test_each_engine_of_ours_is_told_with_the_extra_that_installs_it(
     own: Plugin, venv: Virtualenv
 ) -> None:
-    extras = {"linux": "linux", "ovs": "ovs", "ovs-dpdk": "ovs", "vpp": "vpp"}
-    for engine, extra in extras.items():
+    for engine in ("linux", "ovs", "ovs-dpdk", "vpp"):
         refused = own.call("ADD", _host(engine), netns="/nowhere")
         assert refused.code == 100
         assert f"host engine '{engine}' is not installed" in refused.text
-        assert f"pip install 'userspace-cni[{extra}]'" in refused.text
+        assert f"pip install 'userspace-cni[{engine}]'" in refused.text
+    misspelt = own.call("ADD", _host("vpq"), netns="/nowhere")
+    assert 'did you mean "vpp"?' in misspelt.text
     venv.install("userspace-cni-linux")
-    conf = _host("linux") | {"container": {"engine": "dpdk"}}
+    conf = _host("linux") | {"container": {"engine": "vpp"}}
     conf["host"]["iftype"] = "tap"
     refused = own.call("ADD", conf, netns="/nowhere")
     assert refused.code == 100
-    assert "container engine 'dpdk' is not installed" in refused.text
-    assert "pip install 'userspace-cni[ovs]'" in refused.text
+    assert "container engine 'vpp' is not installed" in refused.text
+    assert "pip install 'userspace-cni[vpp]'" in refused.text
+
+
+def test_vpp_alone_serves_vhost_user(own: Plugin, venv: Virtualenv, sim: VppLab) -> None:
+    venv.install("userspace-cni[vpp]")
+    engines = venv.run("userspace-cni", "engines")
+    assert "userspace-cni-vpp" in engines
+    assert "userspace-cni-ovs" not in engines
+    own.settings(f'[engines.vpp]\napi_socket = "{sim.vpp.path}"\napi_dir = "{api_dir()}"\n')
+    conf, netns = _host("vpp"), sim.container().path
+    conf["host"] |= {"iftype": "vhostuser", "bridge": {"bridgeId": 4}}
+    result = own.call("ADD", conf, netns=netns).result
+    (document,) = own.run_dir.glob("shared/*/eth0.json")
+    told = json.loads(document.read_text())
+    assert (told["engine"], told["vhostUser"]["mode"]) == ("dpdk", "server")
+    own.call("CHECK", conf | {"prevResult": result}, netns=netns).succeeded()
+    own.call("DEL", conf, netns=netns).succeeded()
+    sim.assert_clean()
 
 
 def _host(engine: str) -> dict[str, Any]:

@@ -30,10 +30,10 @@ from userspace_cni.api import (
     IPConfig,
     Route,
 )
+from userspace_cni.application import ApplicationEngine
 from userspace_cni.handover import ContainerDirectory
 from userspace_cni.locks import Locks
 from userspace_cni_linux.container import LinuxContainerEngine
-from userspace_cni_ovs.container import DpdkContainerEngine
 from userspace_cni_vpp import connection
 from userspace_cni_vpp.container import (
     API_DIR_VARIABLE,
@@ -241,7 +241,7 @@ class VppLab:
 
     def hand_over_dpdk(self, found: Attached) -> Handoff:
         guest = EngineConf(engine="dpdk", iftype=found.conf.iftype, net_type="none")
-        return DpdkContainerEngine().prepare(found.attachment, guest, found.port)
+        return ApplicationEngine().prepare(found.attachment, guest, found.port)
 
     def tags(self) -> list[str]:
         """Return all tags of interfaces."""

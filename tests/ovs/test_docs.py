@@ -12,9 +12,9 @@ import attrs
 import pytest
 
 from userspace_cni import config
+from userspace_cni.application import ApplicationEngine
 from userspace_cni.config.decoding import key_of
 from userspace_cni_ovs import ports
-from userspace_cni_ovs.container import DpdkContainerEngine
 from userspace_cni_ovs.host import _SETTINGS, OvsHostEngine
 
 PAGE = (Path(__file__).parents[2] / "docs/engines/ovs.md").read_text()
@@ -36,7 +36,7 @@ def test_the_nodes_settings_are_known() -> None:
     assert tomllib.loads(text)["engines"]["ovs"].keys() == set(_SETTINGS)
 
 
-@pytest.mark.parametrize("info", [OvsHostEngine.info, DpdkContainerEngine.info])
+@pytest.mark.parametrize("info", [OvsHostEngine.info, ApplicationEngine.info])
 def test_every_section_is_described(info: Any) -> None:
 
     for name, section in info.sections.items():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
+
+_CORE = "userspace-cni"
 
 
 def pip(*arguments: str) -> str:
@@ -12,4 +15,16 @@ def pip(*arguments: str) -> str:
 
 def pip_extra(extra: str) -> str:
     """Return the command that installs userspace-cni with *extra*."""
-    return pip(f"'userspace-cni[{extra}]'")
+    return pip(f"'{_CORE}[{extra}]'")
+
+
+def packages() -> set[str]:
+    """Return the extras that install one more package of ours, such as an engine."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        required = requires(_CORE) or []
+    except PackageNotFoundError:  # run from its source
+        return set()
+    found = (re.fullmatch(rf"{_CORE}-.+;\s*extra == ['\"](.+)['\"]", line) for line in required)
+    return {match[1] for match in found if match}

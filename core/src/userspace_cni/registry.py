@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: Our own engines, by the extra of ``userspace-cni`` that installs them.
-_EXTRAS = {"dpdk": "ovs", "linux": "linux", "ovs": "ovs", "ovs-dpdk": "ovs", "vpp": "vpp"}
-
 
 @frozen(kw_only=True)
 class Installed:
@@ -274,10 +271,11 @@ def _identity(distribution: Distribution) -> tuple[str, str]:
 
 def _missing(group: str, end: str, name: str) -> CniError:
     others = sorted({entry_point.name for entry_point, _ in _announced(group)})
+    of_ours = extras.packages()
     remedy = (
-        f"install it with: {extras.pip_extra(_EXTRAS[name])}"
-        if name in _EXTRAS
-        else f"{did_you_mean(name, (*others, *_EXTRAS))}install the package that provides it, or "
+        f"install it with: {extras.pip_extra(name)}"
+        if name in of_ours
+        else f"{did_you_mean(name, (*others, *of_ours))}install the package that provides it, or "
         "correct the name"
     )
     return CniError(

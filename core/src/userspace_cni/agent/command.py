@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
-from userspace_cni import log
+from userspace_cni import application, log
 from userspace_cni.agent import configure, sources
 from userspace_cni.agent.sources import Found
 from userspace_cni.cni.errors import CniError
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--engine",
-        default=configure.APPLICATION,
+        default=application.NAME,
         metavar="NAME",
         help="for hand-overs that name none (%(default)s: the application configures itself)",
     )

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-from userspace_cni import registry
+from userspace_cni import application, registry
 from userspace_cni.api import ContainerEngine, Memif
 from userspace_cni.cni.errors import CheckFailed, CniError
 from userspace_cni.handover import Document
 from userspace_cni.log import logger
-
-#: Stands for an application that configures itself: nothing is to be done for it.
-APPLICATION = "dpdk"
 
 
 class Configurator:
@@ -90,7 +87,7 @@ class Configurator:
 
     def _engine(self, document: Document) -> ContainerEngine | None:
         name = document.engine or self._default
-        if name == APPLICATION:
+        if name == application.NAME:
             return None
         engine = registry.make(registry.container_engine(name))
         # What is finished on the node needs nobody here.

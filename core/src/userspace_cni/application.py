@@ -1,29 +1,51 @@
-"""The container engine ``dpdk``: an application with a DPDK driver of its own for the port.
+"""The container engine ``dpdk``: an application that is given a socket, or arguments, for its port.
 
-The names ``ovs`` and ``ovs-dpdk`` mean the same; the predecessor called it so.
+Such an application has a driver of its own, as DPDK has for memif and virtio-user. Nothing is
+configured for it: it reads the hand-over, or the agent turns the hand-over into its arguments.
+It serves every host engine, so it is part of core.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from userspace_cni.api import ContainerEngine, EngineInfo, Handoff, InvalidConfig
-from userspace_cni_ovs.sections import MemifSection, VhostSection
+from attrs import field, frozen
+
+from userspace_cni.api import ContainerEngine, EngineInfo, Handoff, InvalidConfig, sections
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from userspace_cni.api import Attachment, CniError, EngineConf, HostPort
 
+NAME = "dpdk"
 
-class DpdkContainerEngine(ContainerEngine):
+
+@frozen(kw_only=True)
+class VhostSection(sections.VhostSection):
+    """``container.vhost``: only *mode* is compared with the host's part."""
+
+    mode: Literal["client", "server"] | None = None
+
+
+@frozen(kw_only=True)
+class MemifSection(sections.MemifSection):
+    """``container.memif``: only *role* is compared with the host's part."""
+
+    # Networks repeat here what they say of the host's end.
+    secret: str = field(default="", repr=False)
+    buffer_size: int = 2048
+    queues: int | None = None
+
+
+class ApplicationEngine(ContainerEngine):
     """The application configures itself, from what it is handed over."""
 
     info: ClassVar[EngineInfo] = EngineInfo(
-        name="dpdk",
+        name=NAME,
         api_version=(1, 0),
-        aliases=("ovs", "ovs-dpdk"),
-        summary="a DPDK application: virtio-user or memif",
+        aliases=("ovs", "ovs-dpdk"),  # what the first plugin called such applications
+        summary="an application with its own driver, such as DPDK's virtio-user and memif",
         interface_types=("vhostuser", "memif"),
         network_types=("interface", "none"),
         sections={"vhost": VhostSection, "memif": MemifSection},
@@ -55,7 +77,7 @@ class DpdkContainerEngine(ContainerEngine):
         else:
             yield InvalidConfig(
                 "container.engine",
-                f"'dpdk' cannot use a port of iftype {conf.iftype}, which is a kernel interface",
+                f"{NAME!r} cannot use a port of iftype {conf.iftype}, which is a kernel interface",
                 "leave container.engine out",
             )
 
