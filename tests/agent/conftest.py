@@ -30,8 +30,7 @@ def document(
         net_type="none",
         mac="02:00:00:00:00:01",
         mtu=1500,
-        memif=port if isinstance(port, Memif) else None,
-        vhost_user=port if isinstance(port, VhostUser) else None,
+        port=port,
     )
     return dump(attachment, handoff, engine) | more
 

@@ -16,7 +16,7 @@ from agent.conftest import MEMIF, VHOST, Container, document
 from userspace_cni import agent
 from userspace_cni.agent import downward_api, sources
 from userspace_cni.agent.sources import Found, Sources
-from userspace_cni.api import Memif
+from userspace_cni.api import Memif, VhostUser
 from userspace_cni.cni.errors import CniError
 from userspace_cni.handover import Document, load
 
@@ -43,8 +43,8 @@ def test_a_socket_lies_beside_its_file_wherever_that_is_mounted(container: Conta
         "dpdk",
         "02:00:00:00:00:01",
     )
-    assert isinstance(found.handoff.memif, Memif)
-    assert (found.handoff.memif.id, found.handoff.memif.rx_queues) == (7, 2)
+    assert isinstance(found.handoff.port, Memif)
+    assert (found.handoff.port.id, found.handoff.port.rx_queues) == (7, 2)
 
 
 def test_an_abstract_socket_has_no_place(container: Container) -> None:
@@ -246,7 +246,7 @@ def test_device_info_of_a_memif(container: Container, key: str) -> None:
     handoff = found.handoff
     assert (handoff.interface, handoff.mac, handoff.mtu) == ("net1", "02:00:00:00:00:02", 9000)
     assert [str(ip.address) for ip in handoff.ips] == ["10.1.0.2/32", "fd00::2/128"]
-    assert handoff.memif == Memif(role="client", socket="/shared/net1.sock", mode="inject-punt")
+    assert handoff.port == Memif(role="client", socket="/shared/net1.sock", mode="inject-punt")
 
 
 def test_device_info_of_a_vhost_user_port(container: Container) -> None:
@@ -254,8 +254,8 @@ def test_device_info_of_a_vhost_user_port(container: Container) -> None:
     info = _status(**{"type": "vhost-user", "version": "1.1.0", "vhost-user": port})
     _annotate(container, STATUS, info)
     (found,) = _read(container).documents
-    assert found.handoff.vhost_user is not None
-    assert found.handoff.vhost_user.mode == "server"
+    assert isinstance(found.handoff.port, VhostUser)
+    assert found.handoff.port.mode == "server"
 
 
 def test_devices_of_others_are_passed_over(container: Container) -> None:
@@ -324,7 +324,7 @@ def test_the_most_telling_source_counts(container: Container) -> None:
     _annotate(container, STATUS, _status(type="memif", version="1.1.0", memif=port))
     container.hand_over(document(port=VHOST))
     (found,) = _read(container).documents
-    assert found.handoff.vhost_user is not None
+    assert isinstance(found.handoff.port, VhostUser)
 
 
 def test_annotations_are_quoted_as_go_does() -> None:
@@ -355,6 +355,6 @@ def test_whatever_annotations_say_they_are_read_or_refused(text: str) -> None:
 
 
 def test_the_document_of_memif_defaults() -> None:
-    assert load(document(), "/d").handoff.memif == Memif(
+    assert load(document(), "/d").handoff.port == Memif(
         role=MEMIF.role, socket="/d/net1.sock", id=7, rx_queues=2, tx_queues=2
     )

@@ -15,6 +15,7 @@ from userspace_cni.cni.errors import CniError, InvalidConfig
 from userspace_cni.handover import device_info
 
 INFO = {"type": "vhost-user", "version": "1.1.0", "vhost-user": {"mode": "server", "path": "/a/b"}}
+VHOST = VhostUser(mode="server", socket="/node/net1.sock")
 
 
 def _read(path: Path) -> Any:
@@ -26,15 +27,14 @@ def test_it_speaks_from_the_container_s_side() -> None:
         interface="net1",
         iftype="memif",
         net_type="none",
-        memif=Memif(role="client", socket="/node/net1.sock", secret="s3cret"),
+        port=Memif(role="client", socket="/node/net1.sock", secret="s3cret"),
     )
     assert device_info.describe(memif, "/mnt/net1.sock") == {
         "type": "memif",
         "version": "1.1.0",
         "memif": {"role": "slave", "path": "/mnt/net1.sock", "mode": "ethernet"},
     }
-    vhost = VhostUser(mode="server", socket="/node/net1.sock")
-    handoff = Handoff(interface="n", iftype="vhostuser", net_type="none", vhost_user=vhost)
+    handoff = Handoff(interface="n", iftype="vhostuser", net_type="none", port=VHOST)
     assert device_info.describe(handoff, "/a/b") == INFO
     kernel = Handoff(interface="n", iftype="veth", net_type="none")
     assert device_info.describe(kernel, "") is None
@@ -46,10 +46,10 @@ def test_it_is_made_with_its_directory_and_removed(tmp_path: Path) -> None:
     assert _read(path) == INFO
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
-    device_info.restore(str(path), None)
+    device_info.restore(str(path), None, VHOST)
     assert os.listdir(path.parent) == []
-    device_info.remove(str(path))
-    device_info.remove(str(tmp_path / "absent/file"))
+    device_info.remove(str(path), VHOST)
+    device_info.remove(str(tmp_path / "absent/file"), VHOST)
 
 
 def test_what_a_device_plugin_left_is_completed_and_put_back(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_what_a_device_plugin_left_is_completed_and_put_back(tmp_path: Path) -> 
     assert device_info.write(str(path), INFO) == left
     section = {"mode": "server", "path": "/a/b", "extra": 2}
     assert _read(path) == INFO | {"vendor": 1, "vhost-user": section}
-    device_info.restore(str(path), left)
+    device_info.restore(str(path), left, VHOST)
     assert _read(path) == left
 
 
@@ -92,7 +92,7 @@ def test_a_trap_in_its_place_is_replaced(tmp_path: Path, trap: str) -> None:
 def test_somebody_else_s_file_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "net1"
     path.write_text(json.dumps({"type": "pci"}))
-    device_info.remove(str(path))
+    device_info.remove(str(path), VHOST)
     assert path.exists()
 
 
@@ -113,7 +113,7 @@ def test_the_longest_path_is_one(tmp_path: Path) -> None:
     assert device_info.path_of({"CNIDeviceInfoFile": path}) == path
     device_info.write(path, INFO)
     assert _read(Path(path)) == INFO
-    device_info.remove(path)
+    device_info.remove(path, VHOST)
     assert list(tmp_path.iterdir()) == []
 
 

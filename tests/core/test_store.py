@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from attrs import evolve
 
-from userspace_cni.api import HostPort
+from userspace_cni.api import HostPort, Kernel, Memif, VhostUser
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.result import Interface, Route
 from userspace_cni.store import Record, Store
@@ -20,6 +21,8 @@ from userspace_cni.store import Record, Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from userspace_cni.api import Port
 
 RECORD = Record(
     network="net",
@@ -81,6 +84,66 @@ def test_the_first_format_is_upgraded_by_the_fastest(store: Store) -> None:
     assert (record.container_id, record.directory, record.container_dir) == ("c1", "", "")
     store.begin(RECORD)
     assert store.get(RECORD.id) == RECORD
+
+
+#: What userspace-cni 0.1.0 wrote of ports before they had kinds, in both formats of the store.
+_FORMER_PORT = (
+    '{"name": "p", "mac": "02:00:00:00:00:01", "mtu": 1500, "point_to_point": false, '
+    '"generation": "7", %s"lists": {"cniVersion": "1.1.0", "interfaces": [{"name": "p"}]}}'
+)
+_FORMER_PORTS: dict[str, Port] = {
+    "": Kernel(),
+    '"vhost_user": {"mode": "server", "socket": "/run/s/eth0.sock", "queues": 2}, ': VhostUser(
+        mode="server", socket="/run/s/eth0.sock", queues=2
+    ),
+    '"memif": {"role": "client", "socket": "@a", "mode": "ip", "id": 3, "secret": "s3cret", '
+    '"rx_queues": 2, "tx_queues": 1, "ring_size": 512, "buffer_size": 4096, "zero_copy": true}, ': (
+        Memif(
+            role="client",
+            socket="@a",
+            mode="ip",
+            id=3,
+            secret="s3cret",
+            rx_queues=2,
+            ring_size=512,
+            buffer_size=4096,
+            zero_copy=True,
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("told", _FORMER_PORTS)
+def test_the_ports_of_a_former_version_are_read(store: Store, version: int, told: str) -> None:
+    if version == 1:
+        store.path.parent.mkdir()
+        with closing(sqlite3.connect(store.path)) as old:
+            old.executescript(_FORMAT_1)
+    else:
+        store.begin(RECORD)
+    with closing(sqlite3.connect(store.path)) as old, old:
+        old.execute(
+            "UPDATE attachment SET id = ?, network = 'net', state = 'attached', port = ?, "
+            "result = '{}'",
+            (RECORD.id, _FORMER_PORT % told),
+        )
+    record = store.get(RECORD.id)
+    assert record is not None
+    assert (record.state, record.damage) == ("attached", "")
+    port = HostPort(
+        name="p",
+        mac="02:00:00:00:00:01",
+        mtu=1500,
+        interfaces=(Interface(name="p"),),
+        generation="7",
+        port=_FORMER_PORTS[told],
+    )
+    assert record.port == port
+    store.commit(RECORD.id, port, {})
+    with closing(sqlite3.connect(store.path)) as old:
+        ((written,),) = old.execute("SELECT port FROM attachment")
+    assert json.loads(written) == json.loads(_FORMER_PORT % told)
 
 
 def test_a_record_goes_through_its_states_as_it_was_given(store: Store) -> None:

@@ -38,21 +38,21 @@ class Host(ExampleHostEngine):
     def add(self, attachment, conf, undo):
         port = super().add(attachment, conf, undo)
         if conf.section(Note).text == "abstract":
-            return evolve(port, memif=Memif(role="client", socket=f"@{attachment.ifname}"))
+            return evolve(port, port=Memif(role="client", socket=f"@{attachment.ifname}"))
         attachment.directory.provide()
         name = f"{attachment.ifname}.sock"
         attachment.directory.discard_stale(name)
         path = attachment.directory.socket(name)
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path)
-        return evolve(port, memif=Memif(role="client", socket=path))
+        return evolve(port, port=Memif(role="client", socket=path))
 
 class Container(ExampleContainerEngine):
     info = INFO
     where = "container"
 
     def prepare(self, attachment, conf, port):
-        return evolve(super().prepare(attachment, conf, port), memif=port.memif)
+        return evolve(super().prepare(attachment, conf, port), port=port.port)
 
 class Failing(Container):
     info = evolve(INFO, name="failing")

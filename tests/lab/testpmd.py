@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 from lab.node import children, poll
 from userspace_cni.agent import command
+from userspace_cni.api import Memif, VhostUser
 from userspace_cni.handover import load
 
 if TYPE_CHECKING:
@@ -35,11 +36,11 @@ _PROMPT = re.compile(rb"testpmd> (\s*Port \d+: link state change event\s*)*\Z")
 def device(document: Path) -> tuple[list[str], int]:
     """Return the EAL's arguments and the queues that a hand-over file asks for, by the agent."""
     handoff = load(json.loads(document.read_text()), str(document.parent)).handoff
-    if (memif := handoff.memif) is not None:
+    if isinstance(memif := handoff.port, Memif):
         queues = max(memif.rx_queues, memif.tx_queues)
     else:
-        assert handoff.vhost_user is not None
-        queues = handoff.vhost_user.queues
+        assert isinstance(handoff.port, VhostUser)
+        queues = handoff.port.queues
     with contextlib.redirect_stdout(io.StringIO()) as said:
         told = ["--directory", str(document.parent), "eal-args", handoff.interface]
         assert command.main(told) == command.DONE

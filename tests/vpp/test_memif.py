@@ -10,6 +10,7 @@ import pytest
 
 from lab.contract import host_engine_life, host_engine_undo
 from lab.vpp_lab import VppLab, conf, ips, route
+from userspace_cni.api import Memif
 from userspace_cni.cni.errors import CheckFailed, CniError, DataplaneError, InvalidConfig
 from userspace_cni.handover import ContainerDirectory
 from userspace_cni_vpp import tags
@@ -43,8 +44,8 @@ def test_what_the_container_is_told(lab: VppLab) -> None:
         id=3, secret="s3cret", ring_size=512, rx_queues=2, tx_queues=1, zero_copy=True
     )
     a = lab.attach(conf("memif", "none", memif=section))
-    memif = a.port.memif
-    assert memif is not None
+    memif = a.port.port
+    assert isinstance(memif, Memif)
     assert (memif.role, memif.id, memif.secret) == ("client", 3, "s3cret")
     assert (memif.ring_size, memif.rx_queues, memif.tx_queues) == (512, 1, 2)
     assert "s3cret" not in repr(a.port)
@@ -71,8 +72,8 @@ def test_interface_is_tagged_up_and_has_its_own_mac(lab: VppLab) -> None:
 
 def test_abstract_socket_needs_no_file(lab: VppLab) -> None:
     a = lab.attach(ABSTRACT)
-    assert a.port.memif is not None
-    assert a.port.memif.socket.startswith("@")
+    assert isinstance(a.port.port, Memif)
+    assert a.port.port.socket.startswith("@")
     assert list(Path(a.attachment.directory.path).iterdir()) == []  # type: ignore[union-attr]
     a.check()
     a.delete()
@@ -135,9 +136,9 @@ def test_a_long_path_gets_a_short_name(lab: VppLab) -> None:
     sockets = lab.switch.api.dump("memif_socket_filename_dump")
     (found,) = [s.socket_filename for s in sockets if s.socket_id]
     assert len(found) <= 107
-    assert a.port.memif is not None
-    assert len(a.port.memif.socket) > 107
-    assert Path(a.port.memif.socket).is_socket()
+    assert isinstance(a.port.port, Memif)
+    assert len(a.port.port.socket) > 107
+    assert Path(a.port.port.socket).is_socket()
     a.check()
     a.delete()
     directory.discard()

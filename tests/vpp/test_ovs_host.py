@@ -44,7 +44,7 @@ def _handoff(container: Container, address: str) -> Handoff:
         mac=document["mac"],
         mtu=document["mtu"],
         ips=(IPConfig(address=ip_interface(address)),),
-        memif=Memif(
+        port=Memif(
             role=memif["role"],
             socket=str(container.document.with_name(memif["socket"])),
             id=memif["id"],

@@ -12,7 +12,7 @@ import pytest
 from lab.contract import host_engine_life, host_engine_undo
 from lab.netns import transfer
 from lab.vpp_lab import VppLab, conf, ips
-from userspace_cni.api import Bandwidth
+from userspace_cni.api import Bandwidth, VhostUser
 from userspace_cni.cni.errors import CheckFailed, CniError, InvalidConfig
 from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection, VhostSection
 
@@ -38,18 +38,18 @@ def test_life_and_undo(lab: VppLab, host: EngineConf) -> None:
 
 def test_vhost_user_socket(lab: VppLab) -> None:
     a = lab.attach(SERVER)
-    assert a.port.vhost_user is not None
-    assert a.port.vhost_user.mode == "client"
-    socket = Path(a.port.vhost_user.socket)
+    assert isinstance(a.port.port, VhostUser)
+    assert a.port.port.mode == "client"
+    socket = Path(a.port.port.socket)
     assert socket.is_socket()
     assert socket.stat().st_mode & 0o777 == 0o660
     a.check()
     b = lab.attach(CLIENT)
-    assert b.port.vhost_user is not None
-    assert b.port.vhost_user.mode == "server"
-    assert not Path(b.port.vhost_user.socket).exists()
+    assert isinstance(b.port.port, VhostUser)
+    assert b.port.port.mode == "server"
+    assert not Path(b.port.port.socket).exists()
     b.check()
-    assert lab.hand_over_dpdk(b).vhost_user == b.port.vhost_user
+    assert lab.hand_over_dpdk(b).port == b.port.port
     for each in (a, b):
         each.delete()
     lab.assert_clean()

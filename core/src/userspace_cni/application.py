@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import field, frozen
 
-from userspace_cni.api import ContainerEngine, EngineInfo, Handoff, InvalidConfig, sections
+from userspace_cni.api import (
+    ContainerEngine,
+    EngineInfo,
+    Handoff,
+    InvalidConfig,
+    Kernel,
+    Memif,
+    VhostUser,
+    sections,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,30 +65,22 @@ class ApplicationEngine(ContainerEngine):
         """See :meth:`.ContainerEngine.problems`."""
         if port is None:
             return
-        if port.vhost_user is not None:
-            mode = conf.section(VhostSection).mode
-            if mode is not None and mode != port.vhost_user.mode:
+        match port.port:
+            case VhostUser(mode=role):
+                given = conf.section(VhostSection).mode
+                if given is not None and given != role:
+                    yield _same_role("container.vhost.mode", role, given)
+            case Memif(role=role):
+                section = conf.section(MemifSection)
+                if section.is_server is not None and section.is_server != (role == "server"):
+                    yield _same_role("container.memif.role", role, section.role)
+            case Kernel():
                 yield InvalidConfig(
-                    "container.vhost.mode",
-                    f"expected {port.vhost_user.mode!r}, the opposite of the host's, got {mode!r}",
-                    "leave it out",
+                    "container.engine",
+                    f"{NAME!r} cannot use a port of iftype {conf.iftype}, which is a kernel "
+                    "interface",
+                    "leave container.engine out",
                 )
-        elif port.memif is not None:
-            section = conf.section(MemifSection)
-            server = section.is_server
-            if server is not None and server != (port.memif.role == "server"):
-                yield InvalidConfig(
-                    "container.memif.role",
-                    f"expected {port.memif.role!r}, the opposite of the host's, "
-                    f"got {section.role!r}",
-                    "leave it out",
-                )
-        else:
-            yield InvalidConfig(
-                "container.engine",
-                f"{NAME!r} cannot use a port of iftype {conf.iftype}, which is a kernel interface",
-                "leave container.engine out",
-            )
 
     def prepare(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> Handoff:
         """See :meth:`.ContainerEngine.prepare`."""
@@ -95,8 +96,7 @@ class ApplicationEngine(ContainerEngine):
             ips=attachment.ips,
             routes=attachment.routes,
             dns=attachment.dns,
-            memif=port.memif,
-            vhost_user=port.vhost_user,
+            port=port.port,
         )
 
     def add(self, handoff: Handoff) -> None:
@@ -104,3 +104,9 @@ class ApplicationEngine(ContainerEngine):
 
     def check(self, handoff: Handoff) -> None:
         """Do nothing: an application may come and go as it likes."""
+
+
+def _same_role(path: str, expected: str, given: str | None) -> InvalidConfig:
+    return InvalidConfig(
+        path, f"expected {expected!r}, the opposite of the host's, got {given!r}", "leave it out"
+    )

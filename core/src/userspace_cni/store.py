@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar, get_args
 from attrs import asdict, field, fields, frozen
 
 from userspace_cni import directories
-from userspace_cni.api import HostPort, Memif, VhostUser, attachment_id
+from userspace_cni.api import CustomPort, HostPort, Kernel, Memif, Port, VhostUser, attachment_id
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.result import Result
@@ -70,8 +70,12 @@ _VERSION = 2
 #: Networks may have secrets.
 _MODE = 0o600
 _RESULT_VERSION = SUPPORTED[-1]
-#: The members of a HostPort that are classes of their own.
-_SOCKETS = {"memif": Memif, "vhost_user": VhostUser}
+#: The key of each kind of port that is handed over; a kernel interface has none.
+_PORTS: Mapping[str, type[Port]] = {
+    "memif": Memif,
+    "vhost_user": VhostUser,
+    "custom": CustomPort,
+}
 _COLUMNS = (
     "id, network, container_id, ifname, netns, namespace, engine, state, config, args, path, port, "
     "result, directory, container_dir"
@@ -522,16 +526,21 @@ def _dump_port(port: HostPort) -> str:
     own = {
         attribute.name: getattr(port, attribute.name)
         for attribute in fields(HostPort)
-        if attribute.name not in ("interfaces", "routes", *_SOCKETS)
+        if attribute.name not in ("interfaces", "routes", "port")
     }
-    for name in _SOCKETS:
-        if (value := getattr(port, name)) is not None:
-            own[name] = asdict(value)
+    for key, kind in _PORTS.items():
+        if isinstance(port.port, kind):
+            own[key] = asdict(port.port)
     return json.dumps(own | {"lists": cni_result.dump(lists, _RESULT_VERSION)})
 
 
 def _load_port(text: str) -> HostPort:
     raw = json.loads(text)
     lists = cni_result.load(raw.pop("lists"), _RESULT_VERSION)
-    raw |= {name: kind(**raw[name]) for name, kind in _SOCKETS.items() if name in raw}
-    return HostPort(**raw, interfaces=lists.interfaces, routes=lists.routes)
+    ports = [kind(**raw.pop(key)) for key, kind in _PORTS.items() if key in raw]
+    return HostPort(
+        **raw,
+        port=ports[0] if ports else Kernel(),
+        interfaces=lists.interfaces,
+        routes=lists.routes,
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from userspace_cni import application, registry
-from userspace_cni.api import ContainerEngine, Memif
+from userspace_cni.api import ContainerEngine
 from userspace_cni.cni.errors import CheckFailed, CniError
 from userspace_cni.handover import Document
 from userspace_cni.log import logger
@@ -102,7 +102,5 @@ def _is_same(one: Document, other: Document) -> bool:
 def summary(document: Document) -> str:
     """Say in few words what *document* is; its secret is none of them."""
     handoff = document.handoff
-    port = handoff.memif or handoff.vhost_user
-    role = port.role if isinstance(port, Memif) else port.mode if port else ""
-    words = [handoff.iftype, role, handoff.socket, handoff.mac]
+    words = [handoff.iftype, handoff.port.role, handoff.socket, handoff.mac]
     return " ".join([*filter(None, words), *(str(ip.address) for ip in handoff.ips)])

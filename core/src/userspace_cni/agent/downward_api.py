@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_interface
 from typing import Any
 
-from userspace_cni.api import Handoff, IPConfig, Memif, VhostUser
+from userspace_cni.api import Handoff, IPConfig, Memif, Port, VhostUser
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.request import is_ifname
 from userspace_cni.handover import Document
-from userspace_cni.handover.document import ABSTRACT
+from userspace_cni.handover.document import ABSTRACT, load_custom
 from userspace_cni.handover.legacy import CONFIGURATION_DATA, MAPPED_DIR
 
 _LINE = re.compile(r'([^="\s]+)="((?:[^"\\]|\\.)*)"')
@@ -92,8 +92,7 @@ def _network_status(items: Iterable[Mapping[str, Any]], _: Mapping[str, str]) ->
                 mac=_text(item, "mac").lower(),
                 mtu=_number(item, "mtu"),
                 ips=ips,
-                memif=_memif(port, socket) if kind == "memif" else None,
-                vhost_user=_vhost_user(port, socket) if kind == "vhost-user" else None,
+                port=(_memif if kind == "memif" else _vhost_user)(port, socket),
             ),
         )
 
@@ -104,15 +103,9 @@ def _configuration_data(
     mapped = annotations.get(MAPPED_DIR, "")
     for item in items:
         config = _object(item, "config")
-        iftype = _choice(config, "iftype", {"memif": "memif", "vhostuser": "vhostuser"})
-        port = _object(config, "memif" if iftype == "memif" else "vhost")
         interface = _interface(item, "ifName")
         if not mapped.startswith("/"):
             raise ValueError(f"{MAPPED_DIR}: expected an absolute path, got {mapped!r}")
-        name = _text(port, "socketfile")
-        if name in ("", ".", "..") or "/" in name:
-            raise ValueError(f"socketfile of {interface}: expected a bare name, got {name!r}")
-        socket = name if name.startswith(ABSTRACT) else os.path.join(mapped, name)
         lists = cni_result.load(item.get("ipResult") or {}, "0.4.0")
         engine = _text(config, "engine")
         yield Document(
@@ -120,16 +113,28 @@ def _configuration_data(
             engine=_ENGINES.get(engine, engine),
             handoff=Handoff(
                 interface=interface,
-                iftype=iftype,
+                iftype=_text(config, "iftype"),
                 net_type=_text(config, "netType") or ("interface" if lists.ips else "none"),
                 bridge=_text(_object(config, "bridge"), "bridgeName"),
                 ips=lists.ips,
                 routes=lists.routes,
                 dns=lists.dns,
-                memif=_memif(port, socket) if iftype == "memif" else None,
-                vhost_user=_vhost_user(port, socket) if iftype == "vhostuser" else None,
+                port=_configured(config, interface, mapped),
             ),
         )
+
+
+def _configured(config: Mapping[str, Any], interface: str, mapped: str) -> Port:
+    """Return the port that *config* of the configuration data tells of."""
+    if custom := _object(config, "port"):
+        return load_custom(custom, f"port of {interface}", mapped)
+    iftype = _choice(config, "iftype", {"memif": "memif", "vhostuser": "vhostuser"})
+    port = _object(config, "memif" if iftype == "memif" else "vhost")
+    name = _text(port, "socketfile")
+    if name in ("", ".", "..") or "/" in name:
+        raise ValueError(f"socketfile of {interface}: expected a bare name, got {name!r}")
+    socket = name if name.startswith(ABSTRACT) else os.path.join(mapped, name)
+    return (_memif if iftype == "memif" else _vhost_user)(port, socket)
 
 
 _Reader = Callable[[Iterable[Mapping[str, Any]], Mapping[str, str]], Iterator[Document]]

@@ -32,21 +32,24 @@ def arguments(documents: Iterable[Document]) -> list[str]:
     devices, single_file = [], False
     for document in documents:
         handoff = document.handoff
-        if (memif := handoff.memif) is not None:
-            devices.append(f"net_memif{next(memifs)},{_joined(_memif(handoff, memif))}")
-            # The client is the one who maps its own packets' memory into the other.
-            single_file |= memif.zero_copy and memif.role == "client"
-        elif (vhost_user := handoff.vhost_user) is not None:
-            number = next(virtio_users)
-            devices.append(f"net_virtio_user{number},{_joined(_virtio_user(handoff, vhost_user))}")
-            # A vhost-user message has room for eight files; each huge page would be one.
-            single_file = True
-        else:
-            raise CniError(
-                Code.INVALID_NETWORK_CONFIG,
-                f"{handoff.interface} is of iftype {handoff.iftype}: DPDK has no argument for it",
-                "use an iftype that DPDK drives: vhostuser or memif",
-            )
+        match handoff.port:
+            case Memif() as memif:
+                devices.append(f"net_memif{next(memifs)},{_joined(_memif(handoff, memif))}")
+                # The client is the one who maps its own packets' memory into the other.
+                single_file |= memif.zero_copy and memif.role == "client"
+            case VhostUser() as vhost_user:
+                values = _joined(_virtio_user(handoff, vhost_user))
+                devices.append(f"net_virtio_user{next(virtio_users)},{values}")
+                # A vhost-user message has room for eight files; each huge page would be one.
+                single_file = True
+            case _:
+                raise CniError(
+                    Code.INVALID_NETWORK_CONFIG,
+                    f"{handoff.interface} is of iftype {handoff.iftype}: this agent knows no "
+                    "argument of DPDK for it",
+                    "use an iftype that it knows, vhostuser or memif; or give the application its "
+                    "arguments yourself, from: userspace-cni-agent environment",
+                )
     vdevs = [f"--vdev={device}" for device in devices]
     return [*vdevs, "--single-file-segments"] if single_file else vdevs
 

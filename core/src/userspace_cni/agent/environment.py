@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterable
 
+from userspace_cni.api import CustomPort, Memif, VhostUser
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.handover import Document
 
@@ -24,7 +26,7 @@ def variables(documents: Iterable[Document]) -> dict[str, str]:
     whose: dict[str, str] = {}
     for document in documents:
         interface = document.handoff.interface
-        word = re.sub(r"[^A-Z0-9]", "_", interface.upper())
+        word = _word(interface)
         if word in whose:
             raise CniError(
                 Code.INVALID_NETWORK_CONFIG,
@@ -44,7 +46,7 @@ def shell(values: dict[str, str]) -> str:
 
 
 def _facts(document: Document) -> dict[str, str]:
-    handoff = document.handoff
+    handoff, port = document.handoff, document.handoff.port
     facts = {
         "TYPE": handoff.iftype,
         "NETWORK": document.network,
@@ -52,17 +54,26 @@ def _facts(document: Document) -> dict[str, str]:
         "MTU": str(handoff.mtu or ""),
         "ADDRESSES": " ".join(str(ip.address) for ip in handoff.ips),
         "GATEWAYS": " ".join(str(ip.gateway) for ip in handoff.ips if ip.gateway is not None),
-        "SOCKET": handoff.socket,
+        "SOCKET": port.socket,
+        "ROLE": port.role,
     }
-    if (memif := handoff.memif) is not None:
-        facts |= {
-            "ROLE": memif.role,
-            "ID": str(memif.id),
-            "SECRET": memif.secret,
-            "RX_QUEUES": str(memif.rx_queues),
-            "TX_QUEUES": str(memif.tx_queues),
-        }
-    if (vhost_user := handoff.vhost_user) is not None:
-        queues = str(vhost_user.queues)
-        facts |= {"ROLE": vhost_user.mode, "RX_QUEUES": queues, "TX_QUEUES": queues}
+    match port:
+        case Memif():
+            facts |= {
+                "ID": str(port.id),
+                "SECRET": port.secret,
+                "RX_QUEUES": str(port.rx_queues),
+                "TX_QUEUES": str(port.tx_queues),
+            }
+        case VhostUser(queues=queues):
+            facts |= {"RX_QUEUES": str(queues), "TX_QUEUES": str(queues)}
+        case CustomPort(kind=kind, values=values):
+            facts["KIND"] = kind
+            for key, value in values.items():
+                text = value if isinstance(value, str) else json.dumps(value)
+                facts[f"PORT_{_word(key)}"] = text
     return facts
+
+
+def _word(name: str) -> str:
+    return re.sub(r"[^A-Z0-9]", "_", name.upper())

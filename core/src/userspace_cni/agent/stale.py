@@ -16,11 +16,9 @@ from userspace_cni.log import logger
 def discard(documents: Iterable[Document]) -> None:
     """Remove each socket that the application itself is to serve, if nobody listens on it."""
     for document in documents:
-        memif, vhost_user = document.handoff.memif, document.handoff.vhost_user
-        serves = memif.role == "server" if memif else vhost_user and vhost_user.mode == "server"
-        path = document.handoff.socket
-        if serves and not path.startswith(ABSTRACT):
-            _discard(*os.path.split(path))
+        port = document.handoff.port
+        if port.role == "server" and port.socket and not port.socket.startswith(ABSTRACT):
+            _discard(*os.path.split(port.socket))
 
 
 def _discard(path: str, name: str) -> None:

@@ -30,7 +30,11 @@ from userspace_cni.api.model import (
     mac_address,
 )
 from userspace_cni.api.ports import (
+    CustomPort,
+    Kernel,
     Memif,
+    Port,
+    Role,
     VhostUser,
 )
 from userspace_cni.api.version import (
@@ -66,6 +70,7 @@ __all__ = [
     "CniError",
     "Code",
     "ContainerEngine",
+    "CustomPort",
     "DataplaneError",
     "DataplaneUnavailable",
     "EngineConf",
@@ -80,9 +85,12 @@ __all__ = [
     "IPNetwork",
     "Interface",
     "InvalidConfig",
+    "Kernel",
     "Lifeline",
     "Memif",
     "Pod",
+    "Port",
+    "Role",
     "Route",
     "SharedDirectory",
     "VhostUser",

@@ -10,7 +10,7 @@ from typing import Literal
 from attrs import field, frozen
 
 from userspace_cni.api.directory import SharedDirectory
-from userspace_cni.api.ports import Memif, VhostUser
+from userspace_cni.api.ports import Kernel, Port
 from userspace_cni.cni.result import DNS, Interface, IPConfig, Route
 
 
@@ -150,16 +150,13 @@ class HostPort:
     #: The :meth:`HostEngine.generation` of the switch that it was made in: in another one it has to
     #: be looked for.
     generation: str = ""
-    #: The port, where it is a memif.
-    memif: Memif | None = None
-    #: The port, where it is a vhost-user interface.
-    vhost_user: VhostUser | None = None
+    #: How the container reaches it.
+    port: Port = field(factory=Kernel)
 
     @property
     def socket(self) -> str:
         """Path of the port's socket on the node, empty for a port that has none."""
-        port = self.memif or self.vhost_user
-        return port.socket if port else ""
+        return self.port.socket
 
 
 @frozen(kw_only=True)
@@ -186,13 +183,10 @@ class Handoff:
     routes: tuple[Route, ...] = ()
     #: The container's name servers.
     dns: DNS = field(factory=DNS)
-    #: The port, where it is a memif.
-    memif: Memif | None = None
-    #: The port, where it is a vhost-user interface.
-    vhost_user: VhostUser | None = None
+    #: How the container reaches it.
+    port: Port = field(factory=Kernel)
 
     @property
     def socket(self) -> str:
         """Path of the port's socket on the node, empty for a port that has none."""
-        port = self.memif or self.vhost_user
-        return port.socket if port else ""
+        return self.port.socket

@@ -1,17 +1,41 @@
-"""Ports that a container reaches without an interface of the kernel."""
+"""How a container reaches its end of a port: a tagged union of kinds, with an open case.
+
+Each kind has a name (``kind``), the path of a ``socket`` and the container's ``role`` at it; where
+there is no socket, both are empty. All is said from the container's point of view.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeAlias
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
+
+_KIND = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+
+#: Who the container is: the ``server`` makes the socket, the ``client`` connects to it.
+Role: TypeAlias = Literal["server", "client", ""]
+
+
+@frozen(kw_only=True)
+class Kernel:
+    """An interface of the kernel: the container finds it in its network namespace.
+
+    It is the only kind that is not handed over.
+    """
+
+    kind: ClassVar[str] = "kernel"
+    socket: ClassVar[str] = ""
+    role: ClassVar[Role] = ""
 
 
 @frozen(kw_only=True)
 class Memif:
-    """A shared memory packet interface, from the container's point of view."""
+    """A shared memory packet interface."""
 
-    #: Who the container is: the ``server`` makes the socket, the ``client`` connects to it.
+    kind: ClassVar[str] = "memif"
     role: Literal["server", "client"]
     #: Path of the socket on the node; ``@NAME`` is an abstract socket in the container's network
     #: namespace.
@@ -37,11 +61,68 @@ class Memif:
 
 @frozen(kw_only=True)
 class VhostUser:
-    """A vhost-user interface, from the container's point of view."""
+    """A vhost-user interface."""
 
-    #: Who the container is: the ``server`` makes the socket, the ``client`` connects to it.
+    kind: ClassVar[str] = "vhost-user"
+    #: The container's role.
     mode: Literal["server", "client"]
     #: Path of the socket on the node.
     socket: str
     #: Pairs of queues.
     queues: int = 1
+
+    @property
+    def role(self) -> Literal["server", "client"]:
+        """The same as :attr:`mode`."""
+        return self.mode
+
+
+def _custom_kind(_: object, __: Attribute[Any], value: str) -> None:
+    if not _KIND.fullmatch(value) or value in (Kernel.kind, Memif.kind, VhostUser.kind):
+        raise ValueError(
+            "expected up to 32 lower-case letters, digits, '_' and '-', and no kind that has a "
+            f"class of its own, got {value!r}"
+        )
+
+
+def _as_json(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return *values* as they come back from a file, so that what is given back is the same."""
+    try:
+        told: Mapping[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected values that JSON can hold: {error}") from None
+    return told
+
+
+def _device_info(_: object, __: Attribute[Any], value: Mapping[str, Any]) -> None:
+    if value and not isinstance(value.get(str(value.get("type"))), dict):
+        raise ValueError(
+            'expected {"type": TYPE, TYPE: {...}} of the Device Information Specification, '
+            f"got {value!r}"
+        )
+
+
+@frozen(kw_only=True)
+class CustomPort:
+    """A port of any other kind, such as AF_XDP or vDPA.
+
+    Core hands it over, stores it and gives it back as it is, also where the engine that made it is
+    not installed: in the container, or after the engine was removed.
+    """
+
+    #: What both engines call it, such as ``af_xdp``.
+    kind: str = field(validator=_custom_kind)
+    #: Path of its socket on the node, in the shared directory; as with :class:`Memif` it may be
+    #: abstract. Each reader sees the path at which it has that directory.
+    socket: str = ""
+    role: Role = ""
+    #: What else the container must know, of JSON's types.
+    values: Mapping[str, Any] = field(factory=dict, converter=_as_json, repr=False)
+    #: Its device-info, if the specification has a type for it: ``{"type": "vdpa", "vdpa": {...}}``.
+    #: Core adds the version. It goes into the file that the runtime asks for, nowhere else.
+    device_info: Mapping[str, Any] = field(
+        factory=dict, converter=_as_json, validator=_device_info, repr=False
+    )
+
+
+Port: TypeAlias = Kernel | Memif | VhostUser | CustomPort

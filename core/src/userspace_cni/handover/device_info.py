@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from userspace_cni import directories
-from userspace_cni.api import Handoff
+from userspace_cni.api import CustomPort, Handoff, Memif, Port, VhostUser
 from userspace_cni.cni.errors import CniError, Code, InvalidConfig
 from userspace_cni.handover.reading import read_object
 from userspace_cni.handover.writing import replace
@@ -34,14 +34,18 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def describe(handoff: Handoff, socket: str) -> dict[str, Any] | None:
-    """Return the device-info of a port with that *socket* in the container; None for a kernel's."""
-    if (memif := handoff.memif) is not None:
-        port = {"role": ROLES[memif.role], "path": socket, "mode": memif.mode}
-        return {"type": "memif", "version": VERSION, "memif": port}
-    if (vhost_user := handoff.vhost_user) is not None:
-        port = {"mode": vhost_user.mode, "path": socket}
-        return {"type": "vhost-user", "version": VERSION, "vhost-user": port}
-    return None
+    """Return the device-info of a port with that *socket* in the container; None if it has none."""
+    match handoff.port:
+        case Memif(role=role, mode=mode):
+            told = {"role": ROLES[role], "path": socket, "mode": mode}
+            return {"type": "memif", "version": VERSION, "memif": told}
+        case VhostUser(mode=mode):
+            told = {"mode": mode, "path": socket}
+            return {"type": "vhost-user", "version": VERSION, "vhost-user": told}
+        case CustomPort(device_info=info) if info:
+            return {"type": info["type"], "version": VERSION, **info}
+        case _:
+            return None
 
 
 def path_of(runtime_config: Mapping[str, Any]) -> str:
@@ -99,22 +103,25 @@ def write(path: str, info: Mapping[str, Any]) -> dict[str, Any] | None:
     return before
 
 
-def restore(path: str, before: Mapping[str, Any] | None) -> None:
-    """Put back what :func:`write` found; raises as it does."""
+def restore(path: str, before: Mapping[str, Any] | None, port: Port) -> None:
+    """Put back what :func:`write` found when it told of *port*; raises as it does."""
     if before is None:
-        remove(path)
+        remove(path, port)
         return
     with _reported(path), _opened(path) as (directory, name):
         _write(directory, name, before)
 
 
-def remove(path: str) -> None:
-    """Remove the file, if it has a port of a user-space switch; raises as :func:`write` does."""
+def remove(path: str, port: Port) -> None:
+    """Remove the file, if it tells of a port such as *port*; raises as :func:`write` does."""
+    types: set[object] = {Memif.kind, VhostUser.kind}
+    if isinstance(port, CustomPort):
+        types |= {port.device_info.get("type")}
     with _reported(path):
         try:
             with _opened(path) as (directory, name):
                 there = _read(directory, name)
-                if there is not None and there.get("type") in ("memif", "vhost-user"):
+                if there is not None and there.get("type") in types:
                     os.unlink(name, dir_fd=directory)
         except OSError as error:
             # Nothing has that path.

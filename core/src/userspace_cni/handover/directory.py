@@ -447,7 +447,7 @@ def _ifnames(directory: int) -> list[str]:
 
 def _socket_of(document: Mapping[str, Any]) -> str | None:
     """Return the name of the socket in a hand-over file, which may say anything."""
-    port = document.get("memif") or document.get("vhostUser")
+    port = document.get("memif") or document.get("vhostUser") or document.get("port")
     name = port.get("socket") if isinstance(port, Mapping) else None
     return name if isinstance(name, str) else None
 

@@ -14,7 +14,17 @@ from typing import Any, Literal
 import attrs
 from attrs import field, frozen
 
-from userspace_cni.api import Attachment, Handoff, Memif, Pod, VhostUser
+from userspace_cni.api import (
+    Attachment,
+    CustomPort,
+    Handoff,
+    Kernel,
+    Memif,
+    Pod,
+    Port,
+    Role,
+    VhostUser,
+)
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.request import is_ifname
@@ -82,25 +92,42 @@ def describe(document: Document, place: Callable[[str], str]) -> dict[str, Any]:
         body["pod"] = attrs.asdict(document.pod)
     if handoff.bridge:
         body["bridge"] = handoff.bridge
-    if (memif := handoff.memif) is not None:
-        body["memif"] = {
-            "role": memif.role,
-            "socket": place(memif.socket),
-            "mode": memif.mode,
-            "id": memif.id,
-            "rxQueues": memif.rx_queues,
-            "txQueues": memif.tx_queues,
-            "ringSize": memif.ring_size,
-            "bufferSize": memif.buffer_size,
-            "zeroCopy": memif.zero_copy,
-        } | ({"secret": memif.secret} if memif.secret else {})
-    if (vhost_user := handoff.vhost_user) is not None:
-        body["vhostUser"] = {
-            "mode": vhost_user.mode,
-            "socket": place(vhost_user.socket),
-            "queues": vhost_user.queues,
-        }
+    match handoff.port:
+        case Memif() as memif:
+            body["memif"] = {
+                "role": memif.role,
+                "socket": place(memif.socket),
+                "mode": memif.mode,
+                "id": memif.id,
+                "rxQueues": memif.rx_queues,
+                "txQueues": memif.tx_queues,
+                "ringSize": memif.ring_size,
+                "bufferSize": memif.buffer_size,
+                "zeroCopy": memif.zero_copy,
+            } | ({"secret": memif.secret} if memif.secret else {})
+        case VhostUser(mode=mode, socket=socket, queues=queues):
+            body["vhostUser"] = {"mode": mode, "socket": place(socket), "queues": queues}
+        case CustomPort() as custom:
+            body["port"] = describe_custom(custom, place)
+        case Kernel():
+            pass
     return body
+
+
+def describe_custom(port: CustomPort, place: Callable[[str], str]) -> dict[str, Any]:
+    """Return the open case of a port as JSON; *place* as in :func:`describe`."""
+    body: dict[str, Any] = {"kind": port.kind}
+    if port.socket:
+        body["socket"] = place(port.socket)
+    if port.role:
+        body["role"] = port.role
+    return body | {"values": port.values}
+
+
+def load_custom(raw: Mapping[str, Any], path: str, directory: str) -> CustomPort:
+    """Read what :func:`describe_custom` wrote, found at *path*; see :func:`load`."""
+    told = structure(_known(raw, _Custom), _Custom, path)
+    return CustomPort(**_placed(told, directory))
 
 
 def addresses(handoff: Handoff, version: str) -> dict[str, Any]:
@@ -158,17 +185,24 @@ def load(raw: Mapping[str, Any], directory: str) -> Document:
             ips=tuple(attrs.evolve(ip, interface=None) for ip in lists.ips),
             routes=lists.routes,
             dns=lists.dns,
-            memif=Memif(**_placed(told.memif, directory)) if told.memif else None,
-            vhost_user=VhostUser(**_placed(told.vhost_user, directory))
-            if told.vhost_user
-            else None,
+            port=_port(told, directory),
         ),
     )
 
 
-def _placed(port: _Memif | _VhostUser, directory: str) -> dict[str, Any]:
+def _port(told: _Document, directory: str) -> Port:
+    if told.memif:
+        return Memif(**_placed(told.memif, directory))
+    if told.vhost_user:
+        return VhostUser(**_placed(told.vhost_user, directory))
+    if told.port:
+        return CustomPort(**_placed(told.port, directory))
+    return Kernel()
+
+
+def _placed(port: _Memif | _VhostUser | _Custom, directory: str) -> dict[str, Any]:
     values = attrs.asdict(port)
-    if not port.socket.startswith(ABSTRACT):
+    if port.socket and not port.socket.startswith(ABSTRACT):
         values["socket"] = os.path.join(directory, port.socket)
     return values
 
@@ -200,6 +234,11 @@ def _bare_name(_: object, __: object, value: str) -> None:
         raise ValueError(
             f"expected the bare name of a file, or {ABSTRACT} and an abstract name, got {value!r}"
         )
+
+
+def _bare_name_or_none(instance: object, attribute: object, value: str) -> None:
+    if value:
+        _bare_name(instance, attribute, value)
 
 
 def _mac(_: object, __: object, value: str) -> None:
@@ -250,6 +289,14 @@ class _VhostUser:
 
 
 @frozen(kw_only=True)
+class _Custom:
+    kind: str = field(validator=attrs.fields(CustomPort).kind.validator)
+    socket: str = field(default="", validator=_bare_name_or_none)
+    role: Role = ""
+    values: Mapping[str, Any] = field(factory=dict)
+
+
+@frozen(kw_only=True)
 class _Document:
     version: Literal[1]
     id: str = field(validator=_printable)
@@ -265,6 +312,7 @@ class _Document:
     bridge: str = field(default="", validator=_printable)
     memif: _Memif | None = None
     vhost_user: _VhostUser | None = None
+    port: _Custom | None = None
 
 
-_PARTS: dict[str, type] = {"pod": _Pod, "memif": _Memif, "vhostUser": _VhostUser}
+_PARTS: dict[str, type] = {"pod": _Pod, "memif": _Memif, "vhostUser": _VhostUser, "port": _Custom}

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from userspace_cni.api import Attachment, Handoff
+from userspace_cni.api import Attachment, CustomPort, Handoff, Memif, VhostUser
 from userspace_cni.handover.device_info import ROLES
-from userspace_cni.handover.document import addresses, socket_name
+from userspace_cni.handover.document import addresses, describe_custom, socket_name
 
 CONFIGURATION_DATA = "userspace/configuration-data"
 MAPPED_DIR = "userspace/mapped-dir"
@@ -36,17 +36,18 @@ def describe(attachment: Attachment, handoff: Handoff, engine: str) -> dict[str,
         "iftype": handoff.iftype,
         "netType": handoff.net_type,
     }
-    if (memif := handoff.memif) is not None:
-        config["memif"] = {
-            "role": ROLES[memif.role],
-            "mode": memif.mode,
-            "socketfile": socket_name(memif.socket),
-        }
-    if (vhost_user := handoff.vhost_user) is not None:
-        config["vhost"] = {
-            "mode": vhost_user.mode,
-            "socketfile": socket_name(vhost_user.socket),
-        }
+    match handoff.port:
+        case Memif(role=role, mode=mode, socket=socket):
+            config["memif"] = {
+                "role": ROLES[role],
+                "mode": mode,
+                "socketfile": socket_name(socket),
+            }
+        case VhostUser(mode=mode, socket=socket):
+            config["vhost"] = {"mode": mode, "socketfile": socket_name(socket)}
+        case CustomPort() as port:
+            # The first plugin had none; its readers pass over a key that they do not know.
+            config["port"] = describe_custom(port, socket_name)
     if handoff.bridge:
         config["bridge"] = {"bridgeName": handoff.bridge}
     return {

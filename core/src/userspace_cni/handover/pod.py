@@ -21,7 +21,7 @@ from typing import Any
 
 from attrs import define, frozen
 
-from userspace_cni.api import Attachment, Handoff, Pod
+from userspace_cni.api import Attachment, Handoff, Kernel, Pod
 from userspace_cni.cni.errors import CniError, Code, InvalidConfig
 from userspace_cni.cni.request import is_name
 from userspace_cni.config import NetConf
@@ -157,14 +157,14 @@ class KubernetesPod:
     ) -> None:
         """Tell the pod of *handoff*, which container engine *engine* has prepared.
 
-        The interface of a kernel is told by nothing: it is there.
+        Kernel interfaces need no annotation.
 
         Raises:
             CniError: 7 when other interfaces have their sockets elsewhere in the container, or the
                 server refuses; 11 when it cannot be reached.
 
         """
-        if not handoff.socket:
+        if isinstance(handoff.port, Kernel):
             return
         assert attachment.directory is not None  # noqa: S101  the runtime's
         entry = legacy.describe(attachment, handoff, engine)
@@ -298,9 +298,11 @@ def _key(entry: Mapping[str, Any]) -> tuple[str, ...]:
 def _has_path(entry: Mapping[str, Any]) -> bool:
     """Tell whether the socket of an interface is a file."""
     config = _object(entry.get("config"))
-    ports = (_object(config.get("memif")), _object(config.get("vhost")))
-    names = [str(port["socketfile"]) for port in ports if "socketfile" in port]
-    return any(not name.startswith(ABSTRACT) for name in names)
+    names = [
+        _object(config.get(kind)).get(key)
+        for kind, key in (("memif", "socketfile"), ("vhost", "socketfile"), ("port", "socket"))
+    ]
+    return any(name and not str(name).startswith(ABSTRACT) for name in names)
 
 
 def _is_directory(path: object) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from userspace_cni.api import Attachment, Handoff
+from userspace_cni.api import Attachment, Handoff, Kernel, Port
 from userspace_cni.cni.errors import CniError, InvalidConfig
 from userspace_cni.config import NetConf
 from userspace_cni.handover import device_info, legacy
@@ -38,17 +38,19 @@ def publish(
 ) -> None:
     """Tell the container of *handoff*, which container engine *engine* has prepared.
 
-    The interface of a kernel is told by nothing: it is there. What is not undone by the directory's
-    own ``withdraw`` is pushed on *undo*.
+    Kernel interfaces need no hand-over document. What is not undone by the directory's own
+    ``withdraw`` is pushed on *undo*.
 
     Raises:
         CniError: 103 or 5, see :meth:`.ContainerDirectory.publish`.
 
     """
-    if not handoff.socket:
+    if isinstance(handoff.port, Kernel):
         return
     directory = attachment.directory
     assert isinstance(directory, ContainerDirectory)  # noqa: S101  the runtime's
+    if not handoff.socket and not os.path.lexists(directory.path):
+        directory.provide(sockets=False)  # no engine has needed it
     directory.publish(attachment.ifname, dump(attachment, handoff, engine))
     if conf.legacy_file:
         described = legacy.describe(attachment, handoff, engine)
@@ -56,17 +58,17 @@ def publish(
     info = device_info.describe(handoff, container_socket(handoff, conf))
     path = device_info.path_of(conf.runtime_config)
     if path and info is not None:
-        undo.callback(device_info.restore, path, device_info.write(path, info))
+        undo.callback(device_info.restore, path, device_info.write(path, info), handoff.port)
 
 
 def require(attachment: Attachment, handoff: Handoff) -> None:
     """Raise CheckFailed unless what :func:`publish` told is there, and the switch's way to it."""
-    if not handoff.socket:
+    if isinstance(handoff.port, Kernel):
         return
     directory = attachment.directory
     assert isinstance(directory, ContainerDirectory)  # noqa: S101  the runtime's
     directory.require(attachment.ifname, dump(attachment, handoff))
-    if not handoff.socket.startswith(ABSTRACT):
+    if handoff.socket and not handoff.socket.startswith(ABSTRACT):
         directory.require_view()
 
 
@@ -74,18 +76,16 @@ def withdraw(
     directory: ContainerDirectory,
     ifname: str,
     id_: str,
-    socket: str,
+    port: Port,
     config: Mapping[str, Any],
 ) -> None:
-    """Take back what :func:`publish` told of attachment *id_* when its network had *config*.
-
-    *socket* is the port's path on the node, empty where it is not known.
+    """Take back what :func:`publish` told of *port*, attachment *id_*'s in a network of *config*.
 
     Raises:
         CniError: 5 when something that must go cannot be removed.
 
     """
-    directory.withdraw(ifname, id_, os.path.basename(socket))
+    directory.withdraw(ifname, id_, os.path.basename(port.socket))
     runtime_config = config.get("runtimeConfig")
     if not isinstance(runtime_config, Mapping):
         return
@@ -95,7 +95,7 @@ def withdraw(
         logger.warning("no ADD can have written it: %s", error)
         return
     if path:
-        device_info.remove(path)
+        device_info.remove(path, port)
 
 
 def container_socket(handoff: Handoff, conf: NetConf) -> str:

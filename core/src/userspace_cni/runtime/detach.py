@@ -9,6 +9,7 @@ from functools import partial
 from attrs import evolve
 
 from userspace_cni import deadline, handover, netns
+from userspace_cni.api import Kernel
 from userspace_cni.cni.errors import CniError, Code, DataplaneUnavailable
 from userspace_cni.cni.request import Request
 from userspace_cni.log import logger
@@ -106,8 +107,8 @@ class Detacher:
     def _withdraw(self, record: Record) -> None:
         """Take back what the container was handed over."""
         directory = self._places.recorded(record)
-        socket = record.port.socket if record.port else ""
-        handover.withdraw(directory, record.ifname, record.id, socket, record.config)
+        port = record.port.port if record.port else Kernel()
+        handover.withdraw(directory, record.ifname, record.id, port, record.config)
 
     def _ascertained(self, plan: Plan, record: Record) -> Record:
         """Return *record*, which is no longer ``unknown`` if the switch has a port of it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import evolve
 
 from userspace_cni import config
+from userspace_cni.api import Kernel
 from userspace_cni.cni.request import Request
 from userspace_cni.runtime.places import Places
 from userspace_cni.runtime.plan import Plan
@@ -33,7 +34,7 @@ def placed(plan: Plan, request: Request, shared: Shared, places: Places) -> tupl
 def withdraw(record: Record, shared: Shared) -> None:
     """Take an attachment out of its pod's annotations; that fails nobody's request."""
     kubeconfig, pod = record.config.get("kubeconfig"), config.pod_of(record.args)
-    told = record.port is None or record.port.socket
+    told = record.port is None or not isinstance(record.port.port, Kernel)
     if not isinstance(kubeconfig, str) or pod is None or not told:
         return
     from userspace_cni.handover import pod as pods

@@ -79,10 +79,10 @@ class OvsHostEngine(HostEngine):
         """See :meth:`.HostEngine.outline`."""
         match conf.iftype:
             case "memif":
-                return HostPort(name="", memif=Memif(role="client", socket=""))
+                return HostPort(name="", port=Memif(role="client", socket=""))
             case "vhostuser":
                 mode = conf.section(VhostSection).peer_mode
-                return HostPort(name="", vhost_user=VhostUser(mode=mode, socket=""))
+                return HostPort(name="", port=VhostUser(mode=mode, socket=""))
             case _:
                 return HostPort(name="")
 
@@ -157,13 +157,13 @@ class OvsHostEngine(HostEngine):
         _compare(found, spec)
         _require_mtu(found, spec)
         if (
-            port.memif is not None
-            and wanted.memif is not None
-            and wanted.memif.rx_queues > port.memif.rx_queues
+            isinstance(port.port, Memif)
+            and isinstance(wanted.port, Memif)
+            and wanted.port.rx_queues > port.port.rx_queues
         ):
             raise CheckFailed(
-                f"the switch sends to {wanted.memif.rx_queues} queues of the memif {port.name}, "
-                f"which has {port.memif.rx_queues}",
+                f"the switch sends to {wanted.port.rx_queues} queues of the memif {port.name}, "
+                f"which has {port.port.rx_queues}",
                 "pmd-cpu-mask was changed; DEL and ADD make the port with more queues",
             )
         if conf.iftype == "veth":
@@ -482,7 +482,7 @@ def _plan(attachment: Attachment, conf: EngineConf, settings: Row) -> tuple[Port
                 options=ports.memif_options(attachment.id, memif, address),
                 external_ids={**spec.external_ids, tags.SOCKET: memif.socket},
             ),
-            evolve(port, memif=memif),
+            evolve(port, port=memif),
         )
     vhost_user = ports.vhost_user(attachment, conf, directory)
     serves = vhost_user.mode == "server"
@@ -493,7 +493,7 @@ def _plan(attachment: Attachment, conf: EngineConf, settings: Row) -> tuple[Port
             options={"vhost-server-path": address} if serves else {},
             mtu_request=mtu,
         ),
-        evolve(port, vhost_user=vhost_user),
+        evolve(port, port=vhost_user),
     )
 
 

@@ -6,7 +6,14 @@ import os
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from userspace_cni.api import CheckFailed, ContainerEngine, EngineInfo, Handoff, InvalidConfig
+from userspace_cni.api import (
+    CheckFailed,
+    ContainerEngine,
+    EngineInfo,
+    Handoff,
+    InvalidConfig,
+    Memif,
+)
 from userspace_cni_vpp import bridge, tags
 from userspace_cni_vpp.connection import connect
 from userspace_cni_vpp.host import API_DIR, API_SOCKET, TIMEOUT
@@ -25,7 +32,6 @@ if TYPE_CHECKING:
         IPAddress,
         IPInterface,
         IPNetwork,
-        Memif,
         Route,
     )
     from userspace_cni_vpp.switch import Port
@@ -52,25 +58,26 @@ class VppContainerEngine(ContainerEngine):
         """See :meth:`.ContainerEngine.problems`."""
         if conf.net_type == "bridge":
             yield from bridge.problems(conf, "container")
-        if port is not None and port.memif is None:
+        memif = port.port if port is not None else None
+        if memif is not None and not isinstance(memif, Memif):
             yield InvalidConfig(
                 "container.engine",
                 f"'vpp' cannot use a port of iftype {conf.iftype}",
                 "VPP has no driver for the application's end of vhost-user: use memif",
             )
         given = next((s for s in conf.sections.values() if isinstance(s, MemifSection)), None)
-        if given is None or port is None or port.memif is None:
+        if given is None or not isinstance(memif, Memif):
             return
-        if given.is_server is not None and given.is_server != (port.memif.role == "server"):
+        if given.is_server is not None and given.is_server != (memif.role == "server"):
             yield InvalidConfig(
                 "container.memif.role",
-                f"expected {port.memif.role!r}, the opposite of the host's, got {given.role!r}",
+                f"expected {memif.role!r}, the opposite of the host's, got {given.role!r}",
                 "leave it out",
             )
-        if given.mode != port.memif.mode:
+        if given.mode != memif.mode:
             yield InvalidConfig(
                 "container.memif.mode",
-                f"expected {port.memif.mode!r}, as the host has, got {given.mode!r}",
+                f"expected {memif.mode!r}, as the host has, got {given.mode!r}",
                 "write the same mode at both ends",
             )
 
@@ -93,7 +100,7 @@ class VppContainerEngine(ContainerEngine):
             ips=attachment.ips,
             routes=(*attachment.routes, *more),
             dns=attachment.dns,
-            memif=port.memif,
+            port=port.port,
         )
 
     def add(self, handoff: Handoff) -> None:
@@ -171,9 +178,9 @@ def _switch() -> Switch:
 
 
 def _memif(handoff: Handoff) -> Memif:
-    if handoff.memif is None:
+    if not isinstance(handoff.port, Memif):
         raise InvalidConfig("iftype", f"engine 'vpp' has memif, got {handoff.iftype!r}")
-    return handoff.memif
+    return handoff.port
 
 
 def _is_memif_of(switch: Switch, port: Port, handoff: Handoff) -> bool:

@@ -103,9 +103,9 @@ class VppHostEngine(HostEngine):
         match conf.iftype:
             case "memif":
                 offered = Memif(role=memif.peer_role, mode=memif.mode, socket="")
-                return HostPort(name="", memif=offered)
+                return HostPort(name="", port=offered)
             case "vhostuser":
-                return HostPort(name="", vhost_user=VhostUser(mode=vhost.peer_mode, socket=""))
+                return HostPort(name="", port=VhostUser(mode=vhost.peer_mode, socket=""))
             case _:
                 return HostPort(name="")
 
@@ -293,10 +293,7 @@ class VppHostEngine(HostEngine):
             generation=switch.api.id,
             point_to_point=conf.net_type == "interface",
             interfaces=(Interface(name=name, mac=mac, mtu=mtu),),
-            memif=ports.memif_of(attachment, conf) if conf.iftype == "memif" else None,
-            vhost_user=(
-                ports.vhost_user_of(attachment, conf) if conf.iftype == "vhostuser" else None
-            ),
+            port=ports.port_of(attachment, conf),
         )
 
     # -- settings

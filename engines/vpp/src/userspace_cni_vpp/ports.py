@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from userspace_cni.api import CheckFailed, CniError, Code, InvalidConfig, Memif, VhostUser
+from userspace_cni.api import CheckFailed, CniError, Code, InvalidConfig, Kernel, Memif, VhostUser
 from userspace_cni.kernel import limits, veth
 from userspace_cni.kernel.links import Links
 from userspace_cni.kernel.namespace import Namespace
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from userspace_cni.api import Attachment, EngineConf, HostPort, SharedDirectory
+    from userspace_cni.api import Port as PortKind
     from userspace_cni_vpp.switch import Port, Switch
 
 MTU = 1500
@@ -38,6 +39,17 @@ _AF_PACKET_ETHERNET = 1  # AF_PACKET_API_MODE_ETHERNET
 _TAP_NAMESPACE_MAX = 63
 _SOCKET_NAME_MAX = 107
 _GRANTED = 0o660  # the mode that SharedDirectory.grant gives
+
+
+def port_of(attachment: Attachment, conf: EngineConf) -> PortKind:
+    """Return how the container reaches the port."""
+    match conf.iftype:
+        case "memif":
+            return memif_of(attachment, conf)
+        case "vhostuser":
+            return vhost_user_of(attachment, conf)
+        case _:
+            return Kernel()
 
 
 def memif_of(attachment: Attachment, conf: EngineConf) -> Memif:
@@ -152,25 +164,25 @@ def check(attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
 
     VPP is not asked: nobody can change these of an interface, only remove it.
     """
-    if conf.iftype == "veth":
-        with Links() as links:
-            veth.check(links, attachment, kernel.TAGS)
-        limits.check_inside(attachment)
-    elif conf.iftype == "tap":
-        limits.check_inside(attachment)
-    elif port.memif is not None:
-        _compare(port, memif_of(attachment, conf), port.memif, ("role", "mode", "id", "socket"))
-        if port.memif.role == "client" and not port.memif.socket.startswith(_ABSTRACT):
-            _check_socket(port)
-    elif port.vhost_user is not None:
-        _compare(port, vhost_user_of(attachment, conf), port.vhost_user, ("mode", "socket"))
-        if port.vhost_user.mode == "client":
-            _check_socket(port)
+    match port.port:
+        case Memif() as memif:
+            _compare(port, memif_of(attachment, conf), ("role", "mode", "id", "socket"))
+            if memif.role == "client" and not memif.socket.startswith(_ABSTRACT):
+                _check_socket(port)
+        case VhostUser(mode=mode):
+            _compare(port, vhost_user_of(attachment, conf), ("mode", "socket"))
+            if mode == "client":
+                _check_socket(port)
+        case _:
+            if conf.iftype == "veth":
+                with Links() as links:
+                    veth.check(links, attachment, kernel.TAGS)
+            limits.check_inside(attachment)
 
 
-def _compare(port: HostPort, wanted: object, found: object, what: Iterable[str]) -> None:
+def _compare(port: HostPort, wanted: PortKind, what: Iterable[str]) -> None:
     for name in what:
-        want, have = getattr(wanted, name), getattr(found, name)
+        want, have = getattr(wanted, name), getattr(port.port, name)
         if want != have:
             raise CheckFailed(
                 f"the container's end of {port.name} has another {name}",
