@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,9 +17,9 @@ from agent.conftest import MEMIF, VHOST, Container, document
 from userspace_cni import agent
 from userspace_cni.agent import downward_api, sources
 from userspace_cni.agent.sources import Found, Sources
-from userspace_cni.api import Memif, VhostUser
+from userspace_cni.api import Attachment, CustomPort, Handoff, Memif, VhostUser
 from userspace_cni.cni.errors import CniError
-from userspace_cni.handover import Document, load
+from userspace_cni.handover import Document, legacy, load
 
 STATUS = "k8s.v1.cni.cncf.io/network-status"
 
@@ -325,6 +326,23 @@ def test_the_most_telling_source_counts(container: Container) -> None:
     container.hand_over(document(port=VHOST))
     (found,) = _read(container).documents
     assert isinstance(found.handoff.port, VhostUser)
+
+
+def test_a_port_of_another_kind_comes_back_from_the_annotations(container: Container) -> None:
+    attachment = Attachment(
+        network="fast", container_id="c1", ifname="net1", netns="/n", interface="net1"
+    )
+    port = CustomPort(kind="af_xdp", socket="/node/x.sock", role="server", values={"queues": [3]})
+    handoff = Handoff(interface="net1", iftype="af_xdp", net_type="none", port=port)
+    told = legacy.describe(attachment, handoff, "xdp")
+    _annotate(container, legacy.CONFIGURATION_DATA, [told], **{legacy.MAPPED_DIR: "/mnt/"})
+    (found,) = _read(container).documents
+    assert found.engine == "xdp"
+    assert found.handoff == evolve(handoff, port=evolve(port, socket="/mnt/x.sock"))
+    for broken in ({"kind": "memif"}, {"socket": "../x"}, {"values": 7}, {"role": "king"}):
+        told["config"]["port"] = {"kind": "af_xdp", "values": {}} | broken
+        _annotate(container, legacy.CONFIGURATION_DATA, [told], **{legacy.MAPPED_DIR: "/mnt/"})
+        assert f"port of net1.{next(iter(broken))}: expected" in _problem(container)
 
 
 def test_annotations_are_quoted_as_go_does() -> None:

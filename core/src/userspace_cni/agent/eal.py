@@ -48,7 +48,7 @@ def arguments(documents: Iterable[Document]) -> list[str]:
                     f"{handoff.interface} is of iftype {handoff.iftype}: this agent knows no "
                     "argument of DPDK for it",
                     "use an iftype that it knows, vhostuser or memif; or give the application its "
-                    "arguments yourself, from: userspace-cni-agent environment",
+                    "arguments yourself, from: userspace-cni-agent env",
                 )
     vdevs = [f"--vdev={device}" for device in devices]
     return [*vdevs, "--single-file-segments"] if single_file else vdevs
