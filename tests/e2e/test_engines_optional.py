@@ -104,7 +104,7 @@ def test_the_same_network_works_once_the_engine_is_installed(
         assert "installed host engines: none" in outcome.text
     assert list(node.links(netns)) == ["lo"]
     assert lab_conf.leases(tmp_path / "leases") == []
-    assert "no engine is installed" in venv.run("userspace-cni", "engines")
+    assert "no host engine is installed" in venv.run("userspace-cni", "engines")
 
     venv.install("userspace-cni-linux")
     own.call("STATUS", status, node=node).succeeded()

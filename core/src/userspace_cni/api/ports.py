@@ -26,8 +26,11 @@ class Kernel:
     It is the only kind that is not handed over.
     """
 
+    #: The name of the kind.
     kind: ClassVar[str] = "kernel"
+    #: It has none.
     socket: ClassVar[str] = ""
+    #: It has none.
     role: ClassVar[Role] = ""
 
 
@@ -35,7 +38,9 @@ class Kernel:
 class Memif:
     """A shared memory packet interface."""
 
+    #: The name of the kind.
     kind: ClassVar[str] = "memif"
+    #: The container's: the ``server`` makes the socket, the ``client`` connects to it.
     role: Literal["server", "client"]
     #: Path of the socket on the node; ``@NAME`` is an abstract socket in the container's network
     #: namespace.
@@ -63,8 +68,9 @@ class Memif:
 class VhostUser:
     """A vhost-user interface."""
 
+    #: The name of the kind.
     kind: ClassVar[str] = "vhost-user"
-    #: The container's role.
+    #: The container's role: the ``server`` makes the socket, the ``client`` connects to it.
     mode: Literal["server", "client"]
     #: Path of the socket on the node.
     socket: str
@@ -115,6 +121,7 @@ class CustomPort:
     #: Path of its socket on the node, in the shared directory; as with :class:`Memif` it may be
     #: abstract. Each reader sees the path at which it has that directory.
     socket: str = ""
+    #: Who the container is at the socket; empty for a port without one.
     role: Role = ""
     #: What else the container must know, of JSON's types.
     values: Mapping[str, Any] = field(factory=dict, converter=_as_json, repr=False)

@@ -148,8 +148,8 @@ def _engines(_: argparse.Namespace) -> None:
     from userspace_cni.config.settings import load as load_settings
 
     engines = list(registry.installed())
-    if not engines:
-        print(f"no engine is installed; {pip_extra('linux')} has one")
+    if not any(engine.end == "host" for engine in engines):
+        print(f"no host engine is installed; install your switch's: {pip_extra('ENGINE')}")
     for engine in engines:
         state = "" if engine.usable else "BROKEN: "
         print(
