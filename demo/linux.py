@@ -1,4 +1,4 @@
-"""Two containers on a Linux bridge, attached by the executable as a container runtime calls it."""
+"""Attach two containers to a Linux bridge with the executable that a container runtime calls."""
 
 from __future__ import annotations
 

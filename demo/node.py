@@ -1,9 +1,9 @@
-"""A node for the demos, and a container runtime's part on it.
+"""A node for the demos, with a minimal container runtime.
 
-The node is a network namespace of its own, so that a demo never meets what else runs on this
-machine. The runtime does what every container runtime does: it makes a network namespace for each
-container, and executes the CNI plugin with the environment and the standard input that the
-specification demands.
+The node is a separate network namespace, so that a demo does not interfere with anything else on
+this machine. The runtime works like any container runtime: it creates a network namespace for each
+container, and executes the CNI plugin with the environment and standard input that the
+specification requires.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def say(text: str) -> None:
 
 
 class Node:
-    """Everything that the demo makes; leaving the context removes it, whatever happened."""
+    """Everything that the demo creates; leaving the context removes it in any case."""
 
     def __init__(self, ipam: str) -> None:
         self._ipam = ipam
@@ -55,7 +55,7 @@ class Node:
         self._cleanup.close()
 
     def container(self, name: str) -> str:
-        """Make a container: here, no more than its network namespace. Return its path."""
+        """Create a container, which here is only a network namespace, and return its path."""
         namespace = f"{self._name}-{name}"
         self._add_namespace(namespace)
         return f"/run/netns/{namespace}"

@@ -1,8 +1,8 @@
-"""Two DPDK applications on OVS-DPDK, attached as a container runtime does it, exchange packets.
+"""Attach two DPDK applications to OVS-DPDK, and let them exchange packets.
 
-First by vhost-user, then by memif. The switch is private to this demo: a network namespace of its
-own, a directory of its own, no hugepages, no PCI device. The applications are dpdk-testpmd, each in
-a network namespace of its own, and know nothing but what the plugin handed over to them.
+First by vhost-user, then by memif. The switch is private to this demo: it has its own network
+namespace and directory, and uses no hugepages and no PCI device. The applications are dpdk-testpmd,
+each in its own network namespace. They only know what the plugin handed over to them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-# The lab of the tests starts private switches and drives testpmd; the demo shows what they do.
+# The lab of the tests starts private switches and drives testpmd.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from lab.node import Node, poll
@@ -36,7 +36,7 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    """Start a switch, attach and use both kinds of ports, and show that nothing is left."""
+    """Start a switch, attach and use both types of ports, and show that nothing is left."""
     with ExitStack() as stack:
         say("A private Open vSwitch with DPDK: no hugepages, no PCI devices")
         node = stack.enter_context(Node())
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def installed(node: Node, ovs: Ovs) -> Plugin:
-    """Install the plugin as an operator does, with settings that lead to the private switch."""
+    """Install the plugin as an operator does, with settings for the private switch."""
     bin_dir = node.dir / "bin"
     bin_dir.mkdir()
     install(bin_dir)
@@ -73,7 +73,7 @@ def installed(node: Node, ovs: Ovs) -> Plugin:
 
 
 def show(node: Node, ovs: Ovs, plugin: Plugin, iftype: str) -> None:
-    """Attach two containers by *iftype*, exchange packets, detach."""
+    """Attach two containers with ports of *iftype*, exchange packets, and detach them."""
     network: dict[str, Any] = {
         "cniVersion": "1.1.0",
         "name": f"demo-{iftype}",
@@ -128,7 +128,7 @@ def show(node: Node, ovs: Ovs, plugin: Plugin, iftype: str) -> None:
 
 
 def count(sender: Testpmd, receiver: Testpmd) -> None:
-    """Send a known number of packets; all must arrive."""
+    """Send a known number of packets, all of which must arrive."""
     say(f"{ROUNDS} times {BURSTS} bursts of 32 packets from {sender.queues} queue(s)")
     receiver.command("start")
     expected = 0
@@ -144,7 +144,7 @@ def count(sender: Testpmd, receiver: Testpmd) -> None:
 
 
 def rate(sender: Testpmd, receiver: Testpmd) -> None:
-    """Send as fast as it goes for some seconds."""
+    """Send at full speed for some seconds, and print the rate."""
     say(f"As fast as it goes for {SECONDS} s, 64 bytes each")
     sender.command("set fwd txonly")
     before, start = receiver.received, time.monotonic()

@@ -1,6 +1,7 @@
-"""Two containers with a VPP each, attached to the VPP of the host by memif, ping one another.
+"""Attach two containers that run VPP to the VPP of the host by memif, and ping between them.
 
-Needs VPP: `vpp` in PATH, or VPP_PREFIX. All three are private to the demo: no hugepages, no DPDK.
+Needs VPP: `vpp` in PATH, or VPP_PREFIX. All three VPPs are private to the demo and use neither
+hugepages nor DPDK.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-# The lab of the tests starts private VPPs; the demo shows what they do.
+# The lab of the tests starts private VPPs.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from lab import vpp_lab

@@ -1,4 +1,4 @@
-"""The contract of engines, kept by this one."""
+"""Test that this engine keeps the contract of engines."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from userspace_cni.testing import Damage, EngineContract, Switch
 
 
 class ExampleSwitch(Switch):
-    """A directory; it is down while it has another name."""
+    """A directory. The switch is down while the directory has another name."""
 
     forgets = False
 

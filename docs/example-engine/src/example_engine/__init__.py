@@ -1,7 +1,8 @@
-"""An engine whose switch is a directory: a port is a file there, and its tag is the file's name.
+"""An engine whose switch is a directory: a port is a file in it, and its tag is the file's name.
 
-It moves no packets, and is whole in everything else: what it makes is tagged, what fails is undone,
-what is gone already is no error, and a switch that is down is told apart from one that refuses.
+It moves no packets, but is complete otherwise: it tags what it makes, undoes what fails, accepts
+the deletion of a port that no longer exists, and distinguishes a switch that is down from one that
+refuses.
 
 Configuration::
 
@@ -46,7 +47,7 @@ def _short(_: object, __: object, text: str) -> None:
 class Note:
     """The section ``note``."""
 
-    #: What stands in the port's file.
+    #: The content of the port's file.
     text: str = field(default="", validator=_short)
 
 
@@ -112,7 +113,7 @@ class ExampleHostEngine(HostEngine):
 
 
 class ExampleContainerEngine(ContainerEngine):
-    """The application reads the port's file itself: there is nothing to configure for it."""
+    """The application reads the port's file itself, so there is nothing to configure."""
 
     info: ClassVar[EngineInfo] = _INFO
     where: ClassVar[Literal["node", "container"]] = "node"
@@ -137,5 +138,5 @@ class ExampleContainerEngine(ContainerEngine):
 
 
 def _digest(network: str) -> str:
-    # A network's name may be longer than a file's.
+    # A network's name may be longer than the name of a file.
     return sha256(network.encode()).hexdigest()[:16]
