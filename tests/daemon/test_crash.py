@@ -21,7 +21,7 @@ from lab.daemon import Daemon
 from lab.daemon_lab import daemon_of, environ, exchanged, queued
 from lab.node import Node, poll
 from lab.plugin import Plugin, clean_environ
-from userspace_cni.daemon import protocol
+from userspace_cni import frames
 from userspace_cni.store import Store
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Traffic:
 
     def frame(self, command: str, ifname: str) -> bytes:
         variables = environ(self.lab, command, CNI_IFNAME=ifname) | {"CNI_NETNS": self.netns}
-        return protocol.dump_request(variables, json.dumps(self.config).encode())
+        return frames.dump_request(variables, json.dumps(self.config).encode())
 
     def records(self) -> dict[str, str]:
         with closing(Store(self.lab.plugin.state_dir, 30)) as store:

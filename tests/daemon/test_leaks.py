@@ -16,7 +16,7 @@ import pytest
 from lab.conf import host_local
 from lab.daemon_lab import connected, daemon_of, environ, exchanged, queued, rss, started
 from lab.node import Node, poll
-from userspace_cni.daemon import protocol
+from userspace_cni import frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ def _caller(lab: ExampleLab, netns: str) -> Call:
 
     def call(command: str, config: Any, container: str) -> Outcome:
         variables = environ(lab, command, container, CNI_NETNS=netns, CNI_IFNAME=container)
-        return exchanged(path, protocol.dump_request(variables, json.dumps(config).encode()))
+        return exchanged(path, frames.dump_request(variables, json.dumps(config).encode()))
 
     return call
 
@@ -109,7 +109,7 @@ def test_the_example_engine_leaks_nothing(lab: ExampleLab) -> None:
         _live(call, config, broken, container)
         with closing(connected(daemon.socket)) as end:
             end.sendall(b"ucni garbage")
-        queued(lab, protocol.dump_request(environ(lab, "DEL", container), b"{}"), number)
+        queued(lab, frames.dump_request(environ(lab, "DEL", container), b"{}"), number)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
             assert answer.read()
 

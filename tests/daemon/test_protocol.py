@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from lab.daemon_lab import answered, connected, exchanged, frame, started
 from lab.plugin import clean_environ
+from userspace_cni import frames
 from userspace_cni.cni.errors import CniError
-from userspace_cni.daemon import protocol
-from userspace_cni.daemon.protocol import BadFrame, Reply
+from userspace_cni.frames import BadFrame, Reply
 
 if TYPE_CHECKING:
     from core.example_lab import ExampleLab
@@ -122,7 +122,7 @@ def test_the_answer_is_that_of_the_one_process_plugin_byte_for_byte(lab: Example
     for command in ("VERSION", "STATUS", "CHECK", "GC", "NOPE", "DEL"):
         for config in configs:
             request = frame(lab, command, config)
-            environ, stdin = protocol.load_request(request)
+            environ, stdin = frames.load_request(request)
             alone = subprocess.run(
                 [sys.executable, "-Ic", ALONE],
                 input=stdin, env={**clean_environ(), **lab.plugin.env, **environ},
@@ -134,30 +134,30 @@ def test_the_answer_is_that_of_the_one_process_plugin_byte_for_byte(lab: Example
 
 @given(st.dictionaries(NAMES, VALUES), st.binary())
 def test_a_request_survives_its_frame(environ: dict[str, str], stdin: bytes) -> None:
-    assert protocol.load_request(protocol.dump_request(environ, stdin)) == (environ, stdin)
+    assert frames.load_request(frames.dump_request(environ, stdin)) == (environ, stdin)
 
 
 @given(st.integers(0, 255), st.binary(), st.binary())
 def test_an_answer_survives_its_frame(status: int, out: bytes, err: bytes) -> None:
     reply = Reply(status, out, err)
-    assert protocol.load_reply(protocol.dump_reply(reply)) == reply
+    assert frames.load_reply(frames.dump_reply(reply)) == reply
 
 
 @given(st.binary())
 def test_any_other_bytes_are_no_frame(noise: bytes) -> None:
     with pytest.raises(CniError):
-        protocol.load_request(noise)
+        frames.load_request(noise)
     with pytest.raises(ValueError, match="answer"):
-        protocol.load_reply(noise)
+        frames.load_reply(noise)
 
 
 def test_of_a_variable_that_comes_twice_the_first_counts_as_in_python() -> None:
     environment = b"A=1\0NOTHING\0A=2\0\xff=\xfe\0"
     request = _head(len(environment), 0) + environment
-    environ, _ = protocol.load_request(request)
+    environ, _ = frames.load_request(request)
     assert environ == {"A": "1", os.fsdecode(b"\xff"): os.fsdecode(b"\xfe")}
     with pytest.raises(BadFrame, match="1 bytes follow"):
-        protocol.load_request(request + b"x")
+        frames.load_request(request + b"x")
 
 
 def test_a_reader_that_is_slow_to_take_the_answer_is_let_go(lab: ExampleLab) -> None:

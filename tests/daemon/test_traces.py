@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from userspace_cni.dispatch import Answer
+    from userspace_cni.cni.answer import Answer
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE, PARENT = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
@@ -54,7 +54,7 @@ class Traced:
 
     def call(self, command: str, conf: object, **variables: str) -> Answer:
         stdin = json.dumps(conf).encode()
-        return self.service.answer(environ(self.lab, command, **variables), stdin, StringIO())
+        return self.service.call(environ(self.lab, command, **variables), stdin, StringIO())
 
     @property
     def spans(self) -> list[ReadableSpan]:
@@ -75,7 +75,7 @@ def traced(lab: ExampleLab) -> Iterator[Traced]:
     memory = InMemorySpanExporter()
     traces = Traces(SimpleSpanProcessor(memory))
     with closing(traces), closing(Runtime(node, phase=traces.phase)) as runtime:
-        yield Traced(lab, runtime, traces, Service(runtime, node, traces, lambda _: None), memory)
+        yield Traced(lab, runtime, traces, Service(runtime, traces, lambda _: None), memory)
 
 
 def _root(traced: Traced) -> ReadableSpan:

@@ -16,8 +16,8 @@ import pytest
 
 from lab.daemon_lab import connected, environ, exchanged, frame, started
 from lab.node import poll
+from userspace_cni import frames
 from userspace_cni.cni.errors import CniError, Code
-from userspace_cni.daemon import protocol
 from userspace_cni.daemon.pool import Job, Pool
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def test_more_idle_connections_than_descriptors_end_no_daemon(lab: ExampleLab) -
 
 def test_a_request_that_gets_no_thread_is_told_to_come_again(lab: ExampleLab) -> None:
     daemon = started(lab)
+    # Answered without a thread, by a daemon that has started all of its own.
+    assert exchanged(daemon.socket, b"no frame").code == 6
     taken = int(Path(f"/proc/{daemon.pid}/statm").read_text().split()[0]) * os.sysconf(
         "SC_PAGESIZE"
     )
@@ -127,5 +129,5 @@ def test_what_waits_for_its_network_is_done_in_turn_or_refused_in_time() -> None
 @pytest.mark.parametrize("content", [b"{}", b"[]", b"", b'{"name": 7}', b"\xff"])
 def test_a_request_without_a_network_is_answered(lab: ExampleLab, content: bytes) -> None:
     daemon = started(lab)
-    request = protocol.dump_request(environ(lab, "STATUS"), content)
+    request = frames.dump_request(environ(lab, "STATUS"), content)
     assert exchanged(daemon.socket, request).code in (1, 6, 7)

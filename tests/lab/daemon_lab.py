@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from lab.plugin import Outcome
-from userspace_cni.daemon import protocol
+from userspace_cni import frames
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def environ(lab: ExampleLab, command: str, container: str = "c1", **more: str) -
 
 
 def frame(lab: ExampleLab, command: str, config: object, container: str = "c1") -> bytes:
-    return protocol.dump_request(environ(lab, command, container), json.dumps(config).encode())
+    return frames.dump_request(environ(lab, command, container), json.dumps(config).encode())
 
 
 def connected(path: Path, timeout: float = 60) -> socket.socket:
@@ -73,7 +73,7 @@ def answered(end: socket.socket) -> Outcome:
     with suppress(ConnectionResetError):
         while chunk := end.recv(1 << 16):
             frame += chunk
-    reply = protocol.load_reply(bytes(frame))
+    reply = frames.load_reply(bytes(frame))
     return Outcome(status=reply.status, out=reply.out.decode(), err=reply.err.decode())
 
 

@@ -17,7 +17,7 @@ from userspace_cni.plugin import respond
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from userspace_cni.dispatch import Answer
+    from userspace_cni.cni.answer import Answer
 
 
 @define

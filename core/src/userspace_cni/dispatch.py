@@ -9,94 +9,88 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from userspace_cni.cni.errors import CniError, Code, internal_error
+from userspace_cni.cni.answer import Answer, failure, success
+from userspace_cni.cni.errors import CniError, internal_error
 from userspace_cni.cni.versions import SUPPORTED
 
 if TYPE_CHECKING:
-    from typing import TextIO
+    from pathlib import Path
+    from typing import Self, TextIO
 
     from userspace_cni.cni.request import Request
-    from userspace_cni.config.settings import Settings
+    from userspace_cni.queue import Queue
     from userspace_cni.runtime import Runtime
 
 _NEWEST = SUPPORTED[-1]
 
 
-class Answer(NamedTuple):
-    """What the caller gets."""
+class Dispatcher:
+    """Answers CNI calls. A context manager, which closes the runtime."""
 
-    #: The exit status.
-    status: int
-    #: Standard output: one JSON object, or nothing where the specification has none.
-    out: str
-    #: That of the error, 0 for a success.
-    code: int
+    def __init__(self, runtime: Runtime | None = None) -> None:
+        """Let *runtime* serve the requests of any number of threads.
 
+        Without one, the first request makes one, for the node that its environment tells of; no
+        other thread may have a request served meanwhile.
+        """
+        self._runtime = runtime
 
-def answer(
-    environ: Mapping[str, str],
-    stdin: bytes,
-    serve: Callable[[Mapping[str, str], dict[str, Any]], dict[str, Any] | None],
-) -> Answer:
-    """Answer the call that *environ* and *stdin* make. Never raises.
+    def __enter__(self) -> Self:
+        return self
 
-    *serve* is given the environment and the decoded configuration of every command but VERSION.
-    """
-    version = _NEWEST
-    try:
-        if environ.get("CNI_COMMAND") == "VERSION":
-            return _success(_versions(stdin))
-        from userspace_cni.cni import request
+    def __exit__(self, *_: object) -> None:
+        if self._runtime is not None:
+            self._runtime.close()
 
-        config = request.decode(stdin)
-        stated = config.get("cniVersion")
-        version = stated if stated in SUPPORTED else _NEWEST
-        return _success(serve(environ, config))
-    except CniError as error:
-        return failure(error, version)
-    except BaseException as error:  # noqa: BLE001  whatever happens the caller must get JSON
-        return failure(_internal(error), version)
+    def call(
+        self,
+        environ: Mapping[str, str],
+        stdin: bytes,
+        stderr: TextIO,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Answer:
+        """Answer the call that *environ* and *stdin* make. Never raises.
 
-
-def failure(error: CniError, version: str = _NEWEST) -> Answer:
-    """Return how a caller of CNI *version* is told of *error*."""
-    return Answer(1, json.dumps(error.to_json(version)) + "\n", error.code or Code.INTERNAL)
-
-
-def serve(
-    runtime: Runtime, settings: Settings, request: Request, stderr: TextIO
-) -> dict[str, Any] | None:
-    """Let *runtime* serve *request*; what is logged goes to *stderr*, and where *settings* say.
-
-    A network's own ``logFile`` and ``logLevel`` win over the node's.
-    """
-    from pathlib import Path
-
-    from userspace_cni import deadline, log
-    from userspace_cni.config.settings import LOG_LEVELS
-
-    own_file, own_level = (request.config.get(key) for key in ("logFile", "logLevel"))
-    level = own_level.lower() if isinstance(own_level, str) else ""
-    with (
-        deadline.within(settings.budget),
-        log.scope(
-            level if level in LOG_LEVELS else settings.log_level,
-            Path(own_file)
-            if isinstance(own_file, str) and own_file.startswith("/")
-            else settings.log_file,
-            f"{request.command} network={request.network} container={request.container_id} "
-            f"ifname={request.ifname}: ",
-            stderr,
-        ),
-    ):
+        What is logged goes to *stderr* too. An ADD or a DEL that is no longer *wanted* when its
+        turn comes is not begun.
+        """
+        version = _NEWEST
+        parsed: Request | None = None
         try:
-            return runtime.serve(request)
-        except CniError:
-            raise
-        except BaseException as error:
-            raise _internal(error) from error
+            if environ.get("CNI_COMMAND") == "VERSION":
+                return success(_versions(stdin))
+            from userspace_cni.cni import request
+
+            config = request.decode(stdin)
+            version = request.version_of_errors(config)
+            parsed = request.parse(environ, config, wanted)
+            return success(self._served(parsed, stderr), parsed)
+        except CniError as error:
+            return failure(error, version, parsed)
+        except BaseException as error:  # noqa: BLE001  whatever happens the caller must get JSON
+            return failure(_internal(error), version, parsed)
+
+    def queue_in(self, directory: Path) -> Queue:
+        """Return the DELs in *directory*, which the shim has queued while no daemon answered."""
+        from userspace_cni.queue import Queue
+
+        return Queue(directory, self.call, self.replayed)
+
+    def replayed(self, outcome: str) -> None:
+        """Note the *outcome* of one queued DEL; see :meth:`.Observer.replayed`."""
+
+    def _served(self, request: Request, stderr: TextIO) -> dict[str, Any] | None:
+        from userspace_cni import deadline
+
+        runtime = self._runtime
+        if runtime is None:
+            runtime = self._runtime = _runtime_of(request)
+        with deadline.within(runtime.settings.budget):
+            if request.command == "ADD" and _is_any(runtime.settings.queue):
+                self.queue_in(runtime.settings.queue).replay_before(request.environ)
+            return _serve(runtime, request, stderr)
 
 
 def outlive_engines() -> None:
@@ -114,15 +108,49 @@ def outlive_engines() -> None:
     setattr(os, "_exit", end)  # noqa: B010  to mypy a function is no variable
 
 
+def _runtime_of(request: Request) -> Runtime:
+    from userspace_cni.config.settings import load
+    from userspace_cni.runtime import Runtime
+
+    return Runtime(load(request.environ))
+
+
+def _is_any(directory: Path) -> bool:
+    try:
+        return bool(os.listdir(directory))
+    except OSError:
+        return False
+
+
+def _serve(runtime: Runtime, request: Request, stderr: TextIO) -> dict[str, Any] | None:
+    """Let *runtime* serve *request*; what is logged goes to *stderr*, and where settings say.
+
+    A network's own ``logFile`` and ``logLevel`` win over the node's.
+    """
+    from userspace_cni import log
+    from userspace_cni.config import RecordedConf
+
+    own = RecordedConf(request.config)
+    with log.scope(
+        own.log_level or runtime.settings.log_level,
+        own.log_file or runtime.settings.log_file,
+        f"{request.command} network={request.network} container={request.container_id} "
+        f"ifname={request.ifname}: ",
+        stderr,
+    ):
+        try:
+            return runtime.serve(request)
+        except CniError:
+            raise
+        except BaseException as error:
+            raise _internal(error) from error
+
+
 def _internal(error: BaseException) -> CniError:
     from userspace_cni.log import logger
 
     logger.error("internal error", exc_info=error)
     return internal_error(error)
-
-
-def _success(body: dict[str, Any] | None) -> Answer:
-    return Answer(0, "" if body is None else json.dumps(body) + "\n", 0)
 
 
 def _versions(stdin: bytes) -> dict[str, Any]:

@@ -8,19 +8,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from userspace_cni import dispatch
+from userspace_cni.cni.answer import Answer, failure
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.versions import SUPPORTED
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import TextIO
-
-    from userspace_cni.config.settings import Settings
-    from userspace_cni.runtime import Runtime
 
 
 def main() -> int:
@@ -47,16 +43,17 @@ def main() -> int:
     return answer.status
 
 
-def respond(environ: Mapping[str, str], stdin: bytes, stderr: TextIO) -> dispatch.Answer:
+def respond(environ: Mapping[str, str], stdin: bytes, stderr: TextIO) -> Answer:
     """Serve the request that *environ* and *stdin* make; what is logged goes to *stderr*."""
-    return dispatch.answer(environ, stdin, partial(_serve, stderr=stderr))
+    with dispatch.Dispatcher() as dispatcher:
+        return dispatcher.call(environ, stdin, stderr)
 
 
-def _answer() -> dispatch.Answer:
+def _answer() -> Answer:
     try:
         stdin = _read()
     except CniError as error:
-        return dispatch.failure(error)
+        return failure(error)
     return respond(os.environ, stdin, sys.stderr)
 
 
@@ -76,45 +73,3 @@ def _read() -> bytes:
         return sys.stdin.buffer.read()
     except (OSError, AttributeError) as error:  # AttributeError: standard input is closed
         raise CniError(Code.IO_FAILURE, "standard input cannot be read", str(error)) from error
-
-
-def _serve(
-    environ: Mapping[str, str], config: dict[str, Any], *, stderr: TextIO
-) -> dict[str, Any] | None:
-    from userspace_cni import deadline
-    from userspace_cni.cni import request
-    from userspace_cni.config.settings import load
-    from userspace_cni.runtime import Runtime
-
-    parsed = request.parse(environ, config)
-    settings = load(environ)
-    runtime = Runtime(settings)
-    try:
-        with deadline.within(settings.budget):
-            if parsed.command == "ADD" and _is_any(settings.queue):
-                _replay_before(environ, runtime, settings)
-            return dispatch.serve(runtime, settings, parsed, stderr)
-    finally:
-        runtime.close()
-
-
-def _is_any(directory: Path) -> bool:
-    try:
-        return bool(os.listdir(directory))
-    except OSError:
-        return False
-
-
-def _replay_before(environ: Mapping[str, str], runtime: Runtime, settings: Settings) -> None:
-    """Carry out the DELs of the same attachment that the shim has queued while a daemon died."""
-    from userspace_cni.cni import request
-    from userspace_cni.daemon.observer import Observer
-    from userspace_cni.daemon.queue import Queue
-
-    def answer(environ: Mapping[str, str], stdin: bytes, stderr: TextIO) -> dispatch.Answer:
-        def serve(environ: Mapping[str, str], config: dict[str, Any]) -> dict[str, Any] | None:
-            return dispatch.serve(runtime, settings, request.parse(environ, config), stderr)
-
-        return dispatch.answer(environ, stdin, serve)
-
-    Queue(settings.queue, answer, Observer()).replay_before(environ)

@@ -52,8 +52,14 @@ class Request:
     wanted: Callable[[], bool] = field(default=lambda: True, eq=False, repr=False)
 
 
-def parse(environ: Mapping[str, str], config: Mapping[str, Any]) -> Request:
+def parse(
+    environ: Mapping[str, str],
+    config: Mapping[str, Any],
+    wanted: Callable[[], bool] = lambda: True,
+) -> Request:
     """Check the environment and the reserved keys of *config*; return the request.
+
+    *wanted* tells whether anybody still waits for the answer.
 
     Raises:
         CniError: 4 for the environment, 1 for the version, 7 for the network's name.
@@ -86,6 +92,7 @@ def parse(environ: Mapping[str, str], config: Mapping[str, Any]) -> Request:
         config=config,
         netns_override=environ.get("CNI_NETNS_OVERRIDE", "").lower() in _TRUE,
         environ=environ,
+        wanted=wanted,
     )
 
 
@@ -144,6 +151,12 @@ def version_of(config: Mapping[str, Any]) -> str:
             f"this plugin supports {', '.join(SUPPORTED)}",
         )
     return version
+
+
+def version_of_errors(config: Mapping[str, Any]) -> str:
+    """Return the version in which the caller is told what is wrong with *config*."""
+    version = config.get("cniVersion")
+    return version if version in SUPPORTED else SUPPORTED[-1]
 
 
 def is_ifname(name: str) -> bool:

@@ -8,9 +8,11 @@ from userspace_cni.config.network import (
     pod_of,
     require_bandwidth,
 )
+from userspace_cni.config.recorded import RecordedConf
 
 __all__ = [
     "NetConf",
+    "RecordedConf",
     "engine_conf",
     "engine_name",
     "load",

@@ -63,7 +63,7 @@ class _Daemon:
         runtime = Runtime(settings, alone=False, phase=observer.phase)
         stack.callback(_close, runtime)
         self._reconciler = Reconciler(runtime, settings.daemon, observer, self._stop, self._replay)
-        self._service = Service(runtime, settings, observer, self._reconciler.notice)
+        self._service = Service(runtime, observer, self._reconciler.notice)
         if figures is not None:
             from userspace_cni.daemon import health
 

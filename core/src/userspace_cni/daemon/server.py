@@ -22,11 +22,11 @@ from threading import BoundedSemaphore
 
 from attrs import define, field
 
-from userspace_cni import directories, dispatch
+from userspace_cni import directories, frames
+from userspace_cni.cni.answer import failure
 from userspace_cni.cni.errors import CniError, Code
-from userspace_cni.daemon import protocol
 from userspace_cni.daemon.pool import Job, Pool
-from userspace_cni.daemon.protocol import BadFrame, Reply
+from userspace_cni.frames import BadFrame, Reply
 from userspace_cni.log import logger
 
 #: A shim writes its request, and reads the answer, at once.
@@ -226,7 +226,7 @@ class Server:
             return
         caller.received += chunk
         try:
-            environ, stdin = protocol.read_request(_reader(caller.received))
+            environ, stdin = frames.read_request(_reader(caller.received))
         except _Incomplete:
             if not chunk:
                 self._let_go(caller, BadFrame("it ends early"))
@@ -235,7 +235,7 @@ class Server:
             self._let_go(caller, error)
             return
         self._let_go(caller)
-        network = protocol.network_of(stdin)
+        network = frames.network_of(stdin)
         until = caller.since + self._patience
         connection = caller.connection
         connection.setblocking(True)
@@ -297,7 +297,7 @@ class Server:
             with connection:
                 reply = self._serve(environ, stdin, partial(_waits, connection), since)
                 connection.settimeout(_PATIENCE)
-                connection.sendall(protocol.dump_reply(reply))
+                connection.sendall(frames.dump_reply(reply))
         except OSError as error:
             logger.warning("a caller did not take its answer: %s", error)
         except Exception:  # noqa: BLE001  nobody else would tell of it
@@ -314,10 +314,10 @@ def _in_turn(run: Callable[[], None], turns: BoundedSemaphore) -> None:
 def _refuse(connection: socket.socket, error: CniError) -> None:
     """Answer *error*, which any buffer takes at once, and close."""
     logger.warning("refused a request: %s", error)
-    answer = dispatch.failure(error)
+    answer = failure(error)
     with connection, suppress(OSError):
         connection.setblocking(False)
-        connection.sendall(protocol.dump_reply(Reply(answer.status, answer.out.encode(), b"")))
+        connection.sendall(frames.dump_reply(Reply(answer.status, answer.out.encode(), b"")))
 
 
 def _waits(connection: socket.socket) -> bool:
@@ -342,7 +342,7 @@ class _Incomplete(Exception):
     """More of a request is still to come."""
 
 
-def _reader(received: bytearray) -> protocol.Reader:
+def _reader(received: bytearray) -> frames.Reader:
     """Return what reads a request from its beginning, of which *received* is here."""
     position = 0
 

@@ -9,20 +9,20 @@ from io import StringIO
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
-from userspace_cni import config, deadline, dispatch
+from userspace_cni import config, deadline
 from userspace_cni.cni import request
+from userspace_cni.config import RecordedConf
 from userspace_cni.daemon.observer import Served
-from userspace_cni.daemon.protocol import Reply
-from userspace_cni.daemon.queue import Queue
+from userspace_cni.dispatch import Dispatcher
+from userspace_cni.frames import Reply
 from userspace_cni.log import logger
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
+    from userspace_cni.cni.answer import Answer
     from userspace_cni.cni.request import Request
-    from userspace_cni.config.settings import Settings
     from userspace_cni.daemon.observer import Observer
-    from userspace_cni.dispatch import Answer
     from userspace_cni.runtime import Runtime
 
 _COMMANDS = frozenset((*request.REQUIRED, "VERSION"))
@@ -31,13 +31,12 @@ _ERR_MAX = 1 << 20  # bytes
 _PLAIN = re.compile(r"[^\s\"=\\]+")
 
 
-class Service:
-    """Serves requests from any number of threads."""
+class Service(Dispatcher):
+    """Serves requests from any number of threads, and tells of them."""
 
     def __init__(
         self,
         runtime: Runtime,
-        settings: Settings,
         observer: Observer,
         on_attached: Callable[[Mapping[str, Any]], None],
     ) -> None:
@@ -45,11 +44,11 @@ class Service:
 
         *on_attached* is given the ``host`` part of the network that an ADD has attached to.
         """
-        self._runtime = runtime
+        super().__init__(runtime)
+        self._served_by = runtime
         self._on_attached = on_attached
-        self._settings = settings
         self._observer = observer
-        self.queue = Queue(settings.queue, self.answer, observer)
+        self.queue = self.queue_in(runtime.settings.queue)
 
     def reply(
         self, environ: Mapping[str, str], stdin: bytes, wanted: Callable[[], bool], since: float
@@ -59,87 +58,69 @@ class Service:
         Its time began at *since*, of the monotonic clock.
         """
         stderr = StringIO()
-        with deadline.within(self._settings.budget, since):
-            answer = self.answer(environ, stdin, stderr, wanted)
+        with deadline.within(self._served_by.settings.budget, since):
+            answer = self.call(environ, stdin, stderr, wanted)
         return Reply(
             answer.status,
             answer.out.encode(),
             stderr.getvalue().encode(errors="backslashreplace")[:_ERR_MAX],
         )
 
-    def answer(
+    def call(
         self,
         environ: Mapping[str, str],
         stdin: bytes,
-        stderr: StringIO,
+        stderr: TextIO,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Answer:
-        """Answer the request; what it logs goes to *stderr* too.
-
-        An ADD that is no longer *wanted* when its turn comes is not begun.
-        """
-        command = environ.get("CNI_COMMAND", "")
+        """See :meth:`.Dispatcher.call`."""
         with self._observer.serving(environ) as handed_on:
-            answer, parsed, seconds = self._served(handed_on, stdin, stderr, wanted)
-            served = Served(
-                command=command if command in _COMMANDS else "other",
-                network=parsed.network if parsed else "",
-                container_id=environ.get("CNI_CONTAINERID", ""),
-                ifname=environ.get("CNI_IFNAME", ""),
-                engine=self._engine_of(parsed),
-                code=answer.code,
-                seconds=seconds,
-            )
+            start = perf_counter()
+            answer = super().call(handed_on, stdin, stderr, wanted)
+            served = self._as_served(environ, answer, perf_counter() - start)
             self._observer.request(served)
+        self._tell(served, environ, answer.request)
+        if answer.request and answer.request.command == "ADD" and not answer.status:
+            self._on_attached(RecordedConf(answer.request.config).host)
+        return answer
+
+    def replayed(self, outcome: str) -> None:
+        """See :meth:`.Observer.replayed`."""
+        self._observer.replayed(outcome)
+
+    def _as_served(self, environ: Mapping[str, str], answer: Answer, seconds: float) -> Served:
+        command, request = environ.get("CNI_COMMAND", ""), answer.request
+        engine = RecordedConf(request.config).host_engine if request else ""
+        return Served(
+            command=command if command in _COMMANDS else "other",
+            network=request.network if request else "",
+            container_id=environ.get("CNI_CONTAINERID", ""),
+            ifname=environ.get("CNI_IFNAME", ""),
+            # If there is one of that name.
+            engine=engine if engine in self._served_by.engines else "",
+            code=answer.code,
+            seconds=seconds,
+        )
+
+    def _tell(self, served: Served, environ: Mapping[str, str], request: Request | None) -> None:
         told = {
-            "command": command,
+            "command": environ.get("CNI_COMMAND", ""),
             "network": served.network,
             "container": served.container_id,
             "ifname": served.ifname,
-            "pod": _pod(parsed),
+            "pod": _pod(request),
             "engine": served.engine,
-            "ms": f"{seconds * 1000:.1f}",
-            "code": str(answer.code),
+            "ms": f"{served.seconds * 1000:.1f}",
+            "code": str(served.code),
         }
         logger.info(
             "request %s",
             " ".join(f"{key}={_quoted(value)}" for key, value in told.items() if value),
         )
-        return answer
-
-    def _served(
-        self,
-        environ: Mapping[str, str],
-        stdin: bytes,
-        stderr: StringIO,
-        wanted: Callable[[], bool],
-    ) -> tuple[Answer, Request | None, float]:
-        """Serve the request; return the answer, the request if it is one, and its duration."""
-        start = perf_counter()
-        parsed: Request | None = None
-
-        def serve(environ: Mapping[str, str], network: dict[str, Any]) -> dict[str, Any] | None:
-            nonlocal parsed
-            parsed = evolve(request.parse(environ, network), wanted=wanted)
-            if parsed.command == "ADD":
-                self.queue.replay_before(environ)
-            answered = dispatch.serve(self._runtime, self._settings, parsed, stderr)
-            if parsed.command == "ADD":
-                self._on_attached(parsed.config["host"])
-            return answered
-
-        answer = dispatch.answer(environ, stdin, serve)
-        return answer, parsed, perf_counter() - start
-
-    def _engine_of(self, parsed: Request | None) -> str:
-        """Return the host engine's name, if there is one of that name."""
-        host = parsed.config.get("host") if parsed else None
-        name = host.get("engine") if isinstance(host, dict) else None
-        return name if isinstance(name, str) and name in self._runtime.engines else ""
 
 
-def _pod(parsed: Request | None) -> str:
-    pod = config.pod_of(parsed.args) if parsed else None
+def _pod(request: Request | None) -> str:
+    pod = config.pod_of(request.args) if request else None
     return f"{pod.namespace}/{pod.name}" if pod else ""
 
 

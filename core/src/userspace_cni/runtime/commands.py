@@ -49,7 +49,7 @@ class Runtime:
             phase: Surrounds the steps of requests: ipam, host, handover, container, store.
 
         """
-        self._settings = settings
+        self.settings = settings
         self._alone = alone
         self._phase = phase
         self.store = Store(settings.state_dir, settings.timeout)
@@ -176,7 +176,7 @@ class Runtime:
     def _allocation(
         self, plan: Plan, request: Request, lock: int
     ) -> AbstractContextManager[Allocation | None]:
-        timeout = self._settings.timeout
+        timeout = self.settings.timeout
         ipam = ipam_of(plan.conf.ipam_type, request, request.config, timeout, lock=lock)
         if ipam is None:
             return nullcontext()
@@ -242,7 +242,7 @@ class Runtime:
         handover.require(attachment, handoff)
         if plan.container.where == "node":
             netns.call(request.netns, plan.container.check, handoff)
-        timeout = self._settings.timeout
+        timeout = self.settings.timeout
         if ipam := ipam_of(plan.conf.ipam_type, request, request.config, timeout):
             ipam.check()
 
@@ -265,7 +265,7 @@ class Runtime:
             ):
                 raise
             raise CniError(Code.NOT_AVAILABLE, error.msg, error.details) from error
-        if ipam := ipam_of(conf.ipam_type, request, request.config, self._settings.timeout):
+        if ipam := ipam_of(conf.ipam_type, request, request.config, self.settings.timeout):
             ipam.status()
 
     def gc(self, request: Request) -> None:

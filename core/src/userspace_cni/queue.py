@@ -15,10 +15,9 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from userspace_cni import deadline, directories
+from userspace_cni import deadline, directories, frames
 from userspace_cni.cni.errors import CniError, Code
-from userspace_cni.daemon import protocol
-from userspace_cni.daemon.protocol import BadFrame
+from userspace_cni.frames import BadFrame
 from userspace_cni.log import logger
 
 if TYPE_CHECKING:
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from threading import Event
     from typing import BinaryIO
 
-    from userspace_cni.daemon.observer import Observer
-    from userspace_cni.dispatch import Answer
+    from userspace_cni.cni.answer import Answer
 
 _PAUSE = 0.02  # seconds; flock(2) has no timeout of its own
 
@@ -39,12 +37,12 @@ class Queue:
         self,
         directory: Path,
         answer: Callable[[Mapping[str, str], bytes, StringIO], Answer],
-        observer: Observer,
+        replayed: Callable[[str], None],
     ) -> None:
-        """Let *answer* carry out what is in *directory*."""
+        """Let *answer* carry out what is in *directory*, and *replayed* note each outcome."""
         self._directory = directory
         self._answer = answer
-        self._observer = observer
+        self._replayed = replayed
 
     def make(self) -> None:
         """Make the directory where the shim may write.
@@ -119,7 +117,7 @@ class Queue:
             logger.error("queued DEL %s: %s", path, error)
             outcome = "later"
         if outcome:
-            self._observer.replayed(outcome)
+            self._replayed(outcome)
         return outcome
 
     def _carry_out(
@@ -129,7 +127,7 @@ class Queue:
             environ, stdin = _deletion(file)
         except BadFrame as error:
             return _put_aside(path, str(error))
-        network = protocol.network_of(stdin)
+        network = frames.network_of(stdin)
         if only not in (None, _attachment(environ)) or network in put_off:
             return ""
         # Threads, and processes, that come to it at once: it is the first one's.
@@ -176,7 +174,7 @@ def _put_aside(path: Path, problem: str) -> str:
 
 def _deletion(file: BinaryIO) -> tuple[dict[str, str], bytes]:
     """Return the environment and the standard input of the queued DEL; raises BadFrame."""
-    environ, stdin = protocol.load_request(file.read(protocol.REQUEST_MAX + 1))
+    environ, stdin = frames.load_request(file.read(frames.REQUEST_MAX + 1))
     if environ.get("CNI_COMMAND") != "DEL":
         raise BadFrame(f"its CNI_COMMAND is {environ.get('CNI_COMMAND')!r}")
     return environ, stdin

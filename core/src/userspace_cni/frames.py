@@ -1,4 +1,4 @@
-"""The frames between the shim and the daemon, version 1; docs/daemon.md describes them.
+"""The frames of the shim, version 1: to and from the daemon, and in the queue. See docs/daemon.md.
 
 Pure functions: bytes in, bytes out.
 """
