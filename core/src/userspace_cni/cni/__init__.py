@@ -1,1 +1,1 @@
-"""The CNI protocol: requests, results, errors, versions. Knows no engine and no dataplane."""
+"""The CNI protocol: requests, results, errors and versions. Independent of engines."""

@@ -1,7 +1,7 @@
-"""CNI errors: one exception that carries a code, a message and details.
+"""CNI errors: one exception with a code, a message and details.
 
-Codes 1 to 99 are the specification's (CNI SPEC 1.1.0, "Error"); 8 and 999 come from its reference
-library; 100 and above are ours.
+Codes 1 to 99 are defined by the specification (CNI SPEC 1.1.0, "Error"), 8 and 999 by its reference
+library, and codes from 100 on by this project.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ class Code(IntEnum):
 
     #: The version of CNI is not supported.
     INCOMPATIBLE_VERSION = 1
-    #: The configuration has a key that is not known.
+    #: The configuration has an unknown key.
     UNSUPPORTED_FIELD = 2
-    #: The container is not known, or does not exist.
+    #: The container is unknown, or does not exist.
     UNKNOWN_CONTAINER = 3
-    #: A variable of the environment, such as CNI_IFNAME, is missing or wrong.
+    #: An environment variable, such as CNI_IFNAME, is missing or invalid.
     INVALID_ENVIRONMENT = 4
     #: A file cannot be read or written.
     IO_FAILURE = 5
     #: Something cannot be decoded, such as the configuration as JSON.
     DECODING_FAILURE = 6
-    #: A value of the configuration is wrong.
+    #: A value of the configuration is invalid.
     INVALID_NETWORK_CONFIG = 7
-    #: The network namespace is not one, or is gone.
+    #: The path is not a network namespace, or no longer exists.
     INVALID_NETNS = 8
     #: The same request may succeed later.
     TRY_AGAIN_LATER = 11
-    #: To STATUS: an ADD could not succeed now.
+    #: Answer to STATUS: an ADD would fail now.
     NOT_AVAILABLE = 50
-    #: To STATUS: an ADD could not succeed now, and containers that run may lack connectivity.
+    #: Answer to STATUS: an ADD would fail now, and running containers may lack connectivity.
     LIMITED_CONNECTIVITY = 51
     #: The config names an engine whose package is not installed.
     ENGINE_NOT_INSTALLED = 100
-    #: The engine's package is installed and cannot be imported or started.
+    #: The engine's package is installed, but cannot be used.
     ENGINE_BROKEN = 101
-    #: The dataplane answered and refused.
+    #: The dataplane refused the request.
     DATAPLANE = 102
-    #: The container has an interface of that name already.
+    #: The container already has an interface of that name.
     ALREADY_ATTACHED = 103
-    #: CHECK found something else than what ADD reported.
+    #: CHECK found a difference from what ADD reported.
     CHECK_FAILED = 104
-    #: The IPAM plugin did not behave as the specification demands.
+    #: The IPAM plugin violated the specification.
     IPAM = 105
-    #: A bug, ours or an engine's.
+    #: A bug in core or in an engine.
     INTERNAL = 999
 
 
 class CniError(Exception):
-    """What a CNI caller is told: ``{"code", "msg", "details"}``.
+    """An error that the caller gets as ``{"code", "msg", "details"}``.
 
-    *msg* says in one line what failed and with which value; *details* says what to do about it, or
-    carries the cause. *code* is an ``int``, because a delegated IPAM plugin may answer any.
+    *msg* says in one line what failed and with which value. *details* says what to do about it, or
+    has the cause. *code* is an ``int`` because a delegated IPAM plugin may return any number.
     """
 
     def __init__(self, code: int, msg: str, details: str = "") -> None:
@@ -80,9 +80,9 @@ class CniError(Exception):
 
 
 class Problems:
-    """Collects what is wrong with a configuration, so that all of it is told at once.
+    """Collects the errors of a configuration, so that they are reported together.
 
-    As a context manager it takes the CniError that its body raises.
+    As a context manager, it collects a CniError that its body raises.
     """
 
     def __init__(self) -> None:
@@ -98,13 +98,13 @@ class Problems:
         return True
 
     def add(self, *errors: CniError) -> None:
-        """Note *errors*; what two stages find is told once."""
+        """Add *errors*; an error that is found twice is reported once."""
         self._found |= {str(error): error for error in errors}
 
     def settle(self) -> None:
-        """Raise what was found: one error as it is, several as one.
+        """Raise the collected errors: a single one as it is, several as one error.
 
-        Its code is theirs where they have the same one, else 7.
+        Its code is their common code, or 7 if they differ.
         """
         errors = list(self._found.values())
         if len(errors) == 1:
@@ -116,8 +116,8 @@ class Problems:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``did you mean "vlanId"? `` if *word* looks like one that is *known*, else nothing."""
-    from difflib import get_close_matches  # nobody pays for it who makes no mistake
+    """Return ``did you mean "vlanId"? `` if *word* resembles a *known* word, else an empty text."""
+    from difflib import get_close_matches  # only needed for errors
 
     folded = {one.lower(): one for one in known}
     close = get_close_matches(word.lower(), folded, n=1)
@@ -125,7 +125,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def internal_error(cause: BaseException) -> CniError:
-    """Return how a caller is told of an exception that is a bug, ours or an engine's."""
+    """Return the error for an exception that is a bug in core or in an engine."""
     return CniError(
         Code.INTERNAL,
         f"internal error: {type(cause).__name__}: {cause}",
@@ -136,7 +136,7 @@ def internal_error(cause: BaseException) -> CniError:
 class DataplaneUnavailable(CniError):
     """The switch cannot be reached now; the same request may succeed later.
 
-    Engines raise it. The runtime answers code 11 to ADD and CHECK, 50 to STATUS, and queues a DEL.
+    Engines raise it. Core answers ADD and CHECK with code 11, STATUS with 50, and puts a DEL off.
     """
 
     def __init__(self, msg: str, details: str = "") -> None:
@@ -144,21 +144,21 @@ class DataplaneUnavailable(CniError):
 
 
 class DataplaneError(CniError):
-    """The switch, or the kernel, refused what an engine asked of it."""
+    """The switch or the kernel refused a request of an engine."""
 
     def __init__(self, msg: str, details: str = "") -> None:
         super().__init__(Code.DATAPLANE, msg, details)
 
 
 class InvalidConfig(CniError):
-    """A value of the configuration cannot be used; *path* names it (``host.bridge.vlanId``)."""
+    """A value of the configuration is invalid; *path* is its key (``host.bridge.vlanId``)."""
 
     def __init__(self, path: str, problem: str, details: str = "") -> None:
         super().__init__(Code.INVALID_NETWORK_CONFIG, f"{path}: {problem}", details)
 
 
 class CheckFailed(CniError):
-    """CHECK found the attachment other than ADD left it."""
+    """CHECK found that the attachment is not as ADD left it."""
 
     def __init__(self, msg: str, details: str = "DEL and ADD make it again") -> None:
         super().__init__(Code.CHECK_FAILED, msg, details)

@@ -1,4 +1,4 @@
-"""A CNI request: what the runtime says by environment and standard input (CNI SPEC, section 2)."""
+"""A CNI request, from the environment and standard input (CNI SPEC, section 2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attrs import field, frozen
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.versions import SINCE, SUPPORTED, UNSTATED, at_least
 
-#: The variables that each command cannot do without.
+#: The variables that each command requires.
 REQUIRED = {
     "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
     "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
@@ -29,22 +29,22 @@ _DEPTH_MAX = 100  # levels of JSON; Python's own limit depends on who asks
 
 @frozen(kw_only=True)
 class Request:
-    """One call of the plugin, checked as far as that needs no knowledge of engines."""
+    """One call of the plugin. All checks that do not depend on an engine have passed."""
 
     command: str
     container_id: str = ""
     netns: str = ""
     ifname: str = ""
-    #: CNI_ARGS; of a key that comes twice, the last.
+    #: CNI_ARGS; if a key occurs twice, the last one.
     args: Mapping[str, str] = field(factory=dict)
     #: The directories of CNI_PATH.
     path: tuple[str, ...] = ()
     cni_version: str
     #: The network's name.
     network: str
-    #: The network configuration as it came.
+    #: The network configuration as received.
     config: Mapping[str, Any]
-    #: The caller may name the plugin's own network namespace (CNI_NETNS_OVERRIDE).
+    #: Whether CNI_NETNS may be the plugin's own network namespace (CNI_NETNS_OVERRIDE).
     netns_override: bool = False
     #: The caller's whole environment, for IPAM plugins.
     environ: Mapping[str, str] = field(factory=dict, repr=False)
@@ -132,7 +132,7 @@ def version_of(config: Mapping[str, Any]) -> str:
     """Return the ``cniVersion`` of *config*.
 
     Raises:
-        CniError: 6 when it is not a string, 1 when it is a version that we do not speak.
+        CniError: 6 when it is not a string, 1 when the version is not supported.
 
     """
     version = config.get("cniVersion")
@@ -160,7 +160,7 @@ def version_of_errors(config: Mapping[str, Any]) -> str:
 
 
 def is_ifname(name: str) -> bool:
-    """Tell whether the kernel and the specification take *name* as an interface's name."""
+    """Return whether the kernel and the specification allow *name* as the name of an interface."""
     return (
         0 < len(name.encode("utf-8", "surrogateescape")) <= _IFNAME_MAX
         and name not in (".", "..")
@@ -170,7 +170,7 @@ def is_ifname(name: str) -> bool:
 
 
 def is_name(name: str) -> bool:
-    """Tell whether *name* is made of what the specification allows in container ids and names."""
+    """Return whether the specification allows *name* as a container id or a network's name."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -229,7 +229,7 @@ def _network_name(config: Mapping[str, Any]) -> str:
     return name
 
 
-#: The keys of CNI_ARGS that are understood here or by the IPAM plugins (CNI conventions).
+#: The keys of CNI_ARGS that core or IPAM plugins understand (CNI conventions).
 _KNOWN_ARGS = frozenset(
     {
         "GATEWAY",
@@ -245,7 +245,7 @@ _KNOWN_ARGS = frozenset(
 
 
 def _parse_args(text: str, *, strict: bool) -> dict[str, str]:
-    """Parse ``K=V;K=V``. Not *strict*, what cannot be read is passed over: DEL must not fail."""
+    """Parse ``K=V;K=V``. Unless *strict*, skip what cannot be parsed, because DEL must not fail."""
     args: dict[str, str] = {}
     for pair in filter(None, text.split(";")):
         key, equals, value = pair.partition("=")

@@ -1,7 +1,7 @@
 """The result of an ADD, and its conversion between all versions of the protocol.
 
-One model, shaped like version 1.1.0, stands for every version; :func:`load` and :func:`dump`
-translate. Sources: CNI SPEC, section 5 "Result Types", and the history of that section.
+One model, with the structure of version 1.1.0, represents every version; :func:`load` and
+:func:`dump` convert. Sources: CNI SPEC, section 5 "Result Types", and the history of that section.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from attrs import evolve, field, frozen
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.versions import SUPPORTED, at_least
 
-#: The versions that :func:`load` and :func:`dump` know.
+#: The versions that :func:`load` and :func:`dump` support.
 VERSIONS = SUPPORTED
 
 IPAddress = IPv4Address | IPv6Address
@@ -35,15 +35,15 @@ Json = dict[str, Any]
 
 @frozen(kw_only=True)
 class Interface:
-    """A network interface; one with a *sandbox* is the container's, else the host's."""
+    """A network interface: of the container if it has a *sandbox*, otherwise of the host."""
 
-    #: Its name.
+    #: The name.
     name: str
-    #: Its MAC address; empty where it has none, or it is not known.
+    #: The MAC address; empty if it has none, or it is unknown.
     mac: str = ""
-    #: In bytes; 0 where it is not known.
+    #: The MTU in bytes; 0 if unknown.
     mtu: int = 0
-    #: The network namespace, as the runtime named it in CNI_NETNS.
+    #: The path of the network namespace, as in CNI_NETNS.
     sandbox: str = ""
     #: Absolute path of the socket that belongs to this interface (since 1.1.0).
     socket_path: str = ""
@@ -53,7 +53,7 @@ class Interface:
 
 @frozen(kw_only=True)
 class IPConfig:
-    """An address with its prefix, the gateway of its subnet, and whose it is."""
+    """An address with its prefix length, the gateway of its subnet, and its interface."""
 
     #: The address with the length of its prefix.
     address: IPInterface
@@ -69,17 +69,17 @@ class Route:
 
     #: The destination.
     dst: IPNetwork
-    #: The next hop; None for the gateway of the address, or for none with a *scope* of "link".
+    #: The next hop; None means the gateway of the address, or no gateway with *scope* "link".
     gw: IPAddress | None = None
-    #: In bytes, of the path.
+    #: The path's MTU in bytes.
     mtu: int | None = None
-    #: In bytes: the largest TCP segment that is advertised.
+    #: The largest TCP segment to advertise, in bytes.
     advmss: int | None = None
-    #: The metric: lower ones win.
+    #: The metric; lower metrics take precedence.
     priority: int | None = None
     #: The number of the routing table.
     table: int | None = None
-    #: The kernel's number of the scope: 0 is universe, 253 is link.
+    #: The kernel's number for the scope: 0 is universe, 253 is link.
     scope: int | None = None
 
 
@@ -87,11 +87,11 @@ class Route:
 class DNS:
     """Resolver settings for the container."""
 
-    #: Addresses of name servers, in the order in which they are asked.
+    #: Addresses of name servers, in the order of their use.
     nameservers: tuple[str, ...] = ()
     #: The local domain.
     domain: str = ""
-    #: The domains that short names are looked up in.
+    #: The domains in which short names are looked up.
     search: tuple[str, ...] = ()
     #: Options of the resolver, such as ``ndots:5``.
     options: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ class DNS:
 
 @frozen(kw_only=True)
 class Result:
-    """What ADD answers, and what a chained plugin gets as ``prevResult``."""
+    """The answer to an ADD, which a chained plugin gets as ``prevResult``."""
 
     interfaces: tuple[Interface, ...] = ()
     ips: tuple[IPConfig, ...] = ()
@@ -110,7 +110,7 @@ class Result:
     dns: DNS = field(factory=DNS)
 
     def extended_by(self, other: Result) -> Result:
-        """Return this result followed by *other*, whose interface indexes move accordingly."""
+        """Return this result followed by *other*, with the interface indexes of *other* adapted."""
         offset = len(self.interfaces)
         moved = (
             ip if ip.interface is None else evolve(ip, interface=ip.interface + offset)
@@ -127,7 +127,7 @@ class Result:
 def load(raw: object, version: str) -> Result:
     """Read the result *raw*, written in *version*.
 
-    *raw* may come from another plugin: everything is checked.
+    *raw* may come from another plugin, so everything is checked.
 
     Raises:
         CniError: code 6, naming the key and the value that cannot be read.
@@ -151,10 +151,10 @@ def load(raw: object, version: str) -> Result:
 
 
 def dump(result: Result, version: str) -> Json:
-    """Write *result* as the JSON object that *version* knows.
+    """Return *result* as a JSON object of *version*.
 
     Raises:
-        CniError: code 1, when a version before 0.3.0 cannot say it, because there is no address.
+        CniError: code 1 if a version before 0.3.0 cannot express it, because it has no address.
 
     """
     if not at_least(version, "0.3.0"):
@@ -222,7 +222,7 @@ def _address(raw: Json, key: str, path: str) -> IPAddress | None:
 
 
 def _cidr(raw: Json, key: str, path: str) -> str:
-    # ip_interface() would take "10.0.0.1" as a /32 and a number as an address: neither is CIDR.
+    # ip_interface() would accept "10.0.0.1" as a /32, and a number; neither is in CIDR notation.
     text = _string(raw, key, path)
     if "/" not in text:
         raise _unreadable(f"{path}.{key}", text, "an address with a prefix length (10.0.0.2/24)")
@@ -351,7 +351,7 @@ def _dump_ip(ip: IPConfig, version: str) -> Json:
 def _dump_route(route: Route, version: str) -> Json:
     body: Json = {"dst": str(route.dst)} | _present(gw=_text(route.gw))
     if at_least(version, "1.1.0"):
-        # Table and scope 0 mean something to the kernel, so "absent" is None alone.
+        # Table 0 and scope 0 have a meaning to the kernel, so only None means "absent".
         optional = {
             "mtu": route.mtu,
             "advmss": route.advmss,

@@ -1,1 +1,1 @@
-"""What we ask of Kubernetes' API: one pod at a time, as a kubeconfig file says."""
+"""A client for the Kubernetes API that reads and patches pods, configured by a kubeconfig file."""

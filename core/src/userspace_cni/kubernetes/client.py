@@ -1,7 +1,7 @@
 """The client: reads a pod, and patches it.
 
-A dozen lines of HTTP instead of the official client, whose import takes longer than an ADD. No
-proxies, no redirects: the token goes to the server that the kubeconfig names, and nowhere else.
+It uses http.client, because the import of the official client takes longer than an ADD. It uses no
+proxies and follows no redirects, so the token only goes to the server that the kubeconfig names.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from userspace_cni.kubernetes import kubeconfig
 
 #: Seconds that one call may take.
 TIMEOUT = 5.0
-_ANSWER_MAX = 4 << 20  # bytes; the API server takes pods of 3 MiB at most
-_TEXT_MAX = 300  # characters of what the server says
+_ANSWER_MAX = 4 << 20  # bytes; the API server accepts pods of up to 3 MiB
+_TEXT_MAX = 300  # characters of the server's explanation
 _MERGE_PATCH = "application/merge-patch+json"  # RFC 7386
 
 
 class NoSuchPod(CniError):
-    """There is no pod of that name (any more)."""
+    """A pod of that name does not exist, or no longer exists."""
 
 
 class Conflict(CniError):
@@ -40,19 +40,19 @@ _KINDS: Mapping[int, type[CniError]] = {
     HTTPStatus.NOT_FOUND: NoSuchPod,
     HTTPStatus.CONFLICT: Conflict,
 }
-#: What says nothing about the configuration.
+#: Errors that do not concern the configuration.
 _AGAIN = (*_KINDS, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def _left(until: float) -> float:
-    """Return how many seconds are left; raises TimeoutError for none."""
+    """Return how many seconds are left; raise TimeoutError if none are."""
     if (left := until - monotonic()) <= 0:
         raise TimeoutError(f"it takes longer than {TIMEOUT:g} s")
     return left
 
 
 def _connected(host: str, port: int, until: float) -> socket.socket:
-    """Connect to one of the addresses of *host*, all of them together before *until*."""
+    """Connect to one of the addresses of *host*; all attempts together end before *until*."""
     problem: OSError = OSError("it has no address")
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
         end = socket.socket(family, kind, protocol)
@@ -69,10 +69,10 @@ def _connected(host: str, port: int, until: float) -> socket.socket:
 
 
 class _Bounded(RawIOBase):
-    """A socket as :mod:`http.client` uses it, all of whose reads and writes end before *until*.
+    """A socket for :mod:`http.client` whose reads and writes together end before *until*.
 
-    A timeout of the socket alone would begin anew with every byte that a server drips. Whoever has
-    made the socket closes it.
+    The socket's own timeout would start again with every byte that a slow server sends. The caller
+    closes the socket.
     """
 
     def __init__(self, end: socket.socket, until: float) -> None:
@@ -98,7 +98,7 @@ class Client:
     """One API server, for the few calls of one request."""
 
     def __init__(self, path: str) -> None:
-        """Talk to the server that the kubeconfig *path* names.
+        """Use the server that the kubeconfig *path* names.
 
         Raises:
             CniError: 7 when the file cannot be used.
@@ -111,8 +111,8 @@ class Client:
         """Return the pod.
 
         Raises:
-            NoSuchPod: there is none.
-            CniError: 11 when the server cannot be reached or is not well; 7 when it refuses.
+            NoSuchPod: the pod does not exist.
+            CniError: 11 when the server cannot be reached or fails; 7 when it refuses.
 
         """
         return self._call("GET", namespace, name)
@@ -120,12 +120,12 @@ class Client:
     def patch_pod(self, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
         """Apply the merge patch (RFC 7386) to the pod's metadata; return the pod.
 
-        It goes to the subresource ``status``, which takes metadata too and leaves the spec alone:
-        who has our token can run nothing by it.
+        The request goes to the subresource ``status``, which accepts metadata but no changes to the
+        spec. The token therefore cannot be used to run anything.
 
         Raises:
             Conflict: the patch has a ``resourceVersion`` that is not the pod's.
-            NoSuchPod: there is none.
+            NoSuchPod: the pod does not exist.
             CniError: as :meth:`get_pod`.
 
         """
@@ -165,7 +165,7 @@ class Client:
         until = deadline.after(TIMEOUT)
         with ExitStack() as stack:
             raw = stack.enter_context(_connected(access.host, access.port, until))
-            # The handshake, like each write, is limited as a whole by the socket's own timeout.
+            # The socket's own timeout limits the whole handshake, and each write.
             end = stack.enter_context(
                 access.context.wrap_socket(raw, server_hostname=access.server_name)
             )
@@ -181,7 +181,7 @@ class Client:
                 return response.status, response.reason, content
 
     def _failure(self, method: str, pod: str, status: int, said: str) -> CniError:
-        """Return what an answer of *status* means; *said* is the server's own explanation."""
+        """Return the error for an answer with *status*; *said* is the server's explanation."""
         again = status in _AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR
         problem, details = f"{self._server} answered {status} to {method} of pod {pod}", said
         if status == HTTPStatus.OK:
@@ -200,7 +200,7 @@ class Client:
         return f"the API server {self._access.host}:{self._access.port}"
 
     def _shown(self, said: object) -> str:
-        """Return what may be told of what the server said, or of an error."""
+        """Return the part of an error or of the server's explanation that may be shown."""
         text = str(said) or type(said).__name__
         if self._access.token:
             text = text.replace(self._access.token, "(token)")

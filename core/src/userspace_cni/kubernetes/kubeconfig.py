@@ -1,7 +1,7 @@
-"""A kubeconfig file: where the API server is, how it is known, and as whom we come.
+"""A kubeconfig file: address and certificate of the API server, and the user's credentials.
 
-Source: "kubeconfig (v1)" in the reference of Kubernetes, https://kubernetes.io/docs/reference/. The
-file is the operator's. What it keeps secret is in no error: keys are named, not values.
+Source: "kubeconfig (v1)" in the reference of Kubernetes, https://kubernetes.io/docs/reference/.
+Errors name keys and never values, so that they contain no secrets.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _USER = frozenset(
 
 @frozen(kw_only=True)
 class Access:
-    """An API server, and what to show it."""
+    """An API server, and the credentials for it."""
 
     host: str
     port: int
-    #: Stands before the path of each request.
+    #: The prefix of each request's path.
     prefix: str
     #: The name in the server's certificate.
     server_name: str
     context: ssl.SSLContext = field(repr=False)
-    #: Empty for a user that comes by certificate, or as nobody.
+    #: The bearer token; empty for a user with a certificate, or without credentials.
     token: str = field(default="", repr=False)
 
 
@@ -84,7 +84,7 @@ class _Section:
     """A part of the file that has keys."""
 
     file: str
-    #: Where it is in the file.
+    #: The path of this part in the file.
     path: str
     raw: Mapping[str, Any] = field(repr=False)
 
@@ -111,12 +111,12 @@ class _Section:
         return value
 
     def place(self, key: str) -> str:
-        """Return the path of the file that *key* names, or the empty text."""
+        """Return the path of the file that *key* names, or an empty text."""
         named = self.text(key, optional=True)
         return named and os.path.join(os.path.dirname(self.file), named)
 
     def content(self, key: str) -> bytes:
-        """Return what ``KEY-data`` holds, else the file that *key* names, else nothing."""
+        """Return the data of ``KEY-data``, or of the file that *key* names, or nothing."""
         if data := self.text(f"{key}-data", optional=True):
             try:
                 return b64decode(data, validate=True)
@@ -146,7 +146,7 @@ def _parse(path: str) -> Mapping[str, Any]:
     except OSError as error:
         raise _error(path, f"cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # Its own text may show a line of the file.
+        # The text of the error may contain a line of the file.
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise _error(path, f"is not YAML{where}") from None
@@ -164,7 +164,7 @@ def _read(path: str) -> bytes:
 
 
 def _named(file: _Section, key: str, kind: str, name: str) -> _Section:
-    """Return the *kind* that is called *name* in the list *key*."""
+    """Return the *kind* with the *name* from the list *key*."""
     listed = file.raw.get(key)
     for item in listed if isinstance(listed, list) else ():
         if isinstance(item, Mapping) and item.get("name") == name:
@@ -188,7 +188,7 @@ def _tls(cluster: _Section, user: _Section) -> ssl.SSLContext:
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    # Python 3.13 and later demand what authorities of older clusters do not have.
+    # Python 3.13 and later are strict by default, and certificates of older clusters would fail.
     context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
     certificate, key = user.content("client-certificate"), user.content("client-key")
     if bool(certificate) != bool(key):
@@ -200,12 +200,12 @@ def _tls(cluster: _Section, user: _Section) -> ssl.SSLContext:
 
 
 def _load_certificate(context: ssl.SSLContext, user: _Section, pem: bytes) -> None:
-    """Give *context* the certificate and its key, which :mod:`ssl` takes from a file alone."""
+    """Load the certificate and its key into *context*; :mod:`ssl` only reads them from a file."""
     memory = os.memfd_create("client-certificate", os.MFD_CLOEXEC)
     try:
         with open(memory, "wb", closefd=False) as file:
             file.write(pem)
-        # With a password given, nobody is asked for one on the terminal.
+        # Without a password, OpenSSL would ask for one on the terminal.
         context.load_cert_chain(f"/proc/self/fd/{memory}", password=b"")
     except (ssl.SSLError, ValueError):
         raise user.error(
@@ -216,7 +216,7 @@ def _load_certificate(context: ssl.SSLContext, user: _Section, pem: bytes) -> No
 
 
 def _token(user: _Section) -> str:
-    """Return the token, of the file where one is named: it is renewed there."""
+    """Return the token. A token file takes precedence, because its token is renewed."""
     if place := user.place("tokenFile"):
         key, token = "tokenFile", user.read("tokenFile", place).decode("latin-1").strip()
     else:
