@@ -1,7 +1,7 @@
-"""The addresses of the kernel's interfaces: rtnetlink(7), <linux/if_addr.h>.
+"""Addresses of kernel interfaces: rtnetlink(7), <linux/if_addr.h>.
 
-*links* is the socket in the interface's namespace; every function raises :class:`.Refused` when the
-kernel refuses.
+*links* is a socket in the interface's namespace. Every function that takes it raises
+:class:`.Refused` when the kernel refuses the request.
 """
 
 from __future__ import annotations
@@ -28,10 +28,19 @@ _NOPREFIXROUTE = 0x200
 def add_address(
     links: Links, link: Link, address: IPInterface, *, prefix_route: bool = True
 ) -> None:
-    """Give *link* an *address*. IPv6's is usable at once (no duplicate address detection).
+    """Add *address* to *link*.
 
-    Without *prefix_route* the kernel adds no route to the address's subnet. EEXIST when *link* has
-    the address already.
+    An IPv6 address can be used at once, because duplicate address detection is disabled for it.
+
+    Args:
+        links: a socket in the interface's namespace.
+        link: the interface.
+        address: the address with its prefix length.
+        prefix_route: whether the kernel also adds a route to the address's subnet.
+
+    Raises:
+        Refused: with errno EEXIST if *link* already has the address.
+
     """
     flags = 0 if prefix_route else _NOPREFIXROUTE
     if address.version == 6:
@@ -48,7 +57,7 @@ def add_address(
 
 
 def ensure_address(links: Links, link: Link, address: IPInterface) -> bool:
-    """Do as :func:`add_address`; return False if *link* has the address already."""
+    """Add *address* to *link* unless it is there; return whether it was added."""
     try:
         add_address(links, link, address)
     except Refused as error:
@@ -66,9 +75,9 @@ def addresses_of(links: Links, link: Link) -> set[str]:
 
 
 def decode(answer: bytes) -> str:
-    """Return the address that the body of a message tells, with its prefix length."""
+    """Return the address in the body of an RTM_NEWADDR message, with its prefix length."""
     _, length, _, _, _ = _HEADER.unpack_from(answer)
     found = attributes(answer, _HEADER.size)
-    # IFA_ADDRESS is the other end's where there is one; IFA_LOCAL is ours.
+    # On a point-to-point interface IFA_ADDRESS is the peer's address and IFA_LOCAL is ours.
     packed = found.get(_LOCAL) or found[_ADDRESS]
     return f"{ip_address(packed)}/{length}"

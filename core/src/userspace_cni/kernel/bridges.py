@@ -1,6 +1,6 @@
 """Kernel bridges, their ports and VLANs: <linux/if_bridge.h>.
 
-Every function raises :class:`.Refused` when the kernel refuses.
+Functions that send a request raise :class:`.Refused` when the kernel refuses it.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ _BR_MAX_PORTS = 1024  # net/bridge/br_private.h
 
 
 def bridge_data(*, vlan_filtering: bool = False) -> bytes:
-    """Return what makes a bridge tell VLANs apart; it never runs the spanning tree protocol."""
+    """Encode the settings of a bridge: spanning tree disabled, VLAN filtering on request."""
     data = attribute(_BR_STP_STATE, 0)
     return data + attribute(_BR_VLAN_FILTERING, b"\1") if vlan_filtering else data
 
 
 def vlan_data(vlan: int) -> bytes:
-    """Return what makes an interface that of *vlan*."""
+    """Encode the settings of a VLAN sub-interface for the VLAN ID *vlan*."""
     return attribute(_VLAN_ID, vlan.to_bytes(2, sys.byteorder))
 
 
 def filter_vlans(links: Links, bridge: Link) -> None:
-    """Let *bridge* tell VLANs apart."""
+    """Enable VLAN filtering on *bridge*."""
     body = link_body(bridge.index) + info("bridge", bridge_data(vlan_filtering=True))
     links.request(f"change vlan_filtering of the interface {bridge.name}", NEWLINK, body)
 
 
 def set_port(links: Links, port: Link, *, hairpin: bool = False, isolated: bool = False) -> None:
-    """Let *port* send frames back where they came from, or isolate it."""
+    """Enable hairpin mode or isolation on the bridge port *port*; never disable either."""
     asked = ((_BRPORT_MODE, hairpin), (_BRPORT_ISOLATED, isolated))
     settings = b"".join(attribute(kind, b"\1") for kind, wanted in asked if wanted)
     body = HEADER.pack(_AF_BRIDGE, port.index, 0, 0) + attribute(_PROTINFO | _NESTED, settings)
@@ -66,11 +66,11 @@ def add_vlans(
     """Make *link* a member of *vlans*.
 
     Args:
-        links: in the bridge's namespace.
-        link: a bridge's port, or with *itself* a bridge.
-        vlans: without gaps.
-        own: what comes untagged belongs to the one VLAN, and leaves it untagged.
-        itself: the bridge's own port, which its host uses.
+        links: a socket in the bridge's namespace.
+        link: a bridge port or, with *itself*, a bridge.
+        vlans: contiguous VLAN IDs.
+        own: untagged frames belong to the VLAN and leave untagged; only with a single VLAN.
+        itself: change the bridge's own port, which the host uses.
 
     """
     if len(vlans) > 1:
@@ -82,7 +82,7 @@ def add_vlans(
 
 
 def remove_vlan(links: Links, port: Link, vlan: int) -> None:
-    """End the membership of *port* in *vlan*, or do nothing where there is none."""
+    """Remove *port* from *vlan*; do nothing if it is not a member."""
     action = f"take {port.name} out of the VLAN {vlan}"
     try:
         links.request(action, DELLINK, _vlan_body(port, [(vlan, 0)]))
@@ -92,9 +92,9 @@ def remove_vlan(links: Links, port: Link, vlan: int) -> None:
 
 
 def vlans_of(link: Link) -> tuple[int, set[int]]:
-    """Return the VLAN of a port's untagged traffic (0: none), and those that it carries tagged.
+    """Return the VLAN of a port's untagged traffic (0 for none) and its tagged VLANs.
 
-    The port is in the calling thread's namespace.
+    The port must be in the calling thread's namespace.
     """
     with iproute(f"read the VLANs of {link.name}") as kernel:
         found = [
@@ -107,20 +107,24 @@ def vlans_of(link: Link) -> tuple[int, set[int]]:
 
 
 def has_ports(link: Link) -> bool:
-    """Tell whether *link* is a bridge that has a port, in the calling thread's namespace.
+    """Return whether *link* is a bridge with at least one port, in the calling thread's namespace.
 
-    Netlink could only dump all of them, which takes long where there are a thousand; this old
-    ioctl(2) fills a table of their indexes by port number. (/sys would show the namespace that it
-    was mounted in.)
+    This uses an old ioctl(2) that fills a table of port indexes. Netlink can only dump every port,
+    which is slow on a bridge with a thousand of them, and /sys shows the namespace that it was
+    mounted in.
+
+    Raises:
+        DataplaneError: if the ioctl fails.
+
     """
     if link.kind != "bridge":
-        return False  # to another kind the same request means something else
+        return False  # the same ioctl has another meaning for other kinds of interfaces
     name = link.name
     ports = (ctypes.c_int * _BR_MAX_PORTS)()
     arguments = (ctypes.c_ulong * 4)(
         _BRCTL_GET_PORT_LIST, ctypes.addressof(ports), _BR_MAX_PORTS, 0
     )
-    # struct ifreq: the interface's name, and ifr_data.
+    # struct ifreq: the interface's name and ifr_data
     request = struct.pack("16sP16x", name.encode(), ctypes.addressof(arguments))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
         try:

@@ -1,9 +1,11 @@
-"""Rate limits of an interface, by the kernel's traffic control: tc-tbf(8).
+"""Rate limits of an interface through the kernel's traffic control: tc-tbf(8).
 
-A queue limits only what an interface sends. What it receives is redirected to a helper, an
-interface of kind ``ifb``, which sends it on at its own rate, as the CNI plugin ``bandwidth`` does.
+A queueing discipline limits only outgoing traffic. Incoming traffic is therefore redirected to a
+helper interface of kind ``ifb``, which forwards it at its own rate. The CNI plugin ``bandwidth``
+works in the same way.
 
-Every function here works in the interface's network namespace, where it is called.
+Call these functions in the interface's network namespace, except where they take a
+:class:`.Namespace` or a namespace's path.
 """
 
 from __future__ import annotations
@@ -27,16 +29,16 @@ if TYPE_CHECKING:
 _ROOT = 0x10000  # handle 1:
 _INGRESS = 0xFFFF0000  # handle ffff:
 _EVERY_PROTOCOL = 3  # ETH_P_ALL
-#: How long a packet may wait for its turn, before it is dropped.
+#: How long a packet may be queued before it is dropped.
 _LATENCY = "25ms"
 _RATE_MAX = 2**32 - 1  # bytes a second, struct tc_ratespec
-#: In seconds of the rate: the kernel counts in 32 bits of 64 ns.
+#: Longest burst, in seconds at the full rate: the kernel counts 64 ns ticks in 32 bits.
 _BURST_MAX = 270
-_FRAMES = 2  # a burst must hold some, or nothing would pass
+_FRAMES = 2  # smallest burst; with less than one frame no packet would pass
 
 
 def validate(limits: Bandwidth, mtu: int) -> None:
-    """Raise InvalidConfig for *limits* that the kernel cannot set."""
+    """Raise InvalidConfig if the kernel cannot set *limits* on an interface of *mtu* bytes."""
     for key, rate, burst in (
         ("ingressRate", limits.ingress_rate, limits.ingress_burst),
         ("egressRate", limits.egress_rate, limits.egress_burst),
@@ -54,18 +56,18 @@ def validate(limits: Bandwidth, mtu: int) -> None:
 
 
 def apply(attachment: Attachment, interface: str, tags: Tags, *, host_end: bool = False) -> None:
-    """Limit *interface* as the attachment asks, in place of limits that it has.
+    """Set the attachment's rate limits on *interface*, and replace limits that it already has.
 
     Args:
-        attachment: with its bandwidth; without one, nothing is done.
-        interface: the container's; with *host_end* the other end of the container's veth, which
-            sends what the container receives.
-        tags: the engine's; the helper gets a tag.
-        host_end: see *interface*.
+        attachment: its ``bandwidth`` is used; nothing is done if that is None.
+        interface: the interface's name.
+        tags: the engine's tags, for the helper interface.
+        host_end: *interface* is the host's end of the container's veth, which sends what the
+            container receives; by default it is the container's own interface.
 
     Raises:
-        InvalidConfig: for limits that the kernel cannot set.
-        DataplaneError: when it refuses.
+        InvalidConfig: if the kernel cannot set limits of these values.
+        DataplaneError: if the kernel refuses.
 
     """
     if attachment.bandwidth is None:
@@ -94,7 +96,7 @@ def apply(attachment: Attachment, interface: str, tags: Tags, *, host_end: bool 
 
 
 def check(attachment: Attachment, interface: str, *, host_end: bool = False) -> None:
-    """Raise CheckFailed unless *interface* is limited as :func:`apply` left it."""
+    """Raise CheckFailed unless *interface* has the limits that :func:`apply` set."""
     if attachment.bandwidth is None:
         return
     sent, received = _rates(attachment.bandwidth, host_end=host_end)
@@ -115,9 +117,10 @@ def check(attachment: Attachment, interface: str, *, host_end: bool = False) -> 
 
 
 def remove(links: Links, attachment_id: str, tags: Tags) -> None:
-    """Remove the attachment's helper; all else goes with the limited interface.
+    """Remove the attachment's helper interface, if it exists.
 
-    Also a helper that has no tag yet, because the request that made it died before it tagged it.
+    The rest is removed together with the limited interface. A helper without a tag is removed as
+    well: the request that created it died before it could tag it.
     """
     helper = links.find(helper_name(attachment_id))
     if helper is None or helper.kind != "ifb":
@@ -127,28 +130,28 @@ def remove(links: Links, attachment_id: str, tags: Tags) -> None:
 
 
 def apply_inside(container: Namespace, attachment: Attachment, tags: Tags, undo: ExitStack) -> None:
-    """Do as :func:`apply` with the container's own interface."""
+    """Call :func:`apply` for the interface in the container, and push the undo step."""
     if attachment.bandwidth is not None:
         undo.callback(remove_inside, attachment.netns, attachment.id, tags)
         container.call(apply, attachment, attachment.interface, tags)
 
 
 def check_inside(attachment: Attachment) -> None:
-    """Do as :func:`check` with the container's own interface."""
+    """Call :func:`check` for the interface in the container."""
     if attachment.bandwidth is not None:
         with Namespace(attachment.netns) as container:
             container.call(check, attachment, attachment.interface)
 
 
 def mend_inside(attachment: Attachment, tags: Tags) -> None:
-    """Put back limits that the container's own interface has lost, if that is there."""
+    """Restore limits that the interface in the container has lost, if the interface exists."""
     if attachment.bandwidth is not None:
         with Namespace(attachment.netns) as container:
             container.call(_mend, attachment, tags)
 
 
 def remove_inside(netns: str | None, attachment_id: str, tags: Tags) -> None:
-    """Do as :func:`remove` in the container, if that exists."""
+    """Call :func:`remove` in the container's namespace *netns*, if that still exists."""
     if netns is None:
         return
     try:
@@ -162,7 +165,7 @@ def remove_inside(netns: str | None, attachment_id: str, tags: Tags) -> None:
 
 
 def helper_name(attachment_id: str) -> str:
-    """Return the name of an attachment's helper."""
+    """Return the name of an attachment's helper interface."""
     return f"ul{attachment_id[:13]}"
 
 
@@ -172,25 +175,25 @@ def _mend(attachment: Attachment, tags: Tags) -> None:
     except CheckFailed:
         with Links() as links:
             there = links.find(attachment.interface)
-        # A tap that a switch made has no tag.
+        # A tap that a switch created has no tag.
         if there is not None and (not there.alias or tags.own(there, attachment.id)):
             apply(attachment, attachment.interface, tags)
 
 
 def _rates(limits: Bandwidth, *, host_end: bool) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return rate and burst of what the interface sends, and of what it receives."""
+    """Return (rate, burst) for what the interface sends and for what it receives, in bits."""
     ingress = limits.ingress_rate, limits.ingress_burst
     egress = limits.egress_rate, limits.egress_burst
     return (ingress, egress) if host_end else (egress, ingress)
 
 
 def _shape(rate: int, burst: int, mtu: int) -> tuple[int, int]:
-    """Return bytes per second, and the bytes of a burst: by default a tenth of a second."""
+    """Convert to bytes per second and bytes; the default burst is a tenth of a second."""
     return max(1, rate // 8), max((burst or rate // 10) // 8, _FRAMES * mtu)
 
 
 def _limit(kernel: Any, link: Link, rate: tuple[int, int], mtu: int) -> None:
-    """Hold back what *link* sends."""
+    """Limit what *link* sends."""
     speed, burst = _shape(*rate, mtu)
     kernel.tc("replace", "tbf", link.index, _ROOT, rate=speed, burst=burst, latency=_LATENCY)
 
@@ -203,7 +206,7 @@ def _helper(links: Links, attachment: Attachment, link: Link, tags: Tags) -> Lin
 
 
 def _redirect(kernel: Any, link: Link, helper: Link) -> None:
-    """Pass what *link* receives through *helper*."""
+    """Redirect what *link* receives to *helper*."""
     if any(qdisc["handle"] == _INGRESS for qdisc in kernel.get_qdiscs(index=link.index)):
         kernel.tc("del", "ingress", link.index)
     kernel.tc("add", "ingress", link.index)
@@ -226,7 +229,7 @@ def _redirect(kernel: Any, link: Link, helper: Link) -> None:
 
 
 def _rate_of(kernel: Any, link: Link) -> int | None:
-    """Return the bytes per second that *link* may send, None without a limit."""
+    """Return the rate limit of *link* in bytes per second, or None if it has none."""
     for qdisc in kernel.get_qdiscs(index=link.index):
         if qdisc.get_attr("TCA_KIND") == "tbf":
             found = qdisc.get_attr("TCA_OPTIONS").get_attr("TCA_TBF_PARMS")["rate"]

@@ -1,4 +1,4 @@
-"""The kernel's interfaces: rtnetlink(7), <linux/if_link.h>."""
+"""Kernel network interfaces: rtnetlink(7), <linux/if_link.h>."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _RTEXT_FILTER_SKIP_STATS = 0x8
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5  # IFLA_INFO_, in IFLA_LINKINFO
 _BR_VLAN_FILTERING, _VLAN_ID = 7, 1  # IFLA_, in IFLA_INFO_DATA of a bridge, of a VLAN
 _BRPORT_MODE, _BRPORT_ISOLATED = 4, 33  # IFLA_, in IFLA_INFO_SLAVE_DATA
-#: IFLA_, the attributes that :meth:`Links.create` and :meth:`Links.change` take as options.
+#: IFLA_ attributes that :meth:`Links.create` and :meth:`Links.change` accept as options.
 _IFLA = {
     "address": 1,
     "ifname": 3,
@@ -57,54 +57,55 @@ class Link:
     name: str
     #: ``bridge``, ``veth``, ``tun`` (also a tap), ``macvlan``, ``vlan``; empty for hardware.
     kind: str
-    #: See :mod:`.tags`.
+    #: Ownership tag, see :mod:`.tags`.
     alias: str
     mac: str
+    #: In bytes.
     mtu: int
     up: bool
-    #: It is up and has a carrier, and a bridge above it knows: it forwards to and from this port.
+    #: The operational state is up: the interface has a carrier, and its bridge forwards to it.
     operational: bool
     promiscuous: bool
-    #: Index of the bridge whose port it is, 0 without.
+    #: Index of the bridge that this interface is a port of; 0 for none.
     master: int
-    #: Index of the interface below it; 0 without one, or when that is in another namespace.
+    #: Index of the interface below this one; 0 if there is none or it is in another namespace.
     parent: int
-    #: Of a veth whose other end is in another namespace: that end's index, and the number by which
-    #: this namespace knows the other.
+    #: For a veth whose peer is in another namespace: the peer's index and that namespace's ID.
     far_end: tuple[int, int] | None
-    #: Of a bridge.
+    #: Bridges only.
     vlan_filtering: bool
-    #: Of a VLAN sub-interface, else 0.
+    #: VLAN sub-interfaces only; 0 for all others.
     vlan_id: int
-    #: Of a bridge's port.
+    #: Bridge ports only, like :attr:`isolated`.
     hairpin: bool
     isolated: bool
 
 
 class Links(Netlink):
-    """The interfaces of one network namespace. Each method is one request.
+    """The interfaces of one network namespace. Each method sends one request.
 
-    Options of an interface have the names of the kernel's attributes without ``IFLA_`` and in lower
-    case: ``mtu``, ``ifalias``. Every method raises :class:`.Refused` when the kernel refuses.
+    Interface options are named after the kernel's attributes, without ``IFLA_`` and in lower case:
+    ``mtu``, ``ifalias``. Every method raises :class:`.Refused` when the kernel refuses, and
+    :class:`.DataplaneUnavailable` when the socket fails.
     """
 
     def find(self, name: str) -> Link | None:
-        """Return the interface called *name*, None where there is none."""
+        """Return the interface *name*, or None if it does not exist."""
         return self._get(f"look up the interface {name}", 0, ifname=name)
 
     def at(self, index: int) -> Link | None:
-        """Return the interface of number *index*, None where there is none."""
+        """Return the interface with *index*, or None if it does not exist."""
         return self._get(f"look up the interface of index {index}", index)
 
     def at_far_end(self, link: Link) -> Link | None:
-        """Return the other end of the veth *link*, which is in another namespace."""
+        """Return the peer of the veth *link*; None unless it is in another namespace."""
         if link.far_end is None:
             return None
         index, netns = link.far_end
         return self._get(f"look up the other end of {link.name}", index, target_netnsid=netns)
 
     def require(self, name: str) -> Link:
-        """Return the interface called *name*; raise DataplaneError where there is none."""
+        """Return the interface *name*; raise DataplaneError if it does not exist."""
         link = self.find(name)
         if link is None:
             raise DataplaneError(
@@ -114,17 +115,24 @@ class Links(Netlink):
         return link
 
     def all(self) -> list[Link]:
-        """Return every interface of the namespace; slow where there are many."""
+        """Return every interface of the namespace; slow if there are many."""
         body = link_body(0, {"ext_mask": _RTEXT_FILTER_SKIP_STATS})
         return [
             decode(answer) for answer in self.request("list the interfaces", GETLINK, body, DUMP)
         ]
 
     def create(self, name: str, kind: str, data: bytes = b"", **options: str | int) -> None:
-        """Make the interface *name* of *kind*; EEXIST when the name is taken.
+        """Create an interface.
 
-        *data* are the kind's own attributes, see :func:`.veth.peer_data`. With the option
-        ``net_ns_fd`` the interface is made in that namespace.
+        Args:
+            name: the interface's name.
+            kind: the kernel's name for the kind of interface, such as ``veth``.
+            data: the kind's own attributes, encoded; see :func:`.veth.peer_data`.
+            options: see the class; with ``net_ns_fd`` the interface is created in that namespace.
+
+        Raises:
+            Refused: with errno EEXIST if the name is taken.
+
         """
         body = link_body(0, {"ifname": name, **options}) + info(kind, data)
         self.request(f"create the {kind} interface {name}", NEWLINK, body, CREATE | EXCLUSIVE)
@@ -137,7 +145,15 @@ class Links(Netlink):
         promiscuous: bool = False,
         **options: str | int,
     ) -> None:
-        """Change *options* of *link*, which may be given by its name, and set it *up* or down."""
+        """Change an interface.
+
+        Args:
+            link: the interface or its name.
+            up: set the interface up (True) or down (False); None leaves its state.
+            promiscuous: enable promiscuous mode.
+            options: the options to change, see the class.
+
+        """
         name, index = (link, 0) if isinstance(link, str) else (link.name, link.index)
         named = {"ifname": name} if isinstance(link, str) else {}
         body = link_body(index, {**named, **options}, up=up, promiscuous=promiscuous)
@@ -145,7 +161,7 @@ class Links(Netlink):
         self.request(f"change {what} of the interface {name}", SETLINK, body)
 
     def remove(self, link: Link) -> None:
-        """Remove *link*, or do nothing when it is gone."""
+        """Remove *link*; do nothing if it no longer exists."""
         try:
             self.request(f"remove the interface {link.name}", DELLINK, link_body(link.index))
         except Refused as error:
@@ -170,7 +186,7 @@ def link_body(
     up: bool | None = None,
     promiscuous: bool = False,
 ) -> bytes:
-    """Return the body of a message about interface *index*, with *options* as in :class:`Links`."""
+    """Encode a message body for interface *index*, with *options* as in :class:`Links`."""
     change = (0 if up is None else _IFF_UP) | (_IFF_PROMISC if promiscuous else 0)
     flags = (_IFF_UP if up else 0) | (_IFF_PROMISC if promiscuous else 0)
     parts = [HEADER.pack(0, index, flags, change)]
@@ -181,13 +197,13 @@ def link_body(
 
 
 def info(kind: str, data: bytes = b"") -> bytes:
-    """Return the attribute that gives an interface its *kind* and the kind's own *data*."""
+    """Encode IFLA_LINKINFO: the interface's *kind* and the kind's own *data*."""
     described = attribute(_INFO_KIND, kind) + (attribute(_INFO_DATA, data) if data else b"")
     return attribute(_LINKINFO, described)
 
 
 def decode(answer: bytes) -> Link:
-    """Return the interface that the body of a message describes."""
+    """Return the interface that the body of an RTM_NEWLINK message describes."""
     _, index, flags, _ = HEADER.unpack_from(answer)
     found = attributes(answer, HEADER.size)
     about = attributes(found.get(_LINKINFO, b""))
@@ -195,7 +211,7 @@ def decode(answer: bytes) -> Link:
     data = attributes(about.get(_INFO_DATA, b""))
     port = attributes(about.get(_INFO_SLAVE_DATA, b""))
     parent = number(found.get(_IFLA["link"]))
-    # In another namespace the number means another interface.
+    # With IFLA_LINK_NETNSID the index counts in another namespace.
     elsewhere = _LINK_NETNSID in found
     far_end = (parent, number(found.get(_LINK_NETNSID))) if elsewhere and kind == "veth" else None
     return Link(

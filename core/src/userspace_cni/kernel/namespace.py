@@ -1,4 +1,4 @@
-"""A container's network namespace as a handle."""
+"""Handle of a container's network namespace."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _T = TypeVar("_T")
 
 
 class Namespace:
-    """The network namespace at a path, opened once; a context manager that closes it.
+    """An open network namespace; a context manager that closes it.
 
-    All that an engine does in a container for one request goes through one handle: the path could
-    lead elsewhere when it is looked up again.
+    Use one handle for everything that a request does in a container: a second lookup of the path
+    could lead to another namespace.
     """
 
     def __init__(self, path: str) -> None:
-        """Open the namespace.
+        """Open the namespace at *path*.
 
         Raises:
-            CniError: code 4 when *path* is no network namespace, or no longer one.
+            CniError: code 4 if *path* is not a network namespace, or no longer one.
 
         """
         self.path = path
         try:
-            #: For netlink's ``IFLA_NET_NS_FD``.
+            #: File descriptor, for netlink's ``IFLA_NET_NS_FD``.
             self.fd = netns.open_namespace(path)
         except CniError as error:
             raise CniError(
@@ -45,13 +45,13 @@ class Namespace:
         os.close(self.fd)
 
     def call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Call *function* inside and return what it returns.
+        """Call *function* in the namespace and return its result.
 
-        A socket stays in the namespace that it was opened in: ``call(Links)`` returns one that
-        works inside from out here.
+        A socket stays in the namespace in which it was opened: the result of ``call(Links)`` works
+        in the container although it is used from outside.
 
         Raises:
-            Exception: whatever *function* raises.
+            Exception: the exception that *function* raises.
 
         """
         return netns.call_in(self.fd, function, *args, **kwargs)

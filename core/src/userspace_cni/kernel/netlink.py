@@ -1,4 +1,4 @@
-"""One netlink socket, and the attributes of its messages: netlink(7)."""
+"""Netlink socket and message encoding: netlink(7)."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _DUMP_INTERRUPTED = 0x10
 _ACK_ATTRIBUTES = 0x200
 _ERROR_TEXT = 1  # NLMSGERR_ATTR_MSG
 _SOL_NETLINK = 270
-# Refusals in words and without the request that they answer; strict checks, so that a dump can be
-# limited to one interface: NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK.
+# NETLINK_CAP_ACK: errors do not repeat the request. NETLINK_EXT_ACK: errors carry a text.
+# NETLINK_GET_STRICT_CHK: strict checks, which allow a dump to be limited to one interface.
 _OPTIONS = (10, 11, 12)
-_BUFFER = 1 << 16  # bytes; the kernel fills at most 32 KiB for one recv(2) of a dump
+_BUFFER = 1 << 16  # bytes; a dump returns at most 32 KiB per recv(2)
 _DUMP_TRIES = 5
-_KERNEL = 0  # the port id, netlink(7)
+_KERNEL = 0  # the kernel's port ID, netlink(7)
 
 
 class Refused(DataplaneError):
-    """The kernel refused a netlink request; :attr:`errno` says why."""
+    """The kernel refused a netlink request; :attr:`errno` holds the reason."""
 
     def __init__(self, action: str, number: int, words: str) -> None:
         name = errno.errorcode.get(number, str(number))
@@ -48,12 +48,12 @@ class Refused(DataplaneError):
 
 
 class Netlink:
-    """A socket in the network namespace of the thread that opened it; used by one thread at a time.
+    """A netlink socket in the network namespace of the thread that opened it.
 
-    A context manager that closes it.
+    The socket is not thread-safe. It is a context manager that closes it.
 
     Raises:
-        DataplaneUnavailable: when the socket cannot be opened.
+        DataplaneUnavailable: if the socket cannot be opened.
 
     """
 
@@ -90,14 +90,14 @@ class Netlink:
         """Send a message and return the bodies of the kernel's answers.
 
         Args:
-            action: what the message does, as it follows "cannot" in an error.
-            type_: the message's type, such as ``RTM_NEWLINK``.
-            body: what follows the header.
+            action: description for error messages, which put "cannot" before it.
+            type_: the message type, such as ``RTM_NEWLINK``.
+            body: the message without its netlink header.
             flags: :data:`DUMP`, or :data:`CREATE` and :data:`EXCLUSIVE`.
 
         Raises:
-            Refused: when the kernel refuses; then nothing has changed.
-            DataplaneUnavailable: when the socket fails; the request may have been carried out.
+            Refused: if the kernel refuses; nothing has changed.
+            DataplaneUnavailable: if the socket fails; the kernel may have executed the request.
 
         """
         try:
@@ -116,7 +116,7 @@ class Netlink:
         raise Refused(action, errno.EAGAIN, f"changed while it was read, {_DUMP_TRIES} times")
 
     def _receive(self, action: str) -> tuple[list[bytes], bool]:
-        """Return the answers up to the last, and whether nothing changed while they were made."""
+        """Return all answers, and whether they are consistent (no change during the dump)."""
         answers: list[bytes] = []
         complete = True
         while True:
@@ -134,7 +134,7 @@ class Netlink:
 
 
 def attribute(kind: int, value: bytes | str | int) -> bytes:
-    """Return one attribute: bytes as they are, text with a final NUL, a number as 32 bits."""
+    """Encode one attribute: bytes as they are, text with a final NUL, a number as 32 bits."""
     if isinstance(value, int):
         value = (value & 0xFFFFFFFF).to_bytes(4, sys.byteorder)
     elif isinstance(value, str):
@@ -144,7 +144,7 @@ def attribute(kind: int, value: bytes | str | int) -> bytes:
 
 
 def attributes(body: bytes, offset: int = 0) -> dict[int, bytes]:
-    """Return the values of the attributes that fill *body* from *offset* on, by their type."""
+    """Decode the attributes in *body* from *offset* on; return their values by type."""
     found = {}
     while offset + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, offset)
@@ -154,12 +154,12 @@ def attributes(body: bytes, offset: int = 0) -> dict[int, bytes]:
 
 
 def number(value: bytes | None) -> int:
-    """Return an attribute's number, of any size; 0 for None."""
+    """Decode an integer attribute of any size; return 0 for None."""
     return int.from_bytes(value or b"", sys.byteorder)
 
 
 def text(value: bytes | None) -> str:
-    """Return an attribute's text; empty for None."""
+    """Decode a text attribute; return an empty string for None."""
     return (value or b"").rstrip(b"\0").decode(errors="surrogateescape")
 
 
@@ -174,13 +174,13 @@ def _messages(data: bytes, sequence: int) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _refusal(type_: int, flags: int, body: bytes) -> tuple[int, str] | None:
-    """Return the error number and words of a final message, None for success."""
+    """Return the errno and the text of a final message, or None for success."""
     (status,) = struct.unpack_from("=i", body)
     if status == 0:
         return None
     told = b""
     if flags & _ACK_ATTRIBUTES:
-        # They follow the status, and in NLMSG_ERROR the header of the request.
+        # The attributes follow the status; NLMSG_ERROR has the request's header in between.
         offset = 4 + (_HEADER.size if type_ == _ERROR else 0)
         told = attributes(body, offset).get(_ERROR_TEXT, b"")
     return -status, text(told) or os.strerror(-status)

@@ -1,4 +1,4 @@
-"""Checksum offload of an interface: ethtool ioctls, <linux/ethtool.h>."""
+"""Checksum offload of kernel interfaces: ethtool ioctls, <linux/ethtool.h>."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _ETHTOOL_STXCSUM = 0x17
 
 
 def compute_checksums(interface: str) -> None:
-    """Have the kernel compute the checksums of what *interface* sends.
+    """Disable transmit checksum offload, so that the kernel computes the checksums itself.
 
-    No hardware that would do it follows in a userspace switch, and TCP segments without a checksum
-    would be dropped.
+    A userspace switch has no hardware that would fill them in, and receivers drop TCP segments
+    without a valid checksum.
 
     Raises:
-        DataplaneError: when the kernel refuses.
+        DataplaneError: if the kernel refuses.
 
     """
     value = array("B", struct.pack("II", _ETHTOOL_STXCSUM, 0))  # struct ethtool_value

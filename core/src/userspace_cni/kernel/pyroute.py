@@ -1,4 +1,4 @@
-"""The way to pyroute2, for what is rarely asked. Importing it takes a quarter of a second."""
+"""Access to pyroute2 for rare requests; importing it takes a quarter of a second."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def iproute(action: str) -> Iterator[Any]:
-    """Yield pyroute2's ``IPRoute``, which works in the calling thread's network namespace.
+    """Yield pyroute2's ``IPRoute`` for the calling thread's network namespace.
 
     Args:
-        action: what is done with it, as it follows "cannot" in an error.
+        action: description for error messages, which put "cannot" before it.
 
     Raises:
-        Refused: when the kernel refuses.
+        Refused: if the kernel refuses a request made in the body.
 
     """
     from pyroute2.iproute.linux import IPRoute

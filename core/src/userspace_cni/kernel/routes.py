@@ -1,7 +1,7 @@
-"""The kernel's routes: rtnetlink(7), <linux/rtnetlink.h>.
+"""Kernel routes: rtnetlink(7), <linux/rtnetlink.h>.
 
-*links* is the socket in the routes' namespace; every function raises :class:`.Refused` when the
-kernel refuses.
+*links* is a socket in the routes' namespace. Every function that takes it raises :class:`.Refused`
+when the kernel refuses the request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAIN_TABLE = 254  # RT_TABLE_MAIN
 SCOPE_UNIVERSE = 0  # RT_SCOPE_
 SCOPE_LINK = 253
-#: The names of metrics, for :func:`add_route`.
+#: Keys of metrics for :func:`add_route`.
 RTAX_MTU = 2
 RTAX_ADVMSS = 8
 
@@ -38,16 +38,16 @@ _STATIC = 4  # RTPROT_
 
 @frozen(kw_only=True)
 class KernelRoute:
-    """A route of the main or another table, as the kernel describes it."""
+    """A route of any table, as the kernel describes it."""
 
     dst: str
     gw: str | None
     table: int
     priority: int
-    #: The source address that it prefers, None without.
+    #: Preferred source address.
     src: str | None
     scope: int
-    #: Index of the interface that it goes through, 0 for a route with several.
+    #: Index of the outgoing interface; 0 for a route with several next hops.
     oif: int
 
 
@@ -63,9 +63,22 @@ def add_route(
     priority: int | None = None,
     metrics: Mapping[int, int] | None = None,
 ) -> None:
-    """Add a route to *dst* through *link*; EEXIST when there is one.
+    """Add a route.
 
-    *metrics* are the kernel's: :data:`RTAX_MTU`, :data:`RTAX_ADVMSS`.
+    Args:
+        links: a socket in the route's namespace.
+        link: the outgoing interface.
+        dst: the destination; a prefix length of 0 makes a default route.
+        gw: the gateway; None for a directly connected destination.
+        scope: :data:`SCOPE_UNIVERSE` or :data:`SCOPE_LINK`.
+        table: number of the routing table.
+        src: preferred source address.
+        priority: the metric of the route, lowest first; the kernel's default if None.
+        metrics: :data:`RTAX_MTU` and :data:`RTAX_ADVMSS`, in bytes.
+
+    Raises:
+        Refused: with errno EEXIST if the route already exists.
+
     """
     family = AF_INET6 if dst.version == 6 else AF_INET
     body = _HEADER.pack(family, dst.prefixlen, 0, 0, 0, _STATIC, scope, _UNICAST, 0)
@@ -86,12 +99,15 @@ def add_route(
 
 
 def routes_of(links: Links, link: Link | None = None) -> list[KernelRoute]:
-    """Return the unicast routes through *link*, or all, of all tables. Two requests."""
+    """Return the unicast routes of all tables, optionally only those through *link*."""
     return [*_routes(links, AF_INET, link), *_routes(links, AF_INET6, link)]
 
 
 def default_interface(links: Links) -> Link | None:
-    """Return the interface of the default route, IPv4's first; None without one. Slow."""
+    """Return the interface of the default route (IPv4 before IPv6), or None without one.
+
+    This reads every route of the namespace and is slow if there are many.
+    """
     for family in (AF_INET, AF_INET6):
         defaults = [
             route
@@ -104,10 +120,7 @@ def default_interface(links: Links) -> Link | None:
 
 
 def decode(answer: bytes) -> KernelRoute | None:
-    """Return the route that the body of a message tells; None for one that is not unicast.
-
-    Each address family has a route of its own for multicast.
-    """
+    """Return the route in the body of an RTM_NEWROUTE message, or None if it is not unicast."""
     family, length, _, _, table, _, scope, kind, _ = _HEADER.unpack_from(answer)
     if kind != _UNICAST:
         return None

@@ -10,12 +10,12 @@ _ROOT = "/proc/sys/net"
 
 
 def write(name: str, value: str) -> None:
-    """Set the kernel setting *name*, such as ``ipv4/ip_forward``, unless it has *value* already.
+    """Set the kernel setting *name*, such as ``ipv4/ip_forward``, to *value*.
 
-    It is read first, because /proc/sys may be read-only where somebody else has set it.
+    The setting is read first and written only if it differs, because /proc/sys may be read-only.
 
     Raises:
-        DataplaneError: when it can be neither found as wanted nor set.
+        DataplaneError: if the setting cannot be read, or has another value and cannot be written.
 
     """
     path = f"{_ROOT}/{name}"
@@ -33,7 +33,7 @@ def write(name: str, value: str) -> None:
 
 
 def forward(versions: set[int]) -> None:
-    """Let this namespace forward packets of the IP *versions* (4, 6)."""
+    """Enable forwarding of packets of the given IP *versions* (4, 6)."""
     if 4 in versions:
         write("ipv4/ip_forward", "1")
     if 6 in versions:
@@ -41,43 +41,46 @@ def forward(versions: set[int]) -> None:
 
 
 def ignore_router_advertisements(interface: str) -> None:
-    """Keep *interface* from taking routes and addresses from whoever is on its link.
+    """Make *interface* ignore IPv6 router advertisements.
 
-    On the host's side that would be a container (CVE-2020-10749).
+    Otherwise a container could install routes and addresses on the host (CVE-2020-10749).
     """
     _write_if_ipv6(interface, "accept_ra", "0")
 
 
 def trust_own_addresses(interface: str) -> None:
-    """Spare *interface*, not up yet, duplicate address detection.
+    """Disable duplicate address detection on *interface*, which must not be up yet.
 
-    The host can forward no packet to a container before its link-local address there is usable,
-    which would take up to two seconds; its MAC address is ours, and so unique.
+    The detection takes up to two seconds, and until it ends the host cannot forward packets to the
+    container. It is not needed: the MAC address is generated from the attachment and unique.
     """
     _write_if_ipv6(interface, "accept_dad", "0")
 
 
 def no_link_local_address(interface: str) -> None:
-    """Keep *interface*, not up yet, from speaking IPv6 itself: it is a mere port of a bridge."""
+    """Give *interface* no IPv6 link-local address: as a bridge port it needs none.
+
+    The interface must not be up yet.
+    """
     _write_if_ipv6(interface, "addr_gen_mode", "1")
 
 
 def withdraw_host(interface: str) -> None:
-    """Keep the host's own network stack from answering on *interface*, a port of a switch.
+    """Keep the host's network stack from answering on *interface*, a port of a userspace switch.
 
-    A userspace switch takes copies of the frames: the kernel sees them, too.
+    The switch receives copies of the frames, so the kernel sees them as well.
     """
     _write_if_ipv6(interface, "disable_ipv6", "1")
     write(f"ipv4/conf/{interface}/arp_ignore", "8")
 
 
 def enable_ipv6(interface: str) -> None:
-    """Let *interface* have IPv6 addresses; runtimes create namespaces with IPv6 disabled."""
+    """Enable IPv6 on *interface*; container runtimes create namespaces with IPv6 disabled."""
     write(f"ipv6/conf/{interface}/disable_ipv6", "0")
 
 
 def keep_ipv6_addresses(interface: str) -> None:
-    """Keep the IPv6 addresses of *interface* while it is down, as IPv4's are."""
+    """Keep the IPv6 addresses of *interface* while it is down, as the kernel does for IPv4."""
     write(f"ipv6/conf/{interface}/keep_addr_on_down", "1")
 
 

@@ -1,4 +1,4 @@
-"""A pair of veth interfaces: one end on the host, the other in the container.
+"""Veth pairs with one end on the host and the other in the container.
 
 The host's end is named after the attachment, see :func:`.tags.short_name`.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from userspace_cni.kernel.links import Link
     from userspace_cni.kernel.tags import Tags
 
-#: In bytes, where neither the configuration nor a bridge says otherwise: Ethernet's.
+#: In bytes; used if neither the configuration nor a bridge sets an MTU.
 DEFAULT_MTU = 1500
 
 _PEER = 1  # VETH_INFO_PEER
@@ -46,15 +46,23 @@ def create(
     undo: ExitStack,
     master: Link | None = None,
 ) -> str:
-    """Make the pair, its far end complete in the container, and return the host end's name.
+    """Create the pair with one end in the container, and return the name of the host's end.
 
-    The host's end is a port of the bridge *master*, if there is one, and still down: nothing passes
-    before :func:`activate`.
+    Both ends stay down until :func:`activate`.
+
+    Args:
+        links: a socket in the host's namespace.
+        container: the container's namespace.
+        attachment: supplies the names and MAC addresses.
+        mtu: of both ends, in bytes.
+        tags: the engine's tags.
+        undo: receives the step that removes the pair.
+        master: the bridge that the host's end becomes a port of.
 
     Raises:
-        CniError: code 103 when the container has an interface of that name.
-        DataplaneError: when the kernel refuses.
-        DataplaneUnavailable: when the kernel's answer is lost.
+        CniError: code 103 if the container already has an interface of that name.
+        DataplaneError: if the kernel refuses.
+        DataplaneUnavailable: if the kernel's answer is lost.
 
     """
     name = short_name(attachment.id)
@@ -78,7 +86,7 @@ def create(
             error.details + full,
         ) from error
     except DataplaneUnavailable:
-        # The answer did not come: the pair may have been made all the same.
+        # The answer was lost, but the pair may exist.
         undo.callback(remove, attachment.id, tags)
         raise
     undo.callback(remove, attachment.id, tags)
@@ -93,20 +101,23 @@ def activate(links: Links, container: Namespace, attachment: Attachment, tags: T
 
 
 def create_for_switch(attachment: Attachment, mtu: int, tags: Tags, undo: ExitStack) -> None:
-    """Make a pair whose host's end a userspace switch takes its frames from; tag it, set it up."""
+    """Create a pair for a userspace switch that attaches to the host's end; tag it, set it up.
+
+    Raises the same errors as :func:`create`.
+    """
     with Links() as links, Namespace(attachment.netns) as container:
         name = create(links, container, attachment, mtu=mtu, tags=tags, undo=undo)
         sysctl.withdraw_host(name)
         alias = tags.encode(attachment)
         links.change(name, ifalias=alias, up=True)
         container.call(_complete_for_switch, attachment.interface, alias)
-        # In the container, because the switch takes its frames before a queue on the host's end
-        # could hold any back.
+        # Limits are set in the container: the switch takes its frames before a queue on the host's
+        # end could delay them.
         limits.apply_inside(container, attachment, tags, undo)
 
 
 def revive(attachment_id: str, tags: Tags) -> bool:
-    """Set the host's end up if it is there; tell whether it is."""
+    """Set the host's end up; return False if it does not exist."""
     with Links() as links:
         link = links.find(short_name(attachment_id))
         if link is None or not tags.own(link, attachment_id):
@@ -116,7 +127,7 @@ def revive(attachment_id: str, tags: Tags) -> bool:
 
 
 def remove(attachment_id: str, tags: Tags) -> None:
-    """Remove the attachment's pair, if it is there."""
+    """Remove the attachment's pair, if it exists."""
     with Links() as links:
         link = find(links, attachment_id, tags)
         if link is not None:
@@ -124,10 +135,10 @@ def remove(attachment_id: str, tags: Tags) -> None:
 
 
 def find(links: Links, attachment_id: str, tags: Tags) -> Link | None:
-    """Return the host's end of the attachment, by its name and its tag.
+    """Return the host's end of the attachment, or None.
 
-    Also one that has no tag yet, because the request that made it died before it tagged it: it is
-    still down, and has the MAC address that only we would give it.
+    It is identified by its name and tag. If the request that created it died before it could tag
+    it, it is recognized by being down and having the MAC address generated for the attachment.
     """
     link = links.find(short_name(attachment_id))
     if link is None:
@@ -142,7 +153,7 @@ def find(links: Links, attachment_id: str, tags: Tags) -> Link | None:
 
 
 def check(links: Links, attachment: Attachment, tags: Tags) -> Link:
-    """Return the host's end; raise CheckFailed unless it is there, tagged and up."""
+    """Return the host's end; raise CheckFailed unless it exists, is tagged and is up."""
     link = find(links, attachment.id, tags)
     if link is None:
         raise CheckFailed(
@@ -158,13 +169,13 @@ def check(links: Links, attachment: Attachment, tags: Tags) -> Link:
 
 
 def tag(interface: str, alias: str) -> None:
-    """Tag *interface*; call it in its namespace."""
+    """Tag *interface*, which must be in the calling thread's namespace."""
     with Links() as links:
         links.change(interface, ifalias=alias)
 
 
 def taken_inside(attachment: Attachment) -> CniError:
-    """Return the error for an interface name that is taken in the container."""
+    """Return the error (code 103) for an interface name that is taken in the container."""
     return CniError(
         Code.ALREADY_ATTACHED,
         f"the container has an interface {attachment.interface} already",
@@ -173,7 +184,7 @@ def taken_inside(attachment: Attachment) -> CniError:
 
 
 def peer_data(**options: str | int) -> bytes:
-    """Return what tells a veth's other end by its *options*, see :class:`.Links`."""
+    """Encode the *options* of a veth's peer, see :class:`.Links`."""
     return attribute(_PEER, link_body(0, options))
 
 
@@ -183,7 +194,7 @@ def _complete_for_switch(interface: str, alias: str) -> None:
 
 
 def _taken(links: Links, attachment: Attachment, name: str, tags: Tags) -> CniError:
-    """Tell which of the pair's two names is taken, and what to do."""
+    """Return an error that says which of the pair's two names is taken, and what to do."""
     there = links.find(name)
     if there is None:
         return taken_inside(attachment)

@@ -1,7 +1,7 @@
-"""The kit for authors of engines: the whole contract as tests.
+"""Test kit for engine authors: the whole engine contract as pytest tests.
 
-A package of an engine subclasses :class:`Switch`, which says how to start a private instance of the
-switch and what a valid configuration is, and :class:`EngineContract`, which brings the tests::
+An engine's test suite subclasses :class:`Switch`, which starts a private instance of the switch,
+and :class:`EngineContract`, which names a valid network configuration and contains the tests::
 
     class ExampleSwitch(Switch):
         ...
@@ -14,13 +14,13 @@ switch and what a valid configuration is, and :class:`EngineContract`, which bri
             with ExampleSwitch(tmp_path) as switch:
                 yield switch
 
-It needs pytest: ``pip install 'userspace-cni[testing]'``. Each test is explained in
-docs/engine-contract.md.
+The kit needs pytest: ``pip install 'userspace-cni[testing]'``. docs/engine-contract.md explains
+each test.
 """
 
 import pytest
 
-# Before the modules are imported, so that their assertions tell what they have compared.
+# Must precede the imports: pytest rewrites assertions only in modules not imported yet.
 pytest.register_assert_rewrite("userspace_cni.testing.bench", "userspace_cni.testing.contract")
 
 from userspace_cni.testing.contract import EngineContract  # noqa: E402

@@ -1,4 +1,4 @@
-"""An engine at work on a switch: what the runtime does around it, without IPAM and store."""
+"""Test bench that drives an engine as the runtime does, without IPAM and store."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-#: Seconds that the kit waits for a lock.
+#: How long the kit waits for a lock or for other processes, in seconds.
 _TIMEOUT = 30
 
 
 @frozen(kw_only=True)
 class Place:
-    """All that it takes to make an engine, here or in another process."""
+    """Everything needed to create an engine, in this process or in another one."""
 
     engine: type[HostEngine]
     settings: Mapping[str, Any]
-    #: Where the engine works; empty for this process's own network namespace.
+    #: Network namespace that the engine works in; empty for the namespace of this process.
     netns: str
-    #: Of the shared directories and locks.
+    #: Contains the shared directories and locks.
     directory: Path
 
     def context(self, held: list[str]) -> EngineContext:
-        """Return the node that the engine sees; the names of the locks that it holds are *held*."""
+        """Return the engine's context, which keeps the names of the locks it holds in *held*."""
         locks = Locks(self.directory / "locks", _TIMEOUT)
 
         @contextmanager
         def lock(name: str) -> Iterator[object]:
-            # The lock's own files are the runtime's work.
+            # Creating the lock's files is the runtime's work, so no fault is injected here.
             with unharmed():
                 taken = locks.hold(name)
                 descriptor = taken.__enter__()
@@ -70,7 +70,7 @@ class Place:
         return ContainerDirectory(self.directory / "shared", container_id, None)
 
     def call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Call *function* where the engine works."""
+        """Call *function* in the engine's network namespace and return its result."""
         if self.netns:
             return netns.call(self.netns, function, *args, **kwargs)
         return function(*args, **kwargs)
@@ -78,14 +78,14 @@ class Place:
 
 @define
 class Bench:
-    """An engine, its switch, and a network."""
+    """An engine with its switch and a network."""
 
     switch: Switch
     place: Place
     conf: EngineConf
     network: Mapping[str, Any]
     engine: HostEngine
-    #: The names of the locks that the engine holds.
+    #: Names of the locks that the engine currently holds.
     held: list[str]
     _stack: ExitStack
     _addresses: bool
@@ -93,23 +93,29 @@ class Bench:
     _attachments: list[Attachment] = field(factory=list)
 
     def clean(self) -> None:
-        """Remove what a test that failed has left."""
+        """Remove what a failed test left behind."""
         for attachment in self._attachments:
             with suppress(Exception):
                 self.delete(attachment)
 
     def fresh_engine(self) -> HostEngine:
-        """Return another object of the engine, which remembers nothing."""
+        """Return a new instance of the engine, without any cached state."""
         engine = self.place.engine(self.place.context([]))
         self._stack.callback(engine.close)
         return engine
 
     def call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Call *function* where the engine works."""
+        """Call *function* in the engine's network namespace and return its result."""
         return self.place.call(function, *args, **kwargs)
 
     def attachment(self, network: str = "contract", **changes: Any) -> Attachment:
-        """Return an attachment of a new container, not made yet."""
+        """Return an attachment for a new container, without adding it.
+
+        Args:
+            network: the network's name.
+            changes: fields of the attachment that replace the defaults.
+
+        """
         number = next(self._numbers)
         container_id = f"c{number}"
         path = self._stack.enter_context(self.switch.container())
@@ -134,7 +140,7 @@ class Bench:
         return (IPConfig(address=address, gateway=ip_address("10.213.0.1")),)
 
     def add(self, attachment: Attachment, engine: HostEngine | None = None) -> HostPort:
-        """Make the port; when that fails, undo it as the runtime does."""
+        """Add the port; if that fails, run the undo steps as the runtime does."""
         undo = ExitStack()
         try:
             port = self.call((engine or self.engine).add, attachment, self.conf, undo)
@@ -146,41 +152,48 @@ class Bench:
         return port
 
     def delete(self, attachment: Attachment, engine: HostEngine | None = None) -> None:
-        """Remove the port, and what the runtime removes of it."""
+        """Delete the port, and the shared directory as the runtime does."""
         self.call((engine or self.engine).delete, attachment.id, self.conf, attachment.netns)
         self.withdraw(attachment)
 
     def withdraw(self, attachment: Attachment) -> None:
-        """Remove the shared directory, as the runtime does when a port is deleted or undone."""
+        """Remove the shared directory, as the runtime does after a DEL or a failed ADD."""
         shutil.rmtree(self.place.shared(attachment.container_id).path, ignore_errors=True)
 
     def check(self, attachment: Attachment, port: HostPort) -> None:
-        """Let the engine check *port*."""
+        """Call the engine's ``check`` for *port*."""
         self.call(self.engine.check, attachment, self.conf, port)
 
     def restore(self, attachment: Attachment, port: HostPort) -> HostPort:
-        """Put *port* back."""
+        """Call the engine's ``restore`` for *port* and return the restored port."""
         undo = ExitStack()
         restored = self.call(self.engine.restore, attachment, self.conf, port, undo)
         undo.pop_all()
         return restored
 
     def listed(self, network: str = "contract", engine: HostEngine | None = None) -> set[str]:
-        """Return the ids of the attachments that the switch carries."""
+        """Return the IDs of the attachments that the engine lists for *network*."""
         return set(self.call((engine or self.engine).attachments, network, self.conf))
 
     def objects(self) -> list[str]:
-        """Return what is in the switch."""
+        """Return the switch's objects in sorted order, see :meth:`.Switch.objects`."""
         return sorted(self.switch.objects())
 
 
 @contextmanager
 def bench(switch: Switch, network: Mapping[str, Any], *, addresses: bool) -> Iterator[Bench]:
-    """Put the engine that *network* names to work on *switch*."""
+    """Create the engine that *network* names and yield its bench.
+
+    Args:
+        switch: a running switch.
+        network: the network's configuration.
+        addresses: whether attachments have an IPv4 address and a gateway.
+
+    """
     raw = dict(network["host"])
     engine = registry.host_engine(raw["engine"])
     conf = config.engine_conf(raw, "host", engine.info, {})
-    # Short: a socket's path has at most 107 bytes.
+    # Keep the path short: the path of a Unix socket has at most 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="ucni-"))
     try:
         with ExitStack() as stack:
@@ -199,9 +212,9 @@ def bench(switch: Switch, network: Mapping[str, Any], *, addresses: bool) -> Ite
 
 
 def lives(place: Place, conf: EngineConf, attachments: list[Attachment], together: Barrier) -> None:
-    """Take each of *attachments* through its life, in a process of its own.
+    """Add, check and delete each attachment; the entry point of a child process.
 
-    The processes begin *together*, however long each took to start.
+    The barrier *together* makes all processes begin at the same time.
     """
     engine = place.engine(place.context([]))
     try:

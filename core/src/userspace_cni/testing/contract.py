@@ -1,4 +1,4 @@
-"""What every engine must do, as tests. Subclass :class:`EngineContract`; see the package."""
+"""Tests of the engine contract. Subclass :class:`EngineContract`; see the package."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ from userspace_cni.testing.bench import Bench
 from userspace_cni.testing.faults import failing
 from userspace_cni.testing.switch import Damage, Switch
 
-#: No ADD makes more calls than this; a loop that never ends is a bug of its own.
+#: Upper limit of external calls per ADD, to end the test if the engine loops forever.
 _CALLS_MAX = 2000
 _AT_ONCE = 6
 _PROCESSES = 3
 _LIVES = 3
-#: Seconds for a process that takes a few attachments through their lives.
+#: How long a child process may take, in seconds.
 _PROCESS_TIMEOUT = 120
 
 
 class EngineContract(ABC):
-    """The tests. Each gets a switch of its own, unless the fixture ``switch`` has a wider scope."""
+    """The tests. Each test gets its own switch unless the fixture ``switch`` has a wider scope."""
 
-    #: A network's configuration with its parts ``host`` and, unless the defaults do, ``container``.
+    #: Network configuration with the parts ``host`` and, if the defaults do not fit, ``container``.
     network: ClassVar[Mapping[str, Any]]
-    #: Whether each attachment of the tests has an IPv4 address and a gateway, as from IPAM.
+    #: Whether each attachment has an IPv4 address and a gateway, as if from IPAM.
     addresses: ClassVar[bool] = False
-    #: Whether the whole port is an interface of the container's namespace, such as a tap or a
-    #: macvlan: nothing of it is on the node to be listed, and it goes with the namespace.
+    #: Whether the port exists only in the container's namespace, such as a tap or a macvlan. Such
+    #: a port is not listed on the node and disappears with the namespace.
     inside: ClassVar[bool] = False
 
     @pytest.fixture
     def switch(self) -> Iterator[Switch]:
-        """Yield a running switch: the author's fixture."""
+        """Yield a running switch. The engine's author overrides this fixture."""
         raise NotImplementedError("override the fixture `switch`; see userspace_cni.testing")
 
     @pytest.fixture
     def bench(self, switch: Switch) -> Iterator[Bench]:
-        """Put the engine to work; afterwards nothing may be left in the switch."""
+        """Yield a test bench; afterwards fail if the test left anything in the switch."""
         before = sorted(switch.objects())
         with benches.bench(switch, self.network, addresses=self.addresses) as bench:
             yield bench
             after = bench.objects()
-            bench.clean()  # for the tests that share the switch
+            bench.clean()  # other tests may share the switch
         assert after == before, "the test left something in the switch"
 
-    # -- what it says of itself
+    # -- registration and metadata
 
     def test_it_is_announced_and_described(self, bench: Bench) -> None:
         engine = bench.place.engine
@@ -78,7 +78,7 @@ class EngineContract(ABC):
         with failing() as calls:
             engine = bench.place.engine(bench.place.context([]))
         engine.close()
-        assert calls.count == 0, "__init__ reached the outside"
+        assert calls.count == 0, "__init__ made external calls (files, sockets, processes)"
 
     # -- the life of a port
 
@@ -161,8 +161,8 @@ class EngineContract(ABC):
         bench.withdraw(attachment)
 
     def test_a_failure_at_each_call_leaves_nothing(self, bench: Bench) -> None:
-        """Each call of ``add`` to the outside fails in turn."""
-        warm = bench.attachment()  # modules are imported, and connections opened, once
+        """Make each external call of ``add`` fail in turn."""
+        warm = bench.attachment()  # so that modules are imported and connections are open
         bench.add(warm)
         bench.delete(warm)
         before = bench.objects()
@@ -178,7 +178,7 @@ class EngineContract(ABC):
                     error = raised
             where = f"call {number}, {fault.failed}"
             if error is not None and not isinstance(error, CniError):
-                problems.append(f"{where}: raised {error!r}, which is no CniError")
+                problems.append(f"{where}: raised {error!r}, which is not a CniError")
             if error is None:
                 bench.delete(attachment)
             else:
@@ -240,7 +240,7 @@ class EngineContract(ABC):
     def test_processes_share_a_switch(self, bench: Bench) -> None:
         before = bench.objects()
         lots = [
-            # Without its directory, which is made anew in the process: it holds no descriptor.
+            # The directory cannot be pickled; the child process creates its own.
             [attrs.evolve(bench.attachment(), directory=None) for _ in range(_LIVES)]
             for _ in range(_PROCESSES)
         ]
@@ -261,7 +261,7 @@ class EngineContract(ABC):
         assert [process.exitcode for process in processes] == [0] * _PROCESSES
         assert bench.objects() == before
 
-    # -- CHECK, and what mends
+    # -- CHECK and restore
 
     def test_check_notices_each_damage_and_restore_mends_it(self, bench: Bench) -> None:
         problems: list[str] = []
@@ -286,7 +286,7 @@ class EngineContract(ABC):
         bench.delete(attachment)
         assert not problems, "\n".join(problems)
 
-    # -- a switch that is down, or has restarted
+    # -- a switch that is down or has restarted
 
     def test_a_switch_that_is_down_is_told_apart(self, bench: Bench) -> None:
         if not bench.switch.is_program:
@@ -313,7 +313,7 @@ class EngineContract(ABC):
             except DataplaneUnavailable as error:
                 if not error.details:
                     problems.append(f"{verb}: {error} does not say what to do")
-            except Exception as error:  # noqa: BLE001  that is what is tested
+            except Exception as error:  # noqa: BLE001  any other exception is a finding
                 problems.append(f"{verb} raised {error!r}, not DataplaneUnavailable")
             else:
                 problems.append(f"{verb} succeeded")
@@ -348,10 +348,10 @@ class EngineContract(ABC):
         attachment = bench.attachment()
         port = bench.add(attachment)
         before = bench.objects()
-        self._handoff(bench, attachment, port)  # modules are imported once
+        self._handoff(bench, attachment, port)  # so that modules are imported
         with failing() as calls:
             handoff = self._handoff(bench, attachment, port)
-        assert calls.count == 0, "prepare reached the outside"
+        assert calls.count == 0, "prepare made external calls (files, sockets, processes)"
         assert bench.objects() == before
         assert handoff.interface == attachment.interface
         assert handoff.iftype
@@ -369,12 +369,21 @@ class EngineContract(ABC):
         bench.check(attachment, port)
         bench.delete(attachment)
 
-    # -- what the tests share
+    # -- helpers
 
     def _mended(
         self, bench: Bench, attachment: Attachment, port: HostPort, what: str, *, must: bool = True
     ) -> Iterator[str]:
-        """Check and restore *port*; yield what is wrong. Without *must* nothing may be damaged."""
+        """Check and restore *port*; yield a text for each problem.
+
+        Args:
+            bench: the test bench.
+            attachment: the port's attachment.
+            port: the port.
+            what: the damage, for the texts.
+            must: whether ``check`` has to notice; False if the port may have survived.
+
+        """
         try:
             bench.check(attachment, port)
         except CheckFailed:

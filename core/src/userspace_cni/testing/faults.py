@@ -1,7 +1,7 @@
-"""Faults in the calls that an engine makes to the outside: files, sockets, processes, the kernel.
+"""Fault injection for an engine's external calls: files, sockets, processes, the kernel.
 
-The calls are found while they are made, by Python's audit events (PEP 578) and by the methods of
-``socket.socket`` that have none, so that no list of an engine's steps can be out of date.
+Calls are intercepted at run time, through Python's audit events (PEP 578) and through those methods
+of ``socket.socket`` that raise no audit event. No list of an engine's steps has to be maintained.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from attrs import define
 
-#: Audit events of calls that reach the outside (https://docs.python.org/3/library/audit_events.html).
+#: Audit events of external calls (https://docs.python.org/3/library/audit_events.html).
 _EVENTS = frozenset(
     {
         "fcntl.ioctl",
@@ -37,20 +37,20 @@ _EVENTS = frozenset(
         "subprocess.Popen",
     }
 )
-#: Reading fails after the peer has done what was asked, which is the harder case.
+#: Reads are included: they fail after the peer has executed the request, which is harder to undo.
 _METHODS = ("recv", "recv_into", "recvfrom", "recvmsg", "send", "sendall", "sendmsg", "sendto")
 _current = threading.local()
 
 
 @define
 class Fault:
-    """The calls of one thread, of which one fails."""
+    """The external calls of one thread, one of which fails."""
 
     #: Which call fails, counted from 1; 0 for none.
     number: int
     #: How many calls were made.
     count: int = 0
-    #: Description of the call that failed, empty as long as none did.
+    #: Description of the call that failed; empty if none did.
     failed: str = ""
 
     def _made(self, what: str, error: int) -> None:
@@ -62,9 +62,12 @@ class Fault:
 
 @contextmanager
 def failing(number: int = 0) -> Iterator[Fault]:
-    """Let the external call *number* of this thread fail in the body; with 0 only count them.
+    """Make one external call of this thread fail in the body; later calls succeed.
 
-    The call raises OSError: ECONNRESET on a socket, EIO on all else. Calls after it work.
+    Args:
+        number: which call fails, counted from 1; with 0 calls are only counted. The call raises
+            OSError with ECONNRESET if it is on a socket, otherwise with EIO.
+
     """
     _install()
     fault = Fault(number)
@@ -77,7 +80,7 @@ def failing(number: int = 0) -> Iterator[Fault]:
 
 @contextmanager
 def unharmed() -> Iterator[None]:
-    """Let no call fail in the body, nor count: it is not the engine's work."""
+    """Exempt the body from fault injection and counting: it is not the engine's work."""
     fault, _current.fault = getattr(_current, "fault", None), None
     try:
         yield
@@ -108,7 +111,7 @@ _is_installed = False
 
 
 def _install() -> None:
-    """Start to watch; an audit hook stays as long as the process."""
+    """Install the hooks once per process; an audit hook cannot be removed."""
     global _is_installed  # noqa: PLW0603  there is one interpreter to watch
     with _installed:
         if _is_installed:

@@ -1,4 +1,4 @@
-"""What the author of an engine tells the kit about the switch."""
+"""Base class through which an engine's author describes the switch to the kit."""
 
 from __future__ import annotations
 
@@ -17,66 +17,66 @@ if TYPE_CHECKING:
 
 @frozen
 class Damage:
-    """One way in which a port can be wrong."""
+    """One way in which a port can be damaged."""
 
-    #: For people: ``the port is set down``.
+    #: Description for messages, such as ``the port is set down``.
     what: str
-    #: Does it.
+    #: Causes the damage.
     cause: Callable[[], object]
 
 
 class Switch(ABC):
-    """A private instance of a switch, for one test; a context manager that ends it."""
+    """A private instance of a switch; a context manager that starts and ends it."""
 
-    #: Whether the switch is a program, which can be down and be restarted. The kernel cannot.
+    #: Whether the switch is a program, which can be down or restarted; False for the kernel.
     is_program: ClassVar[bool] = True
-    #: Whether a restarted switch has lost its ports, so that they have to be restored.
+    #: Whether the switch loses its ports when it restarts, so that they have to be restored.
     forgets: ClassVar[bool] = True
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The table ``[engines.NAME]`` of a node with this switch."""
+        """The engine's settings for this switch, as in the table ``[engines.NAME]``."""
         return {}
 
     @property
     def netns(self) -> str:
-        """Path of the network namespace that the engine has to work in; empty: this process's."""
+        """Path of the engine's network namespace; empty for the namespace of this process."""
         return ""
 
     @abstractmethod
     def start(self) -> None:
-        """Start it, and return once it serves. After :meth:`kill` it starts again."""
+        """Start the switch and return once it serves; also called after :meth:`kill`."""
 
     @abstractmethod
     def kill(self) -> None:
-        """End it as a crash does. It may have ended already."""
+        """End the switch as a crash would; do nothing if it has ended already."""
 
     @abstractmethod
     def objects(self) -> Iterable[str]:
-        """Describe each object of the switch and of the node's kernel that an attachment may leave.
+        """Return a text for each object that an attachment creates in the switch or the kernel.
 
-        Ports, bridges, addresses, interfaces: everything that an ADD makes outside of the shared
-        directory. The texts are compared before and after, and shown when they differ. The switch
-        is running when this is called.
+        Include everything that an ADD creates outside of the shared directory: ports, bridges,
+        addresses, interfaces. The kit compares the texts before and after, and shows differences.
+        The switch is running when this is called.
         """
 
     def damages(self, attachment: Attachment, port: HostPort) -> Iterable[Damage]:  # noqa: ARG002
-        """Return the ways in which the switch's part of *port* can be wrong.
+        """Return the ways in which the switch's part of *port* can be damaged.
 
-        The contract causes each of them, on a port of its own, expects that ``check`` notices and
-        that ``restore`` mends it. The port's removal is tried in any case.
+        The kit causes each damage on a new port and expects ``check`` to notice it and ``restore``
+        to repair it. It always tests the removal of the port as well.
         """
         return ()
 
     def container(self) -> AbstractContextManager[str]:
-        """Make a container's network namespace and yield its path."""
+        """Create a container's network namespace and yield its path."""
         return netns.created()
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Start the switch."""
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it."""
+        """End the switch."""
         self.kill()
