@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from attrs import frozen
 
-from userspace_cni import api
-from userspace_cni.api import EngineInfo, sections
+from userspace_cni import api, config
+from userspace_cni.api import CniError, EngineInfo, sections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,11 @@ _INFO: dict[str, Any] = {
 @frozen
 class _Section:
     """Of a network."""
+
+
+@frozen
+class _Demanding:
+    api_socket: str
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,9 @@ class _Section:
         ("sections", {"memif": _Section()}),
         ("sections", {7: _Section}),
         ("sections", [_Section]),
+        ("settings", dict),
+        ("settings", _Section()),
+        ("settings", _Demanding),
         ("container_engines", {"memif": None}),
         ("container_engines", {"memi": "dpdk"}),
         ("bandwidth", "memif"),
@@ -63,6 +71,27 @@ def test_what_an_engine_says_of_itself_is_judged(field: str, value: object) -> N
     with pytest.raises((TypeError, ValueError), match=rf"^EngineInfo\.{field}: ") as caught:
         EngineInfo(**_INFO | {field: value})
     assert repr(value) in str(caught.value) or "memi" in str(caught.value)
+
+
+@frozen
+class _Odd:
+    number: complex = 0j
+
+
+@frozen
+class _Unresolved:
+    number: Nowhere | None = None  # type: ignore[name-defined]  # noqa: F821
+
+
+@pytest.mark.parametrize("kind", [_Odd, _Unresolved])
+def test_a_section_that_nothing_can_be_read_as_is_its_packages_fault(kind: type) -> None:
+    info = EngineInfo(**_INFO | {"sections": {"odd": kind}})
+    with pytest.raises(CniError) as caught:
+        config.engine_conf({"iftype": "memif", "odd": {}}, "host", info, {})
+    assert caught.value.code == 101
+    assert caught.value.msg.startswith("host.odd: nothing can be read as ")
+    assert kind.__qualname__ in caught.value.msg
+    assert "reinstall the package" in caught.value.details
 
 
 def test_an_engine_must_say_for_which_contract_it_was_written() -> None:

@@ -259,6 +259,36 @@ def test_the_command_names_tables_of_settings_that_nobody_reads(
     assert "the engine 'fine' reads [engines.good]" in renamed
 
 
+@pytest.mark.parametrize(
+    ("was", "line", "says"),
+    [
+        ("directory = ", "directory = 7 #", "engines.example.directory: expected an absolute path"),
+        ("directory = ", "folder = ", 'engines.example.folder: unknown key with value "'),
+        ("[engines.trouble]", "[engines.linux]", "engines.linux: the engine 'linux' has no set"),
+    ],
+)
+def test_wrong_settings_of_an_engine_are_told(
+    lab: ExampleLab, was: str, line: str, says: str
+) -> None:
+    file = Path(lab.plugin.env["USERSPACE_CNI_CONFIG"])
+    file.write_text(file.read_text().replace(was, line, 1))
+    name = "linux" if "linux" in line else "example"
+    host = {"engine": name, "iftype": "veth" if name == "linux" else "note"}
+    for command in ("ADD", "STATUS"):
+        outcome = lab.call(command, lab.conf(host=host))
+        assert outcome.code == 7
+        assert f"node settings {file}: {says}" in outcome.text
+    lab.assert_clean()
+    done = subprocess.run(
+        [Path(sys.executable).with_name("userspace-cni"), "engines"],
+        env={**clean_environ(), "USERSPACE_CNI_CONFIG": str(file)},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert f"userspace-cni: node settings {file}: {says}" in done.stderr
+
+
 def test_the_command_lists_all_and_marks_the_broken(crowded: Path) -> None:
     lines = _listed(crowded)
     assert "lab-extra 1.0  ports are files" in lines["host", "good", "lab-extra"]

@@ -729,10 +729,10 @@ def test_who_says_the_dns_settings(
     ("text", "says"),
     [
         ("colour = 1\n", "colour"),
-        ("state_dir = 'relative'\n", "'relative'"),
+        ("state_dir = 'relative'\n", '"relative"'),
         ("timeout = 0\n", "timeout: expected a number of seconds above 0"),
         ("not toml at all", "is not TOML"),
-        ("engines = 3\n", "engines: expected tables"),
+        ("engines = 3\n", "engines: expected a table, got 3"),
     ],
 )
 def test_an_error_in_the_node_settings_is_told_by_file_key_and_value(

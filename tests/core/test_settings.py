@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from attrs import field, frozen
 
+from userspace_cni.api.sections import seconds
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.config import settings
 from userspace_cni.config.settings import VARIABLE, DaemonSettings, Settings
@@ -73,30 +75,32 @@ def test_without_the_default_file_there_are_the_defaults(
         ("x = 1", "x", "unknown"),
         ("[engine.linux]", "engine", "unknown"),
         ("state_dir = 1", "state_dir", "1"),
-        ("run_dir = 'run'", "run_dir", "'run'"),
-        ('log_file = ""', "log_file", "''"),
-        (r'state_dir = "/a\u0000b"', "state_dir", r"'/a\x00b'"),
-        ("log_level = 'loud'", "log_level", "'loud'"),
-        ("log_level = ['info']", "log_level", "['info']"),
+        ("run_dir = 'run'", "run_dir", '"run"'),
+        ('log_file = ""', "log_file", '""'),
+        (r'state_dir = "/a\u0000b"', "state_dir", r'"/a\u0000b"'),
+        ("log_level = 'loud'", "log_level", '"loud"'),
+        ("log_level = ['info']", "log_level", '["info"]'),
         ("timeout = 0", "timeout", "0"),
         ("timeout = -1.5", "timeout", "-1.5"),
-        ("timeout = true", "timeout", "True"),
-        ("timeout = '60'", "timeout", "'60'"),
+        ("timeout = true", "timeout", "true"),
+        ("timeout = '60'", "timeout", '"60"'),
+        ("timeout = 2026-11-25", "timeout", '"2026-11-25"'),
         ("timeout = inf", "timeout", "inf"),
         ("timeout = nan", "timeout", "nan"),
         ("timeout = 1e300", "timeout", "1e+300"),
         ("daemon = 1", "daemon", "1"),
         ("daemon.x = 1", "daemon.x", "unknown"),
-        ("daemon.socket = 'x'", "daemon.socket", "'x'"),
+        ("daemon.socket = 'x'", "daemon.socket", '"x"'),
         ("daemon.http = '9469'", "daemon.http", "'9469'"),
         ("daemon.http = '::1:9469'", "daemon.http", "'::1:9469'"),
         ("daemon.workers = 0", "daemon.workers", "0"),
-        ("daemon.workers = true", "daemon.workers", "True"),
+        ("daemon.workers = true", "daemon.workers", "true"),
         ("daemon.deadline = 0", "daemon.deadline", "0"),
-        ("daemon.watch_interval = '5'", "daemon.watch_interval", "'5'"),
+        ("daemon.watch_interval = '5'", "daemon.watch_interval", '"5"'),
         ("daemon.grace = -1", "daemon.grace", "-1"),
         ("engines = []", "engines", "[]"),
-        ("engines.linux = 1", "engines", "{'linux': 1}"),
+        ("engines.linux = 1", "engines", "got 1 for linux"),
+        ("file = '/x'", "file", "unknown"),
         ("state_dir = ", "TOML", "Invalid value"),
         ("\x00", "TOML", "line 1"),
     ],
@@ -108,6 +112,51 @@ def test_an_error_names_file_key_and_value(tmp_path: Path, text: str, key: str, 
     assert caught.value.code == Code.INVALID_NETWORK_CONFIG
     for words in (str(path), key, value):
         assert words in caught.value.msg
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(CniError) as caught:
+        _load(tmp_path / "config.toml", "timeout = 0\nx = 1\n[daemon]\nworkers = 0\n")
+    for words in ("timeout: ", "x: unknown key", "daemon.workers: "):
+        assert words in caught.value.msg
+
+
+@frozen(kw_only=True)
+class _OfEngine:
+    api_socket: Path = Path("/s")
+    timeout: float = field(default=10.0, validator=seconds)
+    db: str = ""
+
+
+def test_the_settings_of_an_engine_are_of_its_class(tmp_path: Path) -> None:
+    text = '[engines.e]\napi_socket = "/x"\ntimeout = 3\n[engines.empty]\n'
+    node = _load(tmp_path / "config.toml", text)
+    assert node.of_engine("e", _OfEngine) == _OfEngine(api_socket=Path("/x"), timeout=3.0)
+    assert node.of_engine("other", _OfEngine) == node.of_engine("empty", _OfEngine) == _OfEngine()
+    assert node.of_engine("other", None) is node.of_engine("empty", None) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "says"),
+    [
+        ("apiSocket = '/x'", _OfEngine, 'engines.e.apiSocket: unknown key with value "/x"'),
+        ("apiSocket = '/x'", _OfEngine, 'did you mean "api_socket"?'),
+        ("api_socket = 'x'", _OfEngine, 'engines.e.api_socket: expected an absolute path, got "x"'),
+        ("timeout = 0", _OfEngine, "engines.e.timeout: expected a number of seconds above 0"),
+        ("db = 1", _OfEngine, "engines.e.db: expected a string, got 1"),
+        ("db = 1", None, "engines.e: the engine 'e' has no settings"),
+    ],
+)
+def test_an_error_in_an_engines_table_names_file_key_and_value(
+    tmp_path: Path, line: str, kind: type | None, says: str
+) -> None:
+    path = tmp_path / "config.toml"
+    node = _load(path, f"[engines.e]\n{line}\n")
+    with pytest.raises(CniError) as caught:
+        node.of_engine("e", kind)
+    assert caught.value.code == Code.INVALID_NETWORK_CONFIG
+    assert caught.value.msg.startswith(f"node settings {path}: ")
+    assert says in caught.value.msg
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "not UTF-8"])

@@ -31,6 +31,7 @@ from userspace_cni.api import (
     Route,
 )
 from userspace_cni.application import ApplicationEngine
+from userspace_cni.config.settings import Settings
 from userspace_cni.handover import ContainerDirectory
 from userspace_cni.locks import Locks
 from userspace_cni_linux.container import LinuxContainerEngine
@@ -41,6 +42,7 @@ from userspace_cni_vpp.container import (
     VppContainerEngine,
 )
 from userspace_cni_vpp.host import VppHostEngine
+from userspace_cni_vpp.settings import VppSettings
 from userspace_cni_vpp.switch import Switch
 
 if TYPE_CHECKING:
@@ -165,14 +167,15 @@ class VppLab:
         self.stack.callback(vpp.kill)
         return vpp
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The table ``[engines.vpp]``."""
+        return {"api_socket": str(self.vpp.path), "api_dir": api_dir(), "timeout": TIMEOUT}
+
     def new_engine(self, **settings: Any) -> VppHostEngine:
-        settings = {
-            "api_socket": str(self.vpp.path),
-            "api_dir": api_dir(),
-            "timeout": TIMEOUT,
-        } | settings
+        table = self.settings | settings
         context = EngineContext(
-            settings=settings,
+            settings=Settings(engines={"vpp": table}).of_engine("vpp", VppSettings),
             lock=Locks(self.dir / "locks", 30).hold,
             directory=lambda path: self.directory(Path(path).name),
         )

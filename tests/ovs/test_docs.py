@@ -14,8 +14,10 @@ import pytest
 from userspace_cni import config
 from userspace_cni.application import ApplicationEngine
 from userspace_cni.config.decoding import key_of
+from userspace_cni.config.settings import Settings
 from userspace_cni_ovs import ports
-from userspace_cni_ovs.host import _SETTINGS, OvsHostEngine
+from userspace_cni_ovs.host import OvsHostEngine
+from userspace_cni_ovs.settings import OvsSettings
 
 PAGE = (Path(__file__).parents[2] / "docs/engines/ovs.md").read_text()
 
@@ -33,7 +35,9 @@ def test_every_example_is_a_network(text: str) -> None:
 
 def test_the_nodes_settings_are_known() -> None:
     (text,) = _blocks("toml")
-    assert tomllib.loads(text)["engines"]["ovs"].keys() == set(_SETTINGS)
+    engines = tomllib.loads(text)["engines"]
+    assert Settings(engines=engines).of_engine("ovs", OvsSettings)
+    assert engines["ovs"].keys() == {a.name for a in attrs.fields(OvsSettings)}
 
 
 @pytest.mark.parametrize("info", [OvsHostEngine.info, ApplicationEngine.info])

@@ -21,6 +21,7 @@ from userspace_cni import config
 from userspace_cni.api import EngineContext, attachment_id
 from userspace_cni.cni.errors import DataplaneUnavailable
 from userspace_cni_ovs.host import OvsHostEngine
+from userspace_cni_ovs.settings import OvsSettings
 from userspace_cni_ovs.switch import settings
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def test_limits_do_not_outlive_a_port_that_was_deleted_by_hand(lab: OvsLab) -> N
 @pytest.fixture
 def engine(own_lab: OvsLab) -> Iterator[OvsHostEngine]:
     """An engine as the daemon keeps it."""
-    context = EngineContext(settings={"db": own_lab.ovs.db, "timeout": 2}, lock=NotImplemented)
+    context = EngineContext(settings=OvsSettings(db=own_lab.ovs.db, timeout=2), lock=NotImplemented)
     with closing(OvsHostEngine(context)) as engine:
         yield engine
 
@@ -285,7 +286,7 @@ def test_where_nothing_tells_of_the_process(own_lab: OvsLab, tmp_path: Path) -> 
     """The database is reached by another path, beside which there is no pid file."""
     (tmp_path / "db.sock").symlink_to(own_lab.ovs.db.removeprefix("unix:"))
     context = EngineContext(
-        settings={"db": f"unix:{tmp_path}/db.sock", "timeout": 2}, lock=NotImplemented
+        settings=OvsSettings(db=f"unix:{tmp_path}/db.sock", timeout=2), lock=NotImplemented
     )
     with closing(OvsHostEngine(context)) as engine:
         conf = _of_bridge(engine, "br0")

@@ -37,7 +37,7 @@ class Vpp(Switch):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return self._lab.engine.context.settings
+        return self._lab.settings
 
     @property
     def netns(self) -> str:

@@ -13,7 +13,9 @@ import attrs
 from userspace_cni import config
 from userspace_cni.api import EngineContext
 from userspace_cni.config.decoding import key_of
-from userspace_cni_vpp.host import _SETTINGS, VppHostEngine
+from userspace_cni.config.settings import Settings
+from userspace_cni_vpp.host import VppHostEngine
+from userspace_cni_vpp.settings import VppSettings
 
 PAGE = (Path(__file__).parents[2] / "docs/engines/vpp.md").read_text()
 
@@ -33,7 +35,9 @@ def test_every_example_is_a_network() -> None:
 
 def test_the_nodes_settings_are_known() -> None:
     (text,) = _blocks("toml")
-    assert tomllib.loads(text)["engines"]["vpp"].keys() == set(_SETTINGS)
+    engines = tomllib.loads(text)["engines"]
+    assert Settings(engines=engines).of_engine("vpp", VppSettings)
+    assert engines["vpp"].keys() == {a.name for a in attrs.fields(VppSettings)}
 
 
 def test_every_key_is_described() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +24,8 @@ from userspace_cni.log import logger
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
+
+    from userspace_cni.config.settings import Settings
 
 _T = TypeVar("_T")
 
@@ -142,10 +143,13 @@ def host_versions() -> dict[str, str]:
     return {entry.name: _identity(package)[1] for entry, package in _announced(HOST_ENGINES)}
 
 
-def unknown_settings(names: Iterable[str]) -> Iterator[str]:
-    """Tell of each table ``[engines.NAME]`` of *names* that no installed host engine reads."""
+def settings_problems(settings: Settings) -> Iterator[str]:
+    """Tell what is wrong with the tables ``[engines.NAME]`` of *settings*.
+
+    That is one that no installed host engine reads, or that its engine cannot use.
+    """
     known = sorted({entry_point.name for entry_point, _ in _announced(HOST_ENGINES)})
-    for name in sorted(names):
+    for name in sorted(settings.engines):
         unused = f"[engines.{name}] in the node's settings is not used"
         if name not in known:
             yield (
@@ -154,10 +158,17 @@ def unknown_settings(names: Iterable[str]) -> Iterator[str]:
                 "or remove the table"
             )
             continue
-        with suppress(CniError):  # one that is broken is told where it is used
-            own = host_engine(name).info.name
-            if own != name:
-                yield f"{unused}: the engine {name!r} reads [engines.{own}]; rename the table"
+        try:
+            info = host_engine(name).info
+        except CniError:
+            continue  # one that is broken is told where it is used
+        if info.name != name:
+            yield f"{unused}: the engine {name!r} reads [engines.{info.name}]; rename the table"
+            continue
+        try:
+            settings.of_engine(name, info.settings)
+        except CniError as error:
+            yield str(error)
 
 
 @cache

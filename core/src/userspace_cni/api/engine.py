@@ -68,8 +68,9 @@ def _no_directory(path: str) -> SharedDirectory:
 class EngineContext:
     """What an engine gets from the node that it runs on."""
 
-    #: The table ``[engines.NAME]`` of the node's settings file, as read.
-    settings: Mapping[str, Any] = field(factory=dict)
+    #: The table ``[engines.NAME]`` of the node's settings file: an object of the class
+    #: :attr:`EngineInfo.settings`, None for an engine that has none.
+    settings: Any = None
     #: ``lock(name)`` is a context manager that excludes everybody else on this node who asks for
     #: the same name, other processes included. Take it around work on what attachments share.
     lock: Callable[[str], AbstractContextManager[object]]

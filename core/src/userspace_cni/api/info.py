@@ -44,6 +44,14 @@ def _sections(_: Any, attribute: Attribute[Any], value: object) -> None:
         raise _wrong(attribute, "attrs classes by the key in the configuration", value)
 
 
+def _settings(_: Any, attribute: Attribute[Any], value: object) -> None:
+    if value is not None and not (isinstance(value, type) and attrs.has(value)):
+        raise _wrong(attribute, "an attrs class", value)
+    required = [a.name for a in attrs.fields(value) if a.default is attrs.NOTHING] if value else []
+    if required:
+        raise _wrong(attribute, f"a class with a default for {required[0]}", value)
+
+
 def _names(_: Any, attribute: Attribute[Any], value: object) -> None:
     if not isinstance(value, Mapping) or not all(
         isinstance(text, str) for pair in value.items() for text in pair
@@ -79,6 +87,10 @@ class EngineInfo:
     #: Its configuration sections: the key in ``host`` or ``container``, and the attrs class that
     #: describes it. Attribute ``vlan_id`` is written ``vlanId`` in the configuration.
     sections: Mapping[str, type] = field(factory=dict, validator=_sections)
+    #: Of a host engine: the attrs class of the table ``[engines.NAME]`` in the node's settings.
+    #: Attribute ``api_socket`` is written ``api_socket`` there, too, and all have defaults. None is
+    #: for an engine that has no settings.
+    settings: type | None = field(default=None, validator=_settings)
     #: Of a host engine: the container engine that an interface type has by default. A type that is
     #: not in it has the container engine of the host engine's own name.
     container_engines: Mapping[str, str] = field(factory=dict, validator=_names)

@@ -15,6 +15,7 @@ from attrs import Attribute, field, frozen
 __all__ = [
     "ID_MAX",
     "QUEUES_MAX",
+    "SECONDS_MAX",
     "VLAN_MAX",
     "MemifSection",
     "SocketSection",
@@ -22,6 +23,7 @@ __all__ = [
     "VhostSection",
     "file_name",
     "power_of_two",
+    "seconds",
     "within",
 ]
 
@@ -31,6 +33,9 @@ VLAN_MAX = 4094
 ID_MAX = 2**32 - 1
 #: Of a memif or vhost-user port.
 QUEUES_MAX = 255
+
+#: The longest time that settings may tell to wait.
+SECONDS_MAX = 3600
 
 _BARE_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.\-]{1,64}", re.ASCII)
 
@@ -53,6 +58,14 @@ def power_of_two(low: int, high: int) -> Callable[[Any, Attribute[Any], int], No
             raise ValueError(f"expected a power of two from {low} to {high}, got {value}")
 
     return validate
+
+
+def seconds(_: Any, __: Attribute[Any], value: float) -> None:
+    """Validate a time to wait: above 0, up to an hour."""
+    if not 0 < value <= SECONDS_MAX:
+        raise ValueError(
+            f"expected a number of seconds above 0, up to {SECONDS_MAX}, got {value:g}"
+        )
 
 
 def file_name(_: Any, __: Attribute[Any], value: str) -> None:

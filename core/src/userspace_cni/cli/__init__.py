@@ -156,7 +156,7 @@ def _engines(_: argparse.Namespace) -> None:
             f"{engine.end:9}  {engine.name:12}  {engine.distribution} {engine.version}  "
             f"{state}{engine.summary}"
         )
-    for problem in registry.unknown_settings(load_settings().engines):
+    for problem in registry.settings_problems(load_settings()):
         sys.stderr.write(f"userspace-cni: {problem}\n")
 
 

@@ -1,19 +1,21 @@
-"""From JSON to attrs classes, with errors that carry the path of the offending key.
+"""From JSON and TOML to attrs classes, with errors that carry the path of the offending key.
 
 cattrs gives structure; here are the rules that make an error read
 ``host.bridge.vlanId: expected 1 to 4094, got 5000``. Nothing is converted on the way: ``"1500"`` is
-no integer and ``0`` is not false.
+no integer and ``0`` is not false. A path must be absolute.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
 from types import GenericAlias
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import attrs
-from attrs import Attribute
+from attrs import Attribute, frozen
 from cattrs import (
     BaseValidationError,
     ClassValidationError,
@@ -29,27 +31,8 @@ _T = TypeVar("_T")
 _Hook = Callable[[Any, Any], Any]
 
 
-def structure(value: object, kind: type[_T], path: str) -> _T:
-    """Structure *value* as attrs class *kind*; *path* is where it stands in the configuration.
-
-    Raises:
-        CniError: 2 if all that is wrong are unknown keys, else 7.
-
-    """
-    try:
-        return _converter.structure(value, kind)
-    except (BaseValidationError, ValueError) as error:
-        problems = list(_problems(error, path, value))
-        code = (
-            Code.UNSUPPORTED_FIELD
-            if all(unknown for unknown, _ in problems)
-            else Code.INVALID_NETWORK_CONFIG
-        )
-        raise CniError(code, "; ".join(text for _, text in problems)) from None
-
-
 def key_of(attribute: Attribute[Any]) -> str:
-    """Return how *attribute* is written in the configuration: camelCase, or its metadata "key"."""
+    """Return how *attribute* is written in JSON: camelCase, or its metadata "key"."""
     explicit = attribute.metadata.get("key")
     if explicit is not None:
         return str(explicit)
@@ -57,72 +40,144 @@ def key_of(attribute: Attribute[Any]) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
-def _problems(error: BaseException, path: str, value: object) -> Iterator[tuple[bool, str]]:
+@frozen(eq=False)
+class Notation:
+    """How values are written, and how errors call them."""
+
+    key: Callable[[Attribute[Any]], str]
+    #: What holds keys.
+    table: str
+    #: All of it.
+    whole: str
+
+
+JSON = Notation(key_of, "a JSON object", "the network configuration")
+TOML = Notation(lambda attribute: attribute.name, "a table", "the file")
+
+
+def structure(value: object, kind: type[_T], path: str, notation: Notation = JSON) -> _T:
+    """Structure *value* as attrs class *kind*; *path* is where it stands in the configuration.
+
+    Attributes whose metadata has ``"written": False`` are no keys.
+
+    Raises:
+        CniError: 2 if all that is wrong are unknown keys, else 7; 101 when *kind*, an engine's
+            class, has attributes that no value can be structured as.
+
+    """
+    try:
+        hook = _converter(notation).get_structure_hook(kind)
+    except Exception as error:
+        raise CniError(
+            Code.ENGINE_BROKEN,
+            f"{path}: nothing can be read as {kind.__module__}.{kind.__qualname__}",
+            f"{type(error).__name__}: {error}; reinstall the package that has it, or upgrade it",
+        ) from error
+    try:
+        structured: _T = hook(value, kind)
+    except (BaseValidationError, ValueError) as error:
+        problems = list(_problems(error, path, value, notation))
+        code = (
+            Code.UNSUPPORTED_FIELD
+            if all(unknown for unknown, _ in problems)
+            else Code.INVALID_NETWORK_CONFIG
+        )
+        raise CniError(code, "; ".join(text for _, text in problems)) from None
+    return structured
+
+
+def _keys(kind: type, notation: Notation) -> dict[str, str]:
+    """Return how the attributes of *kind* are written, by name."""
+    return {a.name: notation.key(a) for a in attrs.fields(kind) if a.metadata.get("written", True)}
+
+
+def _problems(
+    error: BaseException, path: str, value: object, notation: Notation
+) -> Iterator[tuple[bool, str]]:
     """Yield what *error* holds: whether it is an unknown key, and the sentence for people."""
     if isinstance(error, ClassValidationError):
-        keys = {a.name: key_of(a) for a in attrs.fields(error.cl)}
+        keys = _keys(error.cl, notation)
         noted, others = error.group_exceptions()
         for inner, note in noted:
             key = keys[note.name]
             below = value.get(key) if isinstance(value, dict) else None
-            yield from _problems(inner, f"{path}.{key}".lstrip("."), below)
+            yield from _problems(inner, f"{path}.{key}".lstrip("."), below, notation)
         for other in others:
-            yield from _problems(other, path, value)
+            yield from _problems(other, path, value, notation)
     elif isinstance(error, IterableValidationError):
         items, others = error.group_exceptions()
         for inner, position in items:
             below = value[int(position.index)] if isinstance(value, list) else None
-            yield from _problems(inner, f"{path}[{position.index}]", below)
+            yield from _problems(inner, f"{path}[{position.index}]", below, notation)
         for other in others:
-            yield from _problems(other, path, value)
+            yield from _problems(other, path, value, notation)
     elif isinstance(error, ForbiddenExtraKeysError):
         assert isinstance(value, dict)  # noqa: S101  it had keys
-        known = [key_of(a) for a in attrs.fields(error.cl)] if error.cl else []
+        known = [*_keys(error.cl, notation).values()] if error.cl else []
         for key in sorted(error.extra_fields):
             told = _with_value(value[key], key, error.cl)
             yield (
                 True,
                 f"{path}.{key}".lstrip(".") + f": unknown key{told} "
-                f"({did_you_mean(key, known)}known: {', '.join(known)})",
+                f"({did_you_mean(key, known)}known: {', '.join(known) or 'none'})",
             )
     elif isinstance(error, KeyError):
         yield False, f"{path}: missing"
     else:
-        yield False, f"{path or 'the network configuration'}: {error}"
+        yield False, f"{path or notation.whole}: {error}"
+
+
+def _told(value: object) -> str:
+    return json.dumps(value, default=str)  # TOML has dates
 
 
 def _string(value: object, _: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"expected a string, got {json.dumps(value)}")
+        raise ValueError(f"expected a string, got {_told(value)}")
     return value
 
 
 def _integer(value: object, _: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"expected an integer, got {json.dumps(value)}")
+        raise ValueError(f"expected an integer, got {_told(value)}")
     return value
 
 
 def _boolean(value: object, _: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"expected true or false, got {json.dumps(value)}")
+        raise ValueError(f"expected true or false, got {_told(value)}")
     return value
+
+
+def _number(value: object, _: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"expected a number, got {_told(value)}")
+    return float(value)
+
+
+def _path(value: object, _: object) -> Path:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise ValueError(f"expected an absolute path, got {_told(value)}")
+    return Path(value)
 
 
 def _literal(value: object, kind: Any) -> object:
     known = get_args(kind)
     if value not in known:
-        raise ValueError(f"expected one of {', '.join(map(str, known))}, got {json.dumps(value)}")
+        raise ValueError(f"expected one of {', '.join(map(str, known))}, got {_told(value)}")
     return value
 
 
-def _object_of(kind: type[Any], converter: Converter) -> _Hook:
+def _object_of(kind: type[Any], converter: Converter, notation: Notation) -> _Hook:
     """Make the hook for an attrs class: strict about keys, each value checked at its own path."""
     attrs.resolve_types(kind)
+    keys = _keys(kind, notation)
     members: dict[str, Any] = {
         attribute.name: override(
-            rename=key_of(attribute), struct_hook=_member(attribute, converter)
+            rename=keys[attribute.name], struct_hook=_member(attribute, converter)
         )
+        if attribute.name in keys
+        else override(omit=True)
         for attribute in attrs.fields(kind)
     }
     structure_members = make_dict_structure_fn(
@@ -131,7 +186,7 @@ def _object_of(kind: type[Any], converter: Converter) -> _Hook:
 
     def hook(value: object, _: object) -> Any:
         if not isinstance(value, dict):
-            raise ValueError(f"expected a JSON object, got {shown(value, kind)}")
+            raise ValueError(f"expected {notation.table}, got {shown(value, kind)}")
         return structure_members(value, kind)
 
     return hook
@@ -159,22 +214,25 @@ def _member(attribute: Attribute[Any], converter: Converter) -> _Hook:
     return hook
 
 
-def _tuple_of(kind: Any, converter: Converter) -> _Hook:
+def _tuple_of(kind: Any, converter: Converter, _: Notation) -> _Hook:
     items = GenericAlias(list, get_args(kind)[:1])
     structure_items = converter.get_structure_hook(items)
 
     def hook(value: object, _: object) -> tuple[Any, ...]:
         if not isinstance(value, list):
-            raise ValueError(f"expected a list, got {json.dumps(value)}")
+            raise ValueError(f"expected a list, got {_told(value)}")
         return tuple(structure_items(value, items))
 
     return hook
 
 
-def _json_object(value: object, _: object) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, got {json.dumps(value)}")
-    return value
+def _table(notation: Notation) -> _Hook:
+    def hook(value: object, _: object) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError(f"expected {notation.table}, got {_told(value)}")
+        return value
+
+    return hook
 
 
 def shown(value: object, *kinds: type) -> str:
@@ -188,7 +246,7 @@ def shown(value: object, *kinds: type) -> str:
     if any(not a.repr for kind in kinds if attrs.has(kind) for a in attrs.fields(kind)):
         types = {str: "a string", bool: "a boolean", list: "a list", dict: "a JSON object"}
         return types.get(type(value), "a number" if value is not None else "null")
-    return json.dumps(value)
+    return _told(value)
 
 
 def _with_value(value: object, key: str, kind: type | None) -> str:
@@ -204,18 +262,18 @@ def _is_tuple(kind: Any) -> bool:
     return get_origin(kind) is tuple
 
 
-def _make_converter() -> Converter:
+@cache
+def _converter(notation: Notation) -> Converter:
     converter = Converter(detailed_validation=True)
     converter.register_structure_hook(str, _string)
     converter.register_structure_hook(int, _integer)
+    converter.register_structure_hook(float, _number)
     converter.register_structure_hook(bool, _boolean)
+    converter.register_structure_hook(Path, _path)
     converter.register_structure_hook_func(_is_literal, _literal)
-    converter.register_structure_hook_func(lambda kind: kind == Mapping[str, Any], _json_object)
+    converter.register_structure_hook_func(lambda kind: kind == Mapping[str, Any], _table(notation))
     for known, factory in ((attrs.has, _object_of), (_is_tuple, _tuple_of)):
         converter.register_structure_hook_factory(
-            known, lambda kind, factory=factory: factory(kind, converter)
+            known, lambda kind, factory=factory: factory(kind, converter, notation)
         )
     return converter
-
-
-_converter = _make_converter()

@@ -80,7 +80,7 @@ class _Daemon:
             signal.signal(number, lambda *_: self._end())
         # Not SIG_IGN, which IPAM plugins would inherit.
         signal.signal(signal.SIGHUP, lambda *_: None)
-        for problem in registry.unknown_settings(self._settings.engines):
+        for problem in registry.settings_problems(self._settings):
             logger.warning("%s", problem)
         self._service.queue.make()
         self._server.open()

@@ -165,7 +165,7 @@ class Planner:
             engine = self._host_engines.get(name)
             if engine is None:
                 context = EngineContext(
-                    settings=self._shared.settings.engines.get(kind.info.name, {}),
+                    settings=self._shared.settings.of_engine(kind.info.name, kind.info.settings),
                     lock=lambda key: self._shared.locks.hold(f"engine {kind.info.name} {key}"),
                     directory=self._places.at,
                 )

@@ -15,6 +15,7 @@ from attrs import define, evolve, field, frozen
 
 from userspace_cni import config, netns, registry
 from userspace_cni.api import Attachment, EngineConf, EngineContext, HostEngine, HostPort, IPConfig
+from userspace_cni.config.settings import Settings
 from userspace_cni.handover import ContainerDirectory
 from userspace_cni.locks import Locks
 from userspace_cni.testing.faults import unharmed
@@ -60,9 +61,16 @@ class Place:
                     taken.__exit__(None, None, None)
 
         return EngineContext(
-            settings=self.settings,
+            settings=self._settings(),
             lock=lock,
             directory=lambda path: self.shared(path.rpartition("/")[2]),
+        )
+
+    def _settings(self) -> object:
+        info = self.engine.info
+        path = Path(f"Switch.settings of {info.name}")
+        return Settings(engines={info.name: self.settings}, file=path).of_engine(
+            info.name, info.settings
         )
 
     def shared(self, container_id: str) -> ContainerDirectory:

@@ -51,6 +51,14 @@ class Note:
     text: str = field(default="", validator=_short)
 
 
+@frozen(kw_only=True)
+class Settings:
+    """The table ``[engines.example]``."""
+
+    #: The switch.
+    directory: Path = Path("/run/example-switch")
+
+
 _INFO = EngineInfo(
     name="example",
     api_version=(1, 0),
@@ -58,6 +66,7 @@ _INFO = EngineInfo(
     interface_types=("note",),
     network_types=("none", "interface"),
     sections={"note": Note},
+    settings=Settings,
 )
 
 
@@ -104,7 +113,8 @@ class ExampleHostEngine(HostEngine):
         return str(self._switch().stat().st_ino)
 
     def _switch(self) -> Path:
-        directory = Path(self.context.settings.get("directory", "/run/example-switch"))
+        settings: Settings = self.context.settings
+        directory = settings.directory
         if not directory.is_dir():
             raise DataplaneUnavailable(
                 f"the example switch {directory} is not running", f"start it: mkdir {directory}"

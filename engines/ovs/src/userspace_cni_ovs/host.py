@@ -6,7 +6,7 @@ import os
 import select
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from attrs import evolve
 
@@ -23,7 +23,6 @@ from userspace_cni.api import (
     Lifeline,
     Memif,
     VhostUser,
-    did_you_mean,
 )
 from userspace_cni.kernel import limits, veth
 from userspace_cni.kernel.links import Links
@@ -32,6 +31,7 @@ from userspace_cni_ovs import kernel, ports, process, switch, tags
 from userspace_cni_ovs.ovsdb import Pool, mapping, members, optional
 from userspace_cni_ovs.ports import DPDK, MTU, PortSpec
 from userspace_cni_ovs.sections import BridgeSection, MemifSection, OvsSection, VhostSection
+from userspace_cni_ovs.settings import OvsSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,10 +41,6 @@ if TYPE_CHECKING:
     from userspace_cni_ovs.ovsdb import Ovsdb, Row
     from userspace_cni_ovs.process import Process
 
-_DEFAULT_DB = "unix:/run/openvswitch/db.sock"
-#: Seconds, for the database and for ovs-vswitchd each.
-_DEFAULT_TIMEOUT = 10.0
-_SETTINGS = ("db", "timeout", "private_key", "certificate", "ca_cert", "vhost_socket_dir")
 _VHOST_CLIENT = "dpdkvhostuserclient"
 _VHOST_SERVER = "dpdkvhostuser"
 _RESTART = "see ovs-vswitchd.log for the cause, and restart ovs-vswitchd: DPDK cannot try it again"
@@ -67,6 +63,7 @@ class OvsHostEngine(HostEngine):
             "memif": MemifSection,
             "ovs": OvsSection,
         },
+        settings=OvsSettings,
         container_engines={"vhostuser": "dpdk", "memif": "dpdk", "veth": "linux", "tap": "linux"},
         bandwidth=("vhostuser", "memif", "veth", "tap"),
     )
@@ -90,7 +87,7 @@ class OvsHostEngine(HostEngine):
         """See :meth:`.HostEngine.status`."""
         section = ports.bridge_section(conf)
         with self._database(conf) as db:
-            switch.require_alive(db, self._timeout)
+            switch.require_alive(db, self._settings.timeout)
             _require_features(switch.settings(db), conf)
             self._mend(db)
             bridge = switch.find_bridge(db, section.name)
@@ -109,7 +106,8 @@ class OvsHostEngine(HostEngine):
     def __init__(self, context: EngineContext) -> None:
         """See :meth:`.HostEngine.__init__`."""
         super().__init__(context)
-        self._connections = Pool()
+        self._settings: OvsSettings = context.settings
+        self._connections = Pool(context.settings)
         #: Generations in which ovs-vswitchd has made its ports.
         self._settled: set[str] = set()
         #: Pid files that have been seen.
@@ -200,7 +198,7 @@ class OvsHostEngine(HostEngine):
                 return ""
             if found.generation not in self._settled:
                 # Before it has made the ports anew, the database tells of the former ones.
-                switch.require_alive(db, self._timeout)
+                switch.require_alive(db, self._settings.timeout)
                 self._settled.add(found.generation)
         return found.generation
 
@@ -276,7 +274,7 @@ class OvsHostEngine(HostEngine):
             undo.callback(self._remove_port, attachment.id, conf, spec.bridge.name)
             raise
         undo.callback(self._remove_port, attachment.id, conf, spec.bridge.name)
-        switch.await_port(db, spec, interface, self._timeout)
+        switch.await_port(db, spec, interface, self._settings.timeout)
         if conf.iftype == "tap":
             kernel.move_tap(attachment, spec.name, attachment.mtu or MTU, undo)
 
@@ -359,27 +357,18 @@ class OvsHostEngine(HostEngine):
                     switch.retry_memif(db, failed)
                     mended.append((directory, name, left))
         if mended:
-            switch.require_alive(db, self._timeout)
+            switch.require_alive(db, self._settings.timeout)
         for directory, name, left in mended:
             with suppress(CniError):  # the switch has failed again, which check() tells
                 directory.grant(name, user=str(left.st_uid), group=str(left.st_gid))
 
     # -- settings
 
-    @property
-    def _timeout(self) -> float:
-        value = self.context.settings.get("timeout", _DEFAULT_TIMEOUT)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise InvalidConfig(
-                "[engines.ovs] timeout", f"expected a number of seconds above 0, got {value!r}"
-            )
-        return float(value)
-
     def _database(self, conf: EngineConf) -> AbstractContextManager[Ovsdb]:
-        return self._connections.connection(self._endpoint(conf), self._timeout, self._strings())
+        return self._connections.connection(self._endpoint(conf))
 
     def _endpoint(self, conf: EngineConf) -> str:
-        return conf.section(OvsSection).db or self._strings().get("db", _DEFAULT_DB)
+        return conf.section(OvsSection).db or self._settings.db
 
     def _run_directory(self, conf: EngineConf) -> str:
         """Return the directory that Open vSwitch runs in: that of its database's socket."""
@@ -426,23 +415,10 @@ class OvsHostEngine(HostEngine):
 
     def _vhost_sockets(self, conf: EngineConf, settings: Row) -> str:
         """Return the directory in which Open vSwitch makes sockets of its own."""
-        own = self._strings()
-        if "vhost_socket_dir" in own:
-            return own["vhost_socket_dir"]
+        if self._settings.vhost_socket_dir is not None:
+            return str(self._settings.vhost_socket_dir)
         below = mapping(settings["other_config"]).get("vhost-sock-dir", "")
         return os.path.join(self._run_directory(conf), below).rstrip("/")
-
-    def _strings(self) -> dict[str, str]:
-        settings: dict[str, Any] = dict(self.context.settings)
-        for key, value in settings.items():
-            if key not in _SETTINGS:
-                raise InvalidConfig(
-                    f"[engines.ovs] {key}",
-                    f"unknown key ({did_you_mean(key, _SETTINGS)}known: {', '.join(_SETTINGS)})",
-                )
-            if key != "timeout" and not isinstance(value, str):
-                raise InvalidConfig(f"[engines.ovs] {key}", f"expected a string, got {value!r}")
-        return {key: value for key, value in settings.items() if key != "timeout"}
 
 
 def _settings_for(db: Ovsdb, conf: EngineConf) -> Row:

@@ -20,6 +20,7 @@ from userspace_cni.api import (
     DataplaneUnavailable,
     InvalidConfig,
 )
+from userspace_cni_ovs.settings import OvsSettings
 
 Json: TypeAlias = Any
 Operation: TypeAlias = dict[str, Json]
@@ -28,7 +29,6 @@ Row: TypeAlias = dict[str, Json]
 _DATABASE = "Open_vSwitch"
 _EOF = -1  # ovs.jsonrpc.EOF
 _IDLE_MAX = 4  # connections that are kept; more are for a rush
-_SCHEMES = ("unix:", "tcp:", "ssl:")
 
 
 class Refused(DataplaneError):
@@ -42,18 +42,18 @@ class Refused(DataplaneError):
 class Ovsdb:
     """One connection to a database server, of one thread at a time."""
 
-    def __init__(self, endpoint: str, timeout: float, tls: Mapping[str, str] | None = None) -> None:
+    def __init__(self, endpoint: str, settings: OvsSettings) -> None:
         """Connect.
 
         Args:
             endpoint: ``unix:PATH``, ``tcp:HOST:PORT`` or ``ssl:HOST:PORT``; a bare path is a
                 socket's.
-            timeout: How many seconds to wait for the server, now and at each transaction.
-            tls: Paths of ``private_key``, ``certificate`` and ``ca_cert`` for ``ssl:``.
+            settings: How long to wait for the server, now and at each transaction, and the files
+                for ``ssl:``.
 
         Raises:
             DataplaneUnavailable: when the server cannot be reached.
-            InvalidConfig: when *endpoint* is none.
+            InvalidConfig: when a file is missing.
 
         """
         # Slow to import; most calls of the program never come here.
@@ -61,16 +61,10 @@ class Ovsdb:
         from ovs.stream import Stream
 
         self._endpoint = endpoint if not endpoint.startswith("/") else f"unix:{endpoint}"
-        self.timeout = timeout
-        if not self._endpoint.startswith(_SCHEMES):
-            raise InvalidConfig(
-                "db",
-                f"expected unix:PATH, tcp:HOST:PORT or ssl:HOST:PORT, got {endpoint!r}",
-                "correct host.ovs.db in the network, or db in the node's settings",
-            )
+        self.timeout = settings.timeout
         if self._endpoint.startswith("ssl:"):
-            _use_tls(Stream, tls or {})
-        error, stream = Stream.open_block(Stream.open(self._endpoint), int(timeout * 1000))
+            _use_tls(Stream, settings)
+        error, stream = Stream.open_block(Stream.open(self._endpoint), int(self.timeout * 1000))
         if error:
             raise DataplaneUnavailable(
                 f"the Open vSwitch database {self._endpoint} cannot be reached",
@@ -164,16 +158,17 @@ class Pool:
     One that waits for the switch keeps none of the others waiting.
     """
 
-    def __init__(self) -> None:
-        """Keep none yet."""
-        self._idle: list[tuple[tuple[object, ...], Ovsdb]] = []
+    def __init__(self, settings: OvsSettings) -> None:
+        """Keep none yet; make them as *settings* say."""
+        self._settings = settings
+        self._idle: list[tuple[tuple[str, int], Ovsdb]] = []
         self._lock = threading.Lock()
 
     @contextmanager
-    def connection(self, endpoint: str, timeout: float, tls: Mapping[str, str]) -> Iterator[Ovsdb]:
+    def connection(self, endpoint: str) -> Iterator[Ovsdb]:
         """Lend a connection, as :class:`Ovsdb` describes it; one that fails is not kept."""
-        key = endpoint, timeout, os.getpid(), *sorted(tls.items())
-        db = self._take(key) or Ovsdb(endpoint, timeout, tls)
+        key = endpoint, os.getpid()
+        db = self._take(key) or Ovsdb(endpoint, self._settings)
         try:
             yield db
         except BaseException as error:
@@ -191,7 +186,7 @@ class Pool:
             while self._idle:
                 self._idle.pop()[1].close()
 
-    def _take(self, key: tuple[object, ...]) -> Ovsdb | None:
+    def _take(self, key: tuple[str, int]) -> Ovsdb | None:
         while True:
             with self._lock:
                 found = next((entry for entry in reversed(self._idle) if entry[0] == key), None)
@@ -202,7 +197,7 @@ class Pool:
                 return found[1]
             found[1].close()
 
-    def _give_back(self, key: tuple[object, ...], db: Ovsdb) -> None:
+    def _give_back(self, key: tuple[str, int], db: Ovsdb) -> None:
         with self._lock:
             if len(self._idle) < _IDLE_MAX:
                 self._idle.append((key, db))
@@ -210,19 +205,19 @@ class Pool:
         db.close()
 
 
-def _use_tls(stream: Any, files: Mapping[str, str]) -> None:
-    for key, use in (
-        ("private_key", stream.ssl_set_private_key_file),
-        ("certificate", stream.ssl_set_certificate_file),
-        ("ca_cert", stream.ssl_set_ca_cert_file),
+def _use_tls(stream: Any, settings: OvsSettings) -> None:
+    for key, file, use in (
+        ("private_key", settings.private_key, stream.ssl_set_private_key_file),
+        ("certificate", settings.certificate, stream.ssl_set_certificate_file),
+        ("ca_cert", settings.ca_cert, stream.ssl_set_ca_cert_file),
     ):
-        if not files.get(key):
+        if file is None:
             raise InvalidConfig(
                 f"[engines.ovs] {key}",
                 "missing in the node's settings; an ssl: database needs it",
                 "give the path of the PEM file",
             )
-        use(files[key])
+        use(str(file))
 
 
 # -- operations (RFC 7047, 5.2)

@@ -35,6 +35,12 @@ def _secret(_: Any, __: Attribute[Any], value: str) -> None:
         )
 
 
+def endpoint(_: Any, __: Attribute[Any], value: str) -> None:
+    """Validate the address of a database; empty is fine."""
+    if value and not value.startswith(("unix:", "tcp:", "ssl:", "/")):
+        raise ValueError(f"expected unix:PATH, tcp:HOST:PORT or ssl:HOST:PORT, got {value!r}")
+
+
 _TRUNKED = within(0, 4095)  # Open vSwitch's schema
 
 
@@ -120,7 +126,7 @@ class OvsSection:
     """``host.ovs``: which switch, and what a pod may say to it."""
 
     #: ``unix:PATH``, ``tcp:HOST:PORT`` or ``ssl:HOST:PORT``; by default the node's setting.
-    db: str = ""
+    db: str = field(default="", validator=endpoint)
     #: Let the pod name its logical port (``external_ids:iface-id``) by the argument ``ovnPort`` or
     #: ``ifaceId``.
     iface_id_from_args: bool = False

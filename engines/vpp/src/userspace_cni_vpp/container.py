@@ -16,9 +16,9 @@ from userspace_cni.api import (
 )
 from userspace_cni_vpp import bridge, tags
 from userspace_cni_vpp.connection import connect
-from userspace_cni_vpp.host import API_DIR, API_SOCKET, TIMEOUT
 from userspace_cni_vpp.ports import MTU, vpp_socket
 from userspace_cni_vpp.sections import BridgeSection, MemifSection
+from userspace_cni_vpp.settings import VppSettings
 from userspace_cni_vpp.switch import Switch, mac_bytes
 
 if TYPE_CHECKING:
@@ -168,11 +168,12 @@ class VppContainerEngine(ContainerEngine):
 
 
 def _switch() -> Switch:
+    usual = VppSettings()
     return Switch(
         connect(
-            os.environ.get(API_SOCKET_VARIABLE, API_SOCKET),
-            TIMEOUT,
-            os.environ.get(API_DIR_VARIABLE, API_DIR),
+            os.environ.get(API_SOCKET_VARIABLE, str(usual.api_socket)),
+            usual.timeout,
+            os.environ.get(API_DIR_VARIABLE, str(usual.api_dir)),
         )
     )
 

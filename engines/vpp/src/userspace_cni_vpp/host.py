@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import select
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from attrs import evolve
 
@@ -20,7 +20,6 @@ from userspace_cni.api import (
     Lifeline,
     Memif,
     VhostUser,
-    did_you_mean,
 )
 from userspace_cni.kernel import limits, veth
 from userspace_cni_vpp import bridge, kernel, ports, routed, tags
@@ -32,6 +31,7 @@ from userspace_cni_vpp.sections import (
     VhostSection,
     VppSection,
 )
+from userspace_cni_vpp.settings import VppSettings
 from userspace_cni_vpp.switch import Switch
 
 if TYPE_CHECKING:
@@ -41,11 +41,6 @@ if TYPE_CHECKING:
     from userspace_cni.api import Attachment, CniError, EngineConf
     from userspace_cni_vpp.switch import Port
 
-API_SOCKET = "/run/vpp/api.sock"
-API_DIR = "/usr/share/vpp/api"
-#: Seconds, for each answer.
-TIMEOUT = 10.0
-_SETTINGS = ("api_socket", "api_dir", "timeout")
 _POOL = re.compile(
     r"^\S+ +\d+ +\d+ +\d+ +\d+ +(?P<total>\d+) +(?P<free>\d+) +(?P<cached>\d+)", re.MULTILINE
 )
@@ -67,6 +62,7 @@ class VppHostEngine(HostEngine):
             "vhost": VhostSection,
             "vpp": VppSection,
         },
+        settings=VppSettings,
         container_engines={"vhostuser": "dpdk", "veth": "linux", "tap": "linux"},
         bandwidth=("veth", "tap"),
     )
@@ -176,7 +172,8 @@ class VppHostEngine(HostEngine):
 
     def switch_key(self, conf: EngineConf) -> str:
         """See :meth:`.HostEngine.switch_key`: the socket of the API."""
-        return conf.section(VppSection).api_socket
+        settings: VppSettings = self.context.settings
+        return conf.section(VppSection).api_socket or str(settings.api_socket)
 
     def generation(self, conf: EngineConf) -> str:
         """See :meth:`.HostEngine.generation`: VPP's restart breaks the connection to it."""
@@ -299,26 +296,13 @@ class VppHostEngine(HostEngine):
     # -- settings
 
     def _switch(self, conf: EngineConf) -> Switch:
-        settings: dict[str, Any] = dict(self.context.settings)
-        for key, value in settings.items():
-            if key not in _SETTINGS:
-                raise InvalidConfig(
-                    f"[engines.vpp] {key}",
-                    f"unknown key ({did_you_mean(key, _SETTINGS)}known: {', '.join(_SETTINGS)})",
-                )
-            if key != "timeout" and not isinstance(value, str):
-                raise InvalidConfig(f"[engines.vpp] {key}", f"expected a string, got {value!r}")
-        timeout = settings.get("timeout", TIMEOUT)
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
-            raise InvalidConfig(
-                "[engines.vpp] timeout", f"expected a number of seconds above 0, got {timeout!r}"
-            )
+        settings: VppSettings = self.context.settings
         section = conf.section(VppSection)
         return Switch(
             connect(
-                section.api_socket or settings.get("api_socket", API_SOCKET),
-                float(timeout),
-                section.api_dir or settings.get("api_dir", API_DIR),
+                section.api_socket or str(settings.api_socket),
+                settings.timeout,
+                section.api_dir or str(settings.api_dir),
             )
         )
 
