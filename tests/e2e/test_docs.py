@@ -60,7 +60,7 @@ def test_the_example_of_the_nodes_settings_is_one(tmp_path: Path) -> None:
     file.write_text(example)
     assert settings.load({settings.VARIABLE: str(file)}) == settings.Settings(
         log_file=Path("/var/log/userspace-cni.log"),
-        engines={"linux": {}},
+        engines={"vpp": {"api_socket": "/run/vpp/api.sock"}},
         daemon=settings.DaemonSettings(http="127.0.0.1:9469"),
     )
 
