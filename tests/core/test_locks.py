@@ -31,11 +31,11 @@ with Locks(Path(sys.argv[1]), 1).hold("a"):
 
 def test_a_lock_excludes_and_is_free_afterwards(tmp_path: Path) -> None:
     directory = tmp_path / "not" / "there" / "yet"
-    locks = Locks(directory, 0.05)
+    locks, other = Locks(directory, 0.05), Locks(directory, 0.05)
     with locks.hold("a"), locks.hold("b"):
-        with pytest.raises(CniError) as caught, locks.hold("a"):
+        with pytest.raises(CniError) as caught, other.hold("a"):
             pass
-        with locks.hold_if_free("a") as held:
+        with other.hold_if_free("a") as held:
             assert not held
     assert caught.value.code == Code.TRY_AGAIN_LATER
     assert "'a'" in caught.value.msg
@@ -43,6 +43,23 @@ def test_a_lock_excludes_and_is_free_afterwards(tmp_path: Path) -> None:
         assert held
     assert list(directory.iterdir()) == []
     assert directory.stat().st_mode & 0o027 == 0
+
+
+def test_a_thread_may_take_its_lock_again(tmp_path: Path) -> None:
+    locks = Locks(tmp_path, 0.05)
+
+    def is_free() -> bool:
+        with locks.hold_if_free("a") as held:
+            return held
+
+    with ThreadPoolExecutor(1) as pool:
+        with locks.hold("a") as outer:
+            with locks.hold("a") as inner, locks.hold_if_free("a") as held:
+                assert (inner, held) == (outer, True)
+            assert not pool.submit(is_free).result(), "the inner one has freed it"
+            assert locks.held("a") == outer
+        assert pool.submit(is_free).result()
+    assert (locks._turns, list(tmp_path.iterdir())) == ({}, [])
 
 
 def test_a_lock_is_freed_by_an_exception(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Locks:
         self._directory = directory
         self._timeout = timeout
         #: By name, as long as anyone here holds or awaits it: the lock, and how many do.
-        self._turns: dict[str, tuple[threading.Lock, int]] = {}
+        self._turns: dict[str, tuple[threading.RLock, int]] = {}
         #: The file descriptors of those that are held here.
         self._descriptors: dict[str, int] = {}
         self._guard = threading.Lock()
@@ -39,6 +39,8 @@ class Locks:
     @contextmanager
     def hold(self, name: str) -> Iterator[int]:
         """Hold the lock *name*; the file descriptor that is given holds it.
+
+        A thread that holds it already goes on at once, and frees it when the outermost ends.
 
         Raises:
             CniError: 11 when another holds it for longer than the timeout, or than our own request
@@ -48,6 +50,9 @@ class Locks:
         began = time.monotonic()
         until = deadline.after(self._timeout)
         with self._turn(name, max(until - began, 0)) as ours:
+            if ours and name in self._descriptors:
+                yield self._descriptors[name]
+                return
             while (descriptor := self._try(name) if ours else None) is None:
                 if time.monotonic() >= until:
                     holder = ours and _holder(self._path(name))
@@ -65,6 +70,9 @@ class Locks:
     def hold_if_free(self, name: str) -> Iterator[bool]:
         """Hold the lock *name* if nobody else does; tell whether it is held."""
         with self._turn(name, 0) as ours:
+            if ours and name in self._descriptors:
+                yield True
+                return
             descriptor = self._try(name) if ours else None
             if descriptor is None:
                 yield False
@@ -80,7 +88,7 @@ class Locks:
     def _turn(self, name: str, timeout: float) -> Iterator[bool]:
         """Take turns with the other threads of this process; tell whether it is ours in time."""
         with self._guard:
-            lock, users = self._turns.get(name, (threading.Lock(), 0))
+            lock, users = self._turns.get(name, (threading.RLock(), 0))
             self._turns[name] = lock, users + 1
         ours = lock.acquire(timeout=timeout)
         try:

@@ -72,7 +72,8 @@ class EngineContext:
     #: :attr:`EngineInfo.settings`, None for an engine that has none.
     settings: Any = None
     #: ``lock(name)`` is a context manager that excludes everybody else on this node who asks for
-    #: the same name, other processes included. Take it around work on what attachments share.
+    #: the same name, other processes included. Take it around work on what attachments share. The
+    #: thread that holds a lock may take it again.
     lock: Callable[[str], AbstractContextManager[object]]
     #: Return the shared directory of that path, for sockets that :meth:`HostEngine.add` put there.
     directory: Callable[[str], SharedDirectory] = field(default=_no_directory)
