@@ -311,7 +311,7 @@ def test_what_the_admins_bridge_lacks_is_told_as_a_command(
 
 def test_a_bridge_name_that_is_no_bridge(lab: Lab) -> None:
     lab.host.run("ip", "link", "add", "br0", "type", "veth", "peer", "name", "x")
-    with pytest.raises(DataplaneError, match="br0 is no bridge, but of kind veth"):
+    with pytest.raises(DataplaneError, match="br0 is not a bridge, but of kind veth"):
         lab.attach(BRIDGE)
 
 
@@ -403,7 +403,7 @@ def test_missing_section(lab: Lab) -> None:
         ),
         (
             ("ip", "addr", "del", "10.1.0.1/24", "dev", "br0"),
-            r"not the gateway address 10\.1\.0\.1",
+            r"not have the gateway address 10\.1\.0\.1",
         ),
         (("ip", "link", "del", "END"), "is gone"),
     ],

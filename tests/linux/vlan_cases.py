@@ -87,7 +87,7 @@ def test_gateway_on_the_vlans_sub_interface(lab: Lab, bridge: str, holder: str) 
     (found,) = lab.host.links() - {bridge, a.port.name, again.port.name, other.port.name}
     assert re.fullmatch(holder, found)
     lab.host.run("ip", "address", "del", "10.1.0.1/24", "dev", found)
-    with pytest.raises(CheckFailed, match=r"has not the gateway address 10\.1\.0\.1/24"):
+    with pytest.raises(CheckFailed, match=r"does not have the gateway address 10\.1\.0\.1/24"):
         a.check()
     for attached in (a, again, other):
         attached.delete()

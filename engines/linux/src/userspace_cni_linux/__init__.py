@@ -1,1 +1,1 @@
-"""The Linux kernel engine: veth, tap and macvlan; bridges and routed ports."""
+"""Linux kernel engine: veth, tap and macvlan; bridged and routed ports."""

@@ -1,7 +1,8 @@
-"""Tell the neighbours where an address is now: gratuitous ARP, unsolicited neighbour advertisement.
+"""Address announcements: gratuitous ARP and unsolicited neighbour advertisements.
 
-An address that moves to another container keeps its neighbours talking to the old MAC address until
-their caches expire; this makes them forget at once (RFC 5227 section 3, RFC 4861 section 7.2.6).
+When an address moves to another container, its neighbours send to the old MAC address until their
+cache entries expire. An announcement updates the caches at once (RFC 5227 section 3, RFC 4861
+section 7.2.6).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from userspace_cni.api import IPAddress
     from userspace_cni.kernel.links import Link, Links
 
-#: In seconds, how long to wait for the carrier, which takes the kernel a few milliseconds.
+#: How long to wait for the carrier, in seconds; the kernel usually takes a few milliseconds.
 TIMEOUT = 0.2
 
 _PAUSE = 0.001  # seconds
@@ -33,7 +34,7 @@ def announce(links: Links, link: Link, addresses: Iterable[IPAddress]) -> None:
     """Announce *addresses* on *link* once it is operational.
 
     Raises:
-        OSError: when it is not in time, or a packet cannot be sent.
+        OSError: if the link is not operational in time, or a packet cannot be sent.
 
     """
     _wait_until_operational(links, link)
@@ -49,8 +50,8 @@ def _wait_until_operational(links: Links, link: Link) -> None:
     deadline = time.monotonic() + TIMEOUT
     while True:
         now = links.at(link.index)
-        # A bridge that the far end is a port of forwards once that end has its carrier too; that
-        # it is asked for makes the kernel see to it.
+        # If the peer is a bridge port, the bridge forwards only once the peer has a carrier too.
+        # Reading the peer's state makes the kernel process pending carrier changes.
         if now is not None and now.operational:
             far = links.at_far_end(now)
             if far is None or far.operational:
@@ -63,14 +64,14 @@ def _wait_until_operational(links: Links, link: Link) -> None:
 def _gratuitous_arp(interface: str, mac: bytes, address: bytes) -> None:
     broadcast = b"\xff" * 6
     ethernet = broadcast + mac + struct.pack("!H", _ETH_P_ARP)
-    # Ethernet, IPv4, the lengths of their addresses, request; sender and target are ourselves.
+    # Ethernet, IPv4, their address lengths, request; sender and target are the same address.
     arp = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + mac + address + bytes(6) + address
     raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC)
     try:
         raw.bind((interface, 0))
         raw.send(ethernet + arp)
     finally:
-        # The kernel waits some 10 ms for others when a packet socket closes; the ADD need not.
+        # Closing a packet socket blocks for about 10 ms (RCU), which the ADD need not wait for.
         _thread.start_new_thread(raw.close, ())
 
 
@@ -84,7 +85,7 @@ def _neighbour_advertisement(index: int, mac: bytes, address: IPAddress) -> None
     with socket.socket(
         socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMPV6
     ) as raw:
-        # A receiver drops any other hop limit (RFC 4861 section 7.1.2).
+        # Receivers drop packets with any other hop limit (RFC 4861 section 7.1.2).
         raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
         raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
         raw.bind((str(address), 0, 0, index))

@@ -1,7 +1,9 @@
-"""Kernel bridges: made where they are missing, used as they are where they are not ours.
+"""Kernel bridges of the ``linux`` engine.
 
-Every function here that changes a bridge, or adds a port to one, is called under the lock that
-:func:`lock_name` names, so that none is removed while another request relies on it.
+A missing bridge is created, and a bridge that the engine did not create is used but never changed.
+
+Callers of functions that change a bridge or add a port must hold the lock named by
+:func:`lock_name`, so that no bridge is removed while another request relies on it.
 """
 
 from __future__ import annotations
@@ -35,24 +37,24 @@ if TYPE_CHECKING:
     from userspace_cni.kernel.links import Link, Links
     from userspace_cni_linux.sections import BridgeSection
 
-#: The alias of a bridge that we made, and of our VLAN sub-interfaces of it: no attachment's.
+#: The alias of bridges that the engine created and of their VLAN sub-interfaces.
 TAG = "userspace-cni/1 bridge"
 
-_DEFAULT_VLAN = 1  # what the kernel puts a port into
+_DEFAULT_VLAN = 1  # the kernel adds every new port to this VLAN
 _DRAFT = "ucb-"
 _NAME_LENGTH = 15  # IFNAMSIZ without the NUL
 
 
 def lock_name(name: str) -> str:
-    """Return the name of the node's lock on the bridge *name*."""
+    """Return the name of the lock for the bridge *name*."""
     return f"bridge {name}"
 
 
 def gateways(attachment: Attachment, path: str) -> tuple[IPInterface, ...]:
-    """Return the gateway addresses that IPAM told, each with its subnet's prefix length.
+    """Return the gateway addresses from IPAM, each with the prefix length of its subnet.
 
     Raises:
-        InvalidConfig: for the key *path* that needs one, when IPAM told none.
+        InvalidConfig: for the key *path*, which needs a gateway, if IPAM returned none.
 
     """
     found = tuple(
@@ -72,13 +74,16 @@ def gateways(attachment: Attachment, path: str) -> tuple[IPInterface, ...]:
 def ensure(
     links: Links, section: BridgeSection, undo: ExitStack, remove: Callable[[str], None]
 ) -> Link:
-    """Return the bridge, made if need be, ready for a port of *section*.
+    """Return the bridge, ready for a port of *section*; create it if it is missing.
 
     Args:
-        links: in the host's namespace.
-        section: what the network asks of the bridge.
-        undo: gets ``remove(name)`` if the bridge is made.
-        remove: removes a bridge of ours without ports, and takes the lock itself.
+        links: a socket in the host's namespace.
+        section: the network's bridge configuration.
+        undo: receives the step ``remove(name)`` if the bridge is created.
+        remove: removes a bridge that the engine created and that has no ports; takes the lock.
+
+    Raises:
+        DataplaneError: if the bridge is missing or unsuitable and may not be created or changed.
 
     """
     name = section.bridge_name
@@ -99,10 +104,10 @@ def ensure(
 
 
 def require(links: Links, section: BridgeSection) -> Link:
-    """Return the bridge, which must exist and do what *section* asks.
+    """Return the bridge, which must exist and meet the requirements of *section*.
 
     Raises:
-        DataplaneError: when it does not; says which command would mend it.
+        DataplaneError: if it does not; the error names the command that fixes it.
 
     """
     return _usable(links.find(section.bridge_name), section)
@@ -111,24 +116,25 @@ def require(links: Links, section: BridgeSection) -> Link:
 def provide_gateways(
     links: Links, link: Link, section: BridgeSection, addresses: tuple[IPInterface, ...]
 ) -> None:
-    """Give our bridge, or its VLAN sub-interface, the gateways' *addresses*."""
+    """Add the gateway *addresses* to a bridge of the engine or to its VLAN sub-interface."""
     holder = link if section.vlan_id is None else _sub_interface(links, link, section.vlan_id)
     for address in addresses:
         if address.version == 6:
             sysctl.enable_ipv6(holder.name)
         added = ensure_address(links, holder, address)
         if added and address.version == 6:
-            # The kernel would make it a second after the first port came, and forwards to no
-            # neighbour before.
+            # The kernel generates the link-local address a second after the first port is added,
+            # and cannot forward to any neighbour before.
             ensure_address(links, holder, _link_local(holder.mac))
 
 
 def require_gateways(
     links: Links, bridge: Link, section: BridgeSection, addresses: tuple[IPInterface, ...]
 ) -> None:
-    """Raise DataplaneError unless every gateway address is where :func:`provide_gateways` puts it.
+    """Raise DataplaneError unless the host has every gateway address on the right interface.
 
-    The error says which command would mend it.
+    That is the interface to which :func:`provide_gateways` adds them. The error names the command
+    that fixes the problem.
     """
     holder: Link | None = bridge
     name = bridge.name
@@ -155,14 +161,14 @@ def require_gateways(
     for address in addresses:
         if str(address) not in found:
             raise DataplaneError(
-                f"the bridge's interface {name} has not the gateway address {address}",
+                f"the bridge's interface {name} does not have the gateway address {address}",
                 f"it has {', '.join(sorted(found)) or 'none'}; mend it with: "
                 f"ip address add {address} dev {name}",
             )
 
 
 def _require_traffic(bridge: Link, sub_interface: Link) -> None:
-    """Raise DataplaneError unless what is in the VLAN reaches *sub_interface*."""
+    """Raise DataplaneError unless the VLAN's traffic reaches *sub_interface*."""
     vlan = sub_interface.vlan_id
     if not sub_interface.up:
         raise DataplaneError(
@@ -172,7 +178,7 @@ def _require_traffic(bridge: Link, sub_interface: Link) -> None:
     _, tagged = vlans_of(bridge)
     if vlan not in tagged:
         raise DataplaneError(
-            f"the bridge {bridge.name} is not in VLAN {vlan} itself, which the gateway needs",
+            f"the bridge {bridge.name} is not itself in VLAN {vlan}, which the gateway needs",
             f"mend it with: bridge vlan add dev {bridge.name} vid {vlan} self",
         )
 
@@ -180,7 +186,7 @@ def _require_traffic(bridge: Link, sub_interface: Link) -> None:
 def check_gateways(
     links: Links, link: Link, section: BridgeSection, addresses: tuple[IPInterface, ...]
 ) -> None:
-    """Raise CheckFailed unless every gateway address is where :func:`provide_gateways` put it."""
+    """Raise CheckFailed if :func:`require_gateways` finds a problem."""
     try:
         require_gateways(links, link, section, addresses)
     except DataplaneError as error:
@@ -188,7 +194,7 @@ def check_gateways(
 
 
 def configure_port(links: Links, name: str, section: BridgeSection) -> None:
-    """Put a new port, still down, into its VLANs, and set what *section* asks of a port."""
+    """Apply the VLANs and port options of *section* to a new port, which must still be down."""
     sysctl.no_link_local_address(name)
     if not (_filters(section) or section.hairpin or section.isolated):
         return
@@ -206,7 +212,7 @@ def configure_port(links: Links, name: str, section: BridgeSection) -> None:
 
 
 def check_port(port: Link, section: BridgeSection) -> None:
-    """Raise CheckFailed unless *port* is as :func:`configure_port` left it."""
+    """Raise CheckFailed unless *port* is configured as :func:`configure_port` does it."""
     for what, wanted, found in (
         ("hairpin", section.hairpin, port.hairpin),
         ("isolated", section.isolated, port.isolated),
@@ -230,33 +236,34 @@ def check_port(port: Link, section: BridgeSection) -> None:
 
 
 def remove_if_unused(links: Links, name: str) -> None:
-    """Remove the bridge *name* if it is ours, has no port, and bears nothing of anybody else's.
+    """Remove the bridge *name* if the engine created it and nothing uses it any more.
 
-    Holding the lock: else it could get a port meanwhile.
+    A bridge is in use if it has a port, or an interface on top of it that the engine did not
+    create. The caller holds the lock, because otherwise the bridge could get a port meanwhile.
     """
-    # Also one that never got its name, because the request that made it died.
+    # The draft name belongs to a bridge whose request died before it could rename it.
     for candidate in (name, _draft_name(name)):
         link = links.find(candidate)
         if link is None or link.kind != "bridge" or not is_ours(link) or has_ports(link):
             continue
-        # It would take the interfaces upon it along.
+        # Removing the bridge also removes the interfaces on top of it.
         upon = [other for other in links.all() if other.parent == link.index]
         if all(is_ours(other) or _unfinished(other, link) for other in upon):
             links.remove(link)
 
 
 def is_ours(link: Link) -> bool:
-    """Tell whether *link* is a bridge that we made."""
+    """Return whether the engine created the bridge or sub-interface *link*."""
     return link.alias == TAG or link.name.startswith(_DRAFT)
 
 
 def _draft_name(name: str) -> str:
-    """Return what the bridge *name* is called until it is tagged."""
+    """Return the temporary name of the bridge *name*, used until it is tagged."""
     return f"{_DRAFT}{sha256(name.encode()).hexdigest()[:11]}"
 
 
 def _unfinished(link: Link, bridge: Link) -> bool:
-    """Tell whether *link* is a sub-interface of ours whose request died before it was tagged."""
+    """Return whether *link* is our sub-interface and its request died before it was tagged."""
     name = _sub_interface_name(bridge.name, link.vlan_id)
     return not link.up and not link.alias and link.name == name
 
@@ -270,7 +277,7 @@ def _trunk(section: BridgeSection) -> set[int]:
 
 
 def _without(vlans: range, hole: int | None) -> list[range]:
-    """Return *vlans* less *hole*: a VLAN cannot be both tagged and untagged on one port."""
+    """Return *vlans* without *hole*: a VLAN cannot be both tagged and untagged on a port."""
     if hole is None or hole not in vlans:
         return [vlans]
     return [part for part in (range(vlans.start, hole), range(hole + 1, vlans.stop)) if part]
@@ -279,22 +286,22 @@ def _without(vlans: range, hole: int | None) -> list[range]:
 def _create(links: Links, section: BridgeSection) -> None:
     name = section.bridge_name
     draft = _draft_name(name)
-    remove_if_unused(links, name)  # of a request that died between the next steps
+    remove_if_unused(links, name)  # a draft left by a request that died during the next steps
     try:
-        # With a MAC address of its own it keeps it; else it would take its lowest port's, and
-        # change it as ports come and go. By chance, because two nodes may share a segment.
+        # Without an explicit MAC address a bridge uses the lowest of its ports' addresses, which
+        # changes as ports come and go. The address is random because nodes may share a segment.
         links.create(draft, "bridge", bridge_data(), address=_random_mac())
         link = links.require(draft)
         sysctl.ignore_router_advertisements(draft)
         sysctl.trust_own_addresses(draft)
         if _filters(section):
             _filter(links, link)
-        # Tagged before it has its name: no bridge of that name is ever left without a tag.
+        # Tag first, rename second, so that a bridge of the final name always has a tag.
         links.change(link, ifalias=TAG)
         links.change(link, ifname=name, up=True)
     except BaseException as error:
         remove_if_unused(links, name)
-        # EEXIST: somebody outside of the lock was faster, and it is theirs.
+        # EEXIST: a program that does not use our lock created the bridge first. It is not ours.
         if not (isinstance(error, Refused) and error.errno == errno.EEXIST):
             raise
 
@@ -321,7 +328,7 @@ def _usable(link: Link | None, section: BridgeSection) -> Link:
         )
     if link.kind != "bridge":
         raise DataplaneError(
-            f"host.bridge.bridgeName: {name} is no bridge, but "
+            f"host.bridge.bridgeName: {name} is not a bridge, but "
             f"{f'of kind {link.kind}' if link.kind else 'a network device'}",
             "choose another bridgeName, or remove that interface",
         )
@@ -355,7 +362,7 @@ def _sub_interface_name(bridge: str, vlan: int) -> str:
 
 
 def _sub_interface(links: Links, bridge: Link, vlan: int) -> Link:
-    """Return the VLAN sub-interface of our *bridge*, made if need be."""
+    """Return the VLAN sub-interface of the engine's *bridge*; create it if it is missing."""
     name = _sub_interface_name(bridge.name, vlan)
     link = links.find(name)
     add_vlans(links, bridge, range(vlan, vlan + 1), itself=True)
@@ -378,12 +385,12 @@ def _sub_interface(links: Links, bridge: Link, vlan: int) -> Link:
 
 
 def _link_local(mac: str) -> IPInterface:
-    """Return the link-local address that the kernel makes of *mac* (RFC 4291, appendix A)."""
+    """Return the link-local address that the kernel derives from *mac* (RFC 4291, appendix A)."""
     octets = bytes.fromhex(mac.replace(":", ""))
     identifier = bytes((octets[0] ^ 0x02, *octets[1:3], 0xFF, 0xFE, *octets[3:]))
     return IPv6Interface((b"\xfe\x80" + bytes(6) + identifier, 64))
 
 
 def _random_mac() -> str:
-    # 02: locally administered, unicast (IEEE 802c).
+    # 02: a locally administered unicast address (IEEE 802c)
     return ":".join(f"{byte:02x}" for byte in (0x02, *os.urandom(5)))

@@ -1,6 +1,6 @@
-"""The container engine ``linux``: configures a kernel interface in the container's namespace.
+"""Container engine ``linux``: configures a kernel interface in the container's namespace.
 
-Whoever made the interface: this engine's host side, or another engine that has kernel ports.
+The interface may come from this package's host engine or from any other engine with kernel ports.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 
 class LinuxContainerEngine(ContainerEngine):
-    """Addresses and routes by the kernel, from the node, inside the container's namespace."""
+    """Sets addresses and routes in the container's namespace, from the node."""
 
     info: ClassVar[EngineInfo] = EngineInfo(
         name="linux",
@@ -87,14 +87,14 @@ class LinuxContainerEngine(ContainerEngine):
             if any(ip.address.version == 6 for ip in handoff.ips):
                 sysctl.enable_ipv6(link.name)
                 sysctl.keep_ipv6_addresses(link.name)
-                # Addresses and routes are IPAM's to give; anyone on the link could send others.
+                # Only IPAM assigns addresses and routes; anyone on the link could advertise others.
                 sysctl.ignore_router_advertisements(link.name)
             for ip in handoff.ips:
                 add_address(links, link, ip.address, prefix_route=not handoff.point_to_point)
             links.change(link, up=True)
             for wanted in _routes(handoff):
                 _add_route(links, link, wanted)
-            # A tap has no carrier before its application has come.
+            # A tap has no carrier until its application opens it.
             if handoff.ips and handoff.iftype != "tap":
                 _announce(links, link, handoff)
 
@@ -134,7 +134,7 @@ def _check_link(link: Link, handoff: Handoff) -> None:
 
 @frozen(kw_only=True)
 class _Wanted:
-    """A route of the container, with all defaults worked out."""
+    """A route of the container with all defaults resolved."""
 
     dst: IPNetwork
     gw: IPAddress | None = None
@@ -160,7 +160,7 @@ class _Wanted:
         )
 
     def options(self) -> dict[str, Any]:
-        """Return the options of :func:`.add_route`."""
+        """Return the keyword arguments for :func:`.add_route`."""
         options: dict[str, Any] = {
             "table": self.table,
             "src": self.src,
@@ -178,7 +178,7 @@ class _Wanted:
 
 
 def _routes(handoff: Handoff) -> Iterator[_Wanted]:
-    """Yield the routes that *handoff* asks for, in the order in which they can be added."""
+    """Yield the routes of *handoff* in the order in which they can be added."""
     if handoff.point_to_point:
         yield from _routes_to_gateway(handoff)
     gateways: dict[int, IPAddress] = {}
@@ -198,7 +198,7 @@ def _routes(handoff: Handoff) -> Iterator[_Wanted]:
 
 
 def _routes_to_gateway(handoff: Handoff) -> Iterator[_Wanted]:
-    """Yield what makes the gateway the one neighbour, with the subnet behind it."""
+    """Yield the routes that make the gateway the only neighbour, with the subnet behind it."""
     for ip in handoff.ips:
         if ip.gateway is None:
             continue
@@ -210,7 +210,7 @@ def _routes_to_gateway(handoff: Handoff) -> Iterator[_Wanted]:
 
 
 def _implied_gateway(route: Route, gateways: dict[int, IPAddress]) -> IPAddress | None:
-    # A scope narrower than the universe says that the destination is on the link.
+    # With scope link or narrower the destination is directly connected.
     if route.scope is not None and route.scope >= SCOPE_LINK:
         return None
     return gateways.get(route.dst.version)
@@ -230,16 +230,18 @@ def _add_route(links: Links, link: Link, wanted: _Wanted) -> None:
                 f"cannot add {wanted} through {link.name}; leave one of them out, or give it a "
                 '"priority" of its own',
             ) from error
-        # The first one wins, as with the reference plugins: each of a container's networks may
-        # have a default route.
-        _log.warning("the container has another route to %s, so none through %s", wanted, link.name)
+        # The first route wins, as with the reference plugins: several of a container's networks
+        # may have a default route.
+        _log.warning(
+            "the container already has a route to %s; not adding one through %s", wanted, link.name
+        )
 
 
 def _check_routes(links: Links, link: Link, handoff: Handoff) -> None:
     found = routes_of(links, link)
     elsewhere = _elsewhere(links, link)
     for wanted in _routes(handoff):
-        # One that came first has won, see _add_route.
+        # A route of another network won, see _add_route.
         if (str(wanted.dst), wanted.table) in elsewhere:
             continue
         if not any(wanted.is_met_by(route) for route in found):
@@ -250,7 +252,7 @@ def _check_routes(links: Links, link: Link, handoff: Handoff) -> None:
 
 
 def _elsewhere(links: Links, link: Link) -> set[tuple[str, int]]:
-    """Return destination and table of the routes that do not go through *link*."""
+    """Return destination and table of all routes through other interfaces than *link*."""
     return {(route.dst, route.table) for route in routes_of(links) if route.oif != link.index}
 
 
@@ -259,7 +261,7 @@ def _announce(links: Links, link: Link, handoff: Handoff) -> None:
     try:
         announce(links, link, addresses)
     except OSError as error:
-        # A courtesy to the neighbours: without it they take some time to find the address.
+        # Not fatal: without the announcement neighbours find the address a little later.
         told = ", ".join(map(str, addresses))
         _log.warning("cannot announce %s on %s to the neighbours: %s", told, link.name, error)
 

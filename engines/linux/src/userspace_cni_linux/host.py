@@ -1,4 +1,4 @@
-"""The host engine ``linux``: dispatches on the interface type and the network type."""
+"""Host engine ``linux``: dispatches on the interface type and the network type."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _Section = TypeVar("_Section")
 
 
 class LinuxHostEngine(HostEngine):
-    """veth, tap and macvlan of the kernel that this runs on."""
+    """Ports of the kernel that this process runs on: veth, tap and macvlan."""
 
     info: ClassVar[EngineInfo] = EngineInfo(
         name="linux",
@@ -65,7 +65,7 @@ class LinuxHostEngine(HostEngine):
             yield _no_bridge()
 
     def outline(self, conf: EngineConf) -> HostPort:  # noqa: ARG002
-        """See :meth:`.HostEngine.outline`: all are interfaces of the kernel."""
+        """See :meth:`.HostEngine.outline`. Every port is a kernel interface."""
         return HostPort(name="")
 
     def status(self, conf: EngineConf) -> None:
@@ -78,7 +78,7 @@ class LinuxHostEngine(HostEngine):
                     macvlan.require_master(links, conf.section(MacvlanSection))
                 elif conf.net_type == "bridge":
                     section = _bridge_section(conf)
-                    # One that is missing and that we may make is as good as there.
+                    # A missing bridge that the engine may create is not a problem.
                     if not section.create or links.find(section.bridge_name) is not None:
                         bridge.require(links, section)
             except DataplaneError as error:
@@ -99,13 +99,13 @@ class LinuxHostEngine(HostEngine):
                 return self._add_alone(links, container, attachment, conf, undo)
 
     def switch_key(self, conf: EngineConf) -> str:  # noqa: ARG002
-        """See :meth:`.HostEngine.switch_key`: a node has one kernel."""
+        """See :meth:`.HostEngine.switch_key`. A node has one kernel."""
         return ""
 
     def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:
         """See :meth:`.HostEngine.delete`."""
-        # The bridge that the port is in, or else (it may be gone already, with its namespace) the
-        # one that the configuration names.
+        # The bridge to remove is the one that the port is in. If the port is already gone together
+        # with its namespace, it is the one that the configuration names.
         section = _section(conf, BridgeSection)
         bridge_name = section.bridge_name if section else None
         with Links() as links:
@@ -114,11 +114,10 @@ class LinuxHostEngine(HostEngine):
                 master = links.at(port.master) if port.master else None
                 if master is not None:
                     bridge_name = master.name
-                # Takes the container's end along.
-                links.remove(port)
+                links.remove(port)  # also removes the container's end
                 if master is not None and has_ports(master):
-                    # Whoever removes its last port goes on. Under the lock each look would wait for
-                    # the kernel, which removes others' ports meanwhile.
+                    # The request that removes the last port removes the bridge. Checking this
+                    # under the lock would serialize requests while the kernel removes ports.
                     bridge_name = None
             limits.remove(links, attachment_id, TAGS)
         if port is None and netns is not None:
@@ -143,8 +142,8 @@ class LinuxHostEngine(HostEngine):
     def attachments(self, network: str, conf: EngineConf) -> Iterable[str]:  # noqa: ARG002
         """See :meth:`.HostEngine.attachments`.
 
-        What lives in the container's namespace alone, tap and macvlan, is not seen from here; it
-        ends with that namespace.
+        Taps and macvlans are not listed: they exist only in the container's namespace and
+        disappear with it.
         """
         id_ = network_id(network)
         with Links() as links:
@@ -154,9 +153,10 @@ class LinuxHostEngine(HostEngine):
     def restore(
         self, attachment: Attachment, conf: EngineConf, port: HostPort, undo: ExitStack
     ) -> HostPort:
-        """See :meth:`.HostEngine.restore`. Of a veth pair that is there nothing is made anew.
+        """See :meth:`.HostEngine.restore`.
 
-        Nor of a tap or a macvlan that the container has renamed: undone, it would be removed.
+        An existing veth pair is kept. A tap or macvlan that the container has renamed is not
+        created again, because undoing that would remove the renamed interface.
         """
         if conf.iftype != "veth":
             limits.mend_inside(attachment, TAGS)
@@ -168,7 +168,7 @@ class LinuxHostEngine(HostEngine):
             link = veth.find(links, attachment.id, TAGS) if conf.iftype == "veth" else None
             if link is None:
                 return super().restore(attachment, conf, port, undo)
-            # Out of its bridge, and down: VLANs and routes of before go.
+            # Taking the port down and out of its bridge removes its former VLANs and routes.
             links.change(link, master=0, up=False)
             if conf.net_type == "bridge":
                 self._join_again(links, link, attachment, _bridge_section(conf), undo)
@@ -204,16 +204,16 @@ class LinuxHostEngine(HostEngine):
     ) -> HostPort:
         there = links.find(section.bridge_name) if section.gateway else None
         if there is not None and not bridge.is_ours(there):
-            # Its check under the lock needs the addresses: IPAM is waited for here.
+            # The check under the lock needs the addresses; wait for IPAM before taking the lock.
             bridge.gateways(attachment, "host.bridge.gateway")
         with self.context.lock(bridge.lock_name(section.bridge_name)):
             master = bridge.ensure(links, section, undo, self._remove_bridge)
             if section.gateway and not bridge.is_ours(master):
-                # Before the port, which would change its MAC address as it comes and goes.
+                # Check before adding the port, which could change the bridge's MAC address.
                 addresses = bridge.gateways(attachment, "host.bridge.gateway")
                 bridge.require_gateways(links, master, section, addresses)
             mtu = attachment.mtu or master.mtu
-            # Its being a port keeps the bridge from being removed after this.
+            # From here on the port keeps the bridge from being removed.
             name = veth.create(
                 links, container, attachment, mtu=mtu, tags=TAGS, undo=undo, master=master
             )
@@ -224,7 +224,7 @@ class LinuxHostEngine(HostEngine):
         if section.gateway:
             addresses = bridge.gateways(attachment, "host.bridge.gateway")
             if bridge.is_ours(master):
-                # The bridge stays, it has a port; a VLAN's sub-interface may have to be made.
+                # The port keeps the bridge; the lock is for creating a VLAN sub-interface.
                 lock = self.context.lock(bridge.lock_name(section.bridge_name))
                 with lock if section.vlan_id is not None else nullcontext():
                     bridge.provide_gateways(links, master, section, addresses)
@@ -271,7 +271,7 @@ class LinuxHostEngine(HostEngine):
 
 
 def _limit(attachment: Attachment, host_end: str, undo: ExitStack) -> None:
-    """Set the attachment's limits where the container cannot lift them."""
+    """Set the rate limits on the host's end, where the container cannot remove them."""
     if attachment.bandwidth is not None:
         undo.callback(_lift, attachment.id)
         limits.apply(attachment, host_end, TAGS, host_end=True)
@@ -302,7 +302,7 @@ def _no_bridge() -> InvalidConfig:
 
 
 def _default_routes(attachment: Attachment) -> tuple[Route, ...]:
-    """Return a default route for each address family that IPAM gave none for."""
+    """Return a default route for each address family without a default route from IPAM."""
     gateways = bridge.gateways(attachment, "host.bridge.defaultRoute")
     given = {route.dst.version for route in attachment.routes if route.dst.prefixlen == 0}
     routes: dict[int, Route] = {}

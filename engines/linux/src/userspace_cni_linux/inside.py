@@ -1,6 +1,6 @@
-"""What is done to our own interfaces inside the container's network namespace.
+"""Operations on the engine's interfaces in a container's network namespace.
 
-Names in the container are the container's to change: what is removed is found by our tag.
+The container may rename its interfaces, so they are found by their tag before they are removed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ TAGS = Tags("userspace-cni/1")
 
 
 def claim(links: Links, attachment: Attachment) -> Link:
-    """Give an interface that was made under its short name its tag and, with it, its own name.
+    """Tag and rename an interface that was created under its short name; return it.
 
-    *links* is inside, as for :func:`.Namespace.call`.
+    *links* is a socket in the container's namespace.
     """
     link = links.require(short_name(attachment.id))
     links.change(link, ifalias=TAGS.encode(attachment), ifname=attachment.interface)
@@ -31,10 +31,10 @@ def claim(links: Links, attachment: Attachment) -> Link:
 
 
 def require_new(links: Links, attachment: Attachment) -> None:
-    """Raise CniError 103 if the attachment's interface is in the container already.
+    """Raise CniError 103 if the attachment's interface already exists in the container.
 
-    The request that made it may have been forgotten; undoing this one would remove it. *links* is
-    inside, as for :func:`.Namespace.call`.
+    Otherwise undoing this request would remove the interface of an earlier one. *links* is a socket
+    in the container's namespace.
     """
     for link in _interfaces(links, attachment.id):
         raise CniError(
@@ -46,18 +46,18 @@ def require_new(links: Links, attachment: Attachment) -> None:
 
 
 def remove(path: str, attachment_id: str) -> None:
-    """Remove what carries the tag of *attachment_id* in the namespace *path*, if that exists."""
+    """Remove the attachment's interfaces from the namespace at *path*, if it still exists."""
     try:
         container = Namespace(path)
     except CniError as error:
-        # Gone, and everything in it with it.
+        # The namespace is gone, and its interfaces with it.
         if error.code != Code.INVALID_ENVIRONMENT:
             raise
         return
     with container, container.call(Links) as links:
         for link in TAGS.find_all(links, attachment_id):
             links.remove(link)
-        # Made by a request that died before it could tag it, see claim().
+        # These may have no tag if their request died before it could tag them, see claim().
         limits.remove(links, attachment_id, TAGS)
         unfinished = links.find(short_name(attachment_id))
         if unfinished is not None and not unfinished.alias:
@@ -65,7 +65,7 @@ def remove(path: str, attachment_id: str) -> None:
 
 
 def check(attachment: Attachment) -> None:
-    """Raise CheckFailed unless the attachment's interface exists in the container, with our tag."""
+    """Raise CheckFailed unless the container has the attachment's interface with its tag."""
     with Namespace(attachment.netns) as container, container.call(Links) as links:
         link = links.find(attachment.interface)
     if link is None:
@@ -80,17 +80,17 @@ def check(attachment: Attachment) -> None:
 
 
 def require_gone(attachment: Attachment) -> None:
-    """Raise CheckFailed if the attachment's interface is in the container by another name."""
+    """Raise CheckFailed if the container has the attachment's interface under another name."""
     with Namespace(attachment.netns) as container, container.call(Links) as links:
         names = [link.name for link in _interfaces(links, attachment.id)]
     if names:
         raise CheckFailed(
             f"the container has renamed {attachment.interface} to {', '.join(names)}",
-            "it can be put back when the container has removed it, or given it its name again",
+            "it can be restored once the container has removed it or renamed it back",
         )
 
 
 def _interfaces(links: Links, attachment_id: str) -> list[Link]:
-    """Return the attachment's interface by whatever name: the helper of its limits is none."""
+    """Return the attachment's interfaces under any name, without the rate limits' helper."""
     helper = limits.helper_name(attachment_id)
     return [link for link in TAGS.find_all(links, attachment_id) if link.name != helper]

@@ -1,4 +1,4 @@
-"""A macvlan in the container, upon an interface of the host."""
+"""Macvlan in the container on top of an interface of the host."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ _MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}  # MACVLAN_MODE_
 def create(
     links: Links, attachment: Attachment, section: MacvlanSection, undo: ExitStack
 ) -> tuple[Link, Link]:
-    """Make the macvlan in the container; return its master and itself."""
+    """Create the macvlan in the container and return its master and itself.
+
+    Raises:
+        CniError: code 103 if the container already has an interface of that name.
+        InvalidConfig: if the MTU or MAC address does not fit the master.
+        DataplaneError: if the master does not exist or the kernel refuses.
+
+    """
     master = require_master(links, section)
     if attachment.mtu is not None and attachment.mtu > master.mtu:
         raise InvalidConfig(
@@ -41,7 +48,7 @@ def create(
     options: dict[str, Any] = {}
     if attachment.mtu is not None:
         options["mtu"] = attachment.mtu
-    # With passthru the two interfaces have one MAC address, and setting ours would set the host's.
+    # In mode passthru both interfaces share a MAC address; setting ours would change the host's.
     if section.mode != "passthru":
         options["address"] = attachment.mac_for("container")
     elif attachment.mac is not None and attachment.mac != master.mac:
@@ -71,10 +78,10 @@ def create(
 
 
 def require_master(links: Links, section: MacvlanSection) -> Link:
-    """Return the host's interface for *section*.
+    """Return the host interface that *section* selects.
 
     Raises:
-        DataplaneError: when there is none.
+        DataplaneError: if it does not exist.
 
     """
     if section.master:

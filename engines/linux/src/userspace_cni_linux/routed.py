@@ -1,4 +1,4 @@
-"""The host's side of a routed veth, whose end is the container's gateway and one neighbour."""
+"""Host side of a routed veth: the host's end is the container's gateway and only neighbour."""
 
 from __future__ import annotations
 
@@ -31,7 +31,17 @@ def require_gateways(attachment: Attachment) -> None:
 
 
 def configure(links: Links, name: str, attachment: Attachment) -> None:
-    """Give the host's end, which is up, the gateways' addresses and the routes to the container."""
+    """Add the gateway addresses and the routes to the container to the host's end.
+
+    Args:
+        links: a socket in the host's namespace.
+        name: the host's end, which must be up.
+        attachment: its addresses are used.
+
+    Raises:
+        DataplaneError: if the host already has a route to one of the addresses.
+
+    """
     link = links.require(name)
     versions: set[int] = {ip.address.version for ip in attachment.ips}
     if 6 in versions:
@@ -40,13 +50,13 @@ def configure(links: Links, name: str, attachment: Attachment) -> None:
         ensure_address(links, link, address)
     for dst in _destinations(attachment):
         try:
-            # The kernel knows no scope in IPv6's routes.
+            # IPv6 routes have no scope.
             scope = SCOPE_LINK if dst.version == 4 else SCOPE_UNIVERSE
             add_route(links, link, dst, scope=scope)
         except Refused as error:
             if error.errno == errno.EEXIST:
                 raise DataplaneError(
-                    f"the host has a route to {dst}, the container's address, already",
+                    f"the host already has a route to {dst}, the container's address",
                     f"another container may have this address: see ip route show {dst}",
                 ) from error
             raise
@@ -54,7 +64,7 @@ def configure(links: Links, name: str, attachment: Attachment) -> None:
 
 
 def check(links: Links, link: Link, attachment: Attachment) -> None:
-    """Raise CheckFailed unless *link* is as :func:`configure` left it."""
+    """Raise CheckFailed unless *link* is configured as :func:`configure` does it."""
     found = addresses_of(links, link)
     for address in _addresses(attachment):
         if str(address) not in found:
@@ -72,7 +82,8 @@ def check(links: Links, link: Link, attachment: Attachment) -> None:
 
 
 def _addresses(attachment: Attachment) -> list[IPInterface]:
-    # A host route each: the same gateway stands on the end of every container of the subnet.
+    # Full-length prefixes, because the host's end of every container in a subnet has the same
+    # gateway address.
     return [ip_interface(ip.gateway) for ip in attachment.ips if ip.gateway is not None]
 
 

@@ -1,6 +1,6 @@
-"""The engine's sections of the network configuration: ``bridge``, ``tap`` and ``macvlan``.
+"""Configuration sections of the engine: ``bridge``, ``tap`` and ``macvlan``.
 
-The validators judge one value each and raise ValueError; the core puts the value's path before it.
+Each validator checks one value and raises ValueError; core adds the path of the key.
 """
 
 from __future__ import annotations
@@ -36,23 +36,24 @@ def _optional_interface_name(instance: Any, attribute: Attribute[Any], value: st
 
 @frozen(kw_only=True)
 class BridgeSection:
-    """``host.bridge``: the kernel bridge that a veth is put into (netType ``bridge``)."""
+    """``host.bridge``: the kernel bridge that the veth becomes a port of (netType ``bridge``)."""
 
     bridge_name: str = field(validator=_interface_name)
     #: Untagged traffic of the container belongs to this VLAN.
     vlan_id: int | None = field(default=None, validator=within(1, VLAN_MAX))
     #: VLANs that the container sends and receives tagged.
     trunk: tuple[Trunk, ...] = ()
-    #: The bridge (with *vlan_id* its VLAN sub-interface) gets each gateway address that IPAM tells.
+    #: Add each gateway address from IPAM to the bridge, or with *vlan_id* to its VLAN interface.
     gateway: bool = False
-    #: The container gets a default route through the gateway of each address family.
+    #: Add a default route through the gateway of each address family to the container.
     default_route: bool = False
-    #: Make the bridge where it does not exist.
+    #: Create the bridge if it does not exist.
     create: bool = True
-    #: The bridge may send a frame back through the port that it came from.
+    #: Allow the bridge to send a frame back through the port on which it arrived.
     hairpin: bool = False
+    #: Set the bridge to promiscuous mode.
     promiscuous: bool = False
-    #: The port reaches only ports that are not isolated.
+    #: Allow traffic only with ports that are not isolated.
     isolated: bool = False
 
 
@@ -60,17 +61,17 @@ class BridgeSection:
 class TapSection:
     """``host.tap``: who may open the tap, and how."""
 
-    #: The user id that may attach to the tap without CAP_NET_ADMIN.
+    #: User ID that may open the tap without CAP_NET_ADMIN.
     owner: int | None = field(default=None, validator=within(0, _ID_MAX))
-    #: The group id that may.
+    #: Group ID that may open the tap without CAP_NET_ADMIN.
     group: int | None = field(default=None, validator=within(0, _ID_MAX))
     multi_queue: bool = False
 
 
 @frozen(kw_only=True)
 class MacvlanSection:
-    """``host.macvlan``: the host's interface that the container shares, and how."""
+    """``host.macvlan``: the host interface that the container shares, and the mode."""
 
-    #: Empty: the interface of the default route.
+    #: The host interface; if empty, the interface of the default route.
     master: str = field(default="", validator=_optional_interface_name)
     mode: Literal["bridge", "private", "vepa", "passthru"] = "bridge"

@@ -1,4 +1,4 @@
-"""A persistent tap in the container, whose other end is an application in the container."""
+"""Persistent tap in the container, for an application in the container."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _IFF_MULTI_QUEUE = 0x0100
 
 
 def require_device() -> None:
-    """Raise DataplaneUnavailable unless the kernel offers taps."""
+    """Raise DataplaneUnavailable unless the kernel supports taps."""
     if not DEVICE.exists():
         raise DataplaneUnavailable(
             f"{DEVICE} does not exist: no tap can be made",
@@ -46,7 +46,14 @@ def require_device() -> None:
 
 
 def create(attachment: Attachment, section: TapSection, undo: ExitStack) -> Link:
-    """Make the tap in the container, and return it."""
+    """Create the tap in the container and return it.
+
+    Raises:
+        CniError: code 103 if the container already has an interface of that name.
+        DataplaneUnavailable: if the tap device cannot be opened.
+        DataplaneError: if the kernel refuses.
+
+    """
     options: dict[str, Any] = {"address": attachment.mac_for("container")}
     if attachment.mtu is not None:
         options["mtu"] = attachment.mtu
@@ -65,7 +72,7 @@ def create(attachment: Attachment, section: TapSection, undo: ExitStack) -> Link
 
 
 def _open(name: str) -> tuple[Links, int]:
-    """Open what makes the tap *name*; both stay in the namespace in which this is called."""
+    """Open a netlink socket and the tap device; both work in the calling thread's namespace."""
     try:
         device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -91,10 +98,11 @@ def _make(links: Links, device: int, attachment: Attachment, section: TapSection
         if section.group is not None:
             fcntl.ioctl(device, _TUNSETGROUP, section.group)
         links.change(name, ifalias=inside.TAGS.encode(attachment))
-        # Last: until then the tap ends with this descriptor, so none is ever left without a tag.
+        # Set this last. Until then the tap disappears when the descriptor is closed, so no tap
+        # can be left behind without a tag.
         fcntl.ioctl(device, _TUNSETPERSIST, 1)
     except OSError as error:
-        # EBUSY: a tap of that name. EINVAL: an interface of that name that is no tap.
+        # EBUSY: a tap of that name exists. EINVAL: another kind of interface has that name.
         taken = error.errno in (errno.EBUSY, errno.EINVAL, errno.EEXIST)
         if taken and links.find(name) is not None:
             raise taken_inside(attachment) from error
