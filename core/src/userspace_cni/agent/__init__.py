@@ -1,7 +1,7 @@
-"""In the container: what it was handed over, for programs there.
+"""The container's side: finds the hand-overs of a container, for programs that run in it.
 
-``userspace-cni-agent`` is the program (:mod:`.command`); :func:`interfaces` is for programs in
-Python. Nothing of the node's side is needed or imported.
+``userspace-cni-agent`` is the command (:mod:`.command`); Python programs use :func:`interfaces`.
+The package imports nothing from the node's side.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ __all__ = ["interfaces"]
 
 
 def interfaces(directory: str = "", annotations: str = "") -> list[Document]:
-    """Return the interfaces that this container was handed over, in the order of their names.
+    """Return the interfaces that were handed over to this container, in the order of their names.
 
-    The paths of their sockets are the container's.
+    The paths of their sockets are paths in the container.
 
     Args:
-        directory: The directory that the container shares with the node; several with ``:`` between
-            them. By default what USERSPACE_CNI_DIRECTORY says, else /var/run/userspace-cni.
-        annotations: The file of the pod's annotations (Kubernetes' Downward API). By default what
-            USERSPACE_CNI_ANNOTATIONS says, else /etc/podnetinfo/annotations.
+        directory: The directory that the container shares with the node, or several, separated by
+            ``:``. The default is USERSPACE_CNI_DIRECTORY if set, otherwise /var/run/userspace-cni.
+        annotations: The file with the pod's annotations (Kubernetes' Downward API). The default is
+            USERSPACE_CNI_ANNOTATIONS if set, otherwise /etc/podnetinfo/annotations.
 
     Raises:
-        CniError: something was handed over that cannot be used; the text names the file and why.
+        CniError: a hand-over cannot be used; the text names the file and the reason.
 
     """
     from userspace_cni.agent import sources

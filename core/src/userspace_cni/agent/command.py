@@ -1,7 +1,7 @@
-"""``userspace-cni-agent``: the program in the container.
+"""``userspace-cni-agent``: the command for use in the container.
 
-Exit status: 0 done, 1 something was handed over that cannot be used or configured, 2 the command
-line is wrong, 3 an interface that was asked or waited for is not there.
+Exit status: 0 success, 1 a hand-over cannot be used or configured, 2 the command line is wrong, 3 a
+requested interface does not exist or did not appear in time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from userspace_cni.handover import Document
 from userspace_cni.log import logger
 
 DONE, FAILED, MISSING = 0, 1, 3
-_PAUSE = 0.1  # seconds between two looks while waiting
+_PAUSE = 0.1  # seconds between two attempts while waiting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -160,7 +160,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _select(options: argparse.Namespace) -> tuple[int, list[Document]]:
-    """Return the interfaces that are asked for, waiting for them if that is asked for, too."""
+    """Return the requested interfaces; wait for them if the options say so."""
     names = [*options.interface, *options.names]
     deadline = time.monotonic() + options.timeout
     while True:
@@ -194,9 +194,10 @@ def _configure(options: argparse.Namespace) -> int:
 
 
 class _Stop:
-    """The signal to end, which comes when it is waited for: it interrupts nothing.
+    """The signal to end. It is only delivered while the agent waits, so it interrupts nothing.
 
-    A handler could not set a threading.Event that the same thread waits for: it may hold its lock.
+    A handler cannot set a threading.Event that its own thread waits for, because the thread may
+    hold the event's lock.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -212,13 +213,13 @@ class _Stop:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
 
     def wait(self, seconds: float) -> bool:
-        """Wait at most *seconds*; tell whether the signal has come."""
+        """Wait at most *seconds*; return whether the signal has arrived."""
         self._came = self._came or signal.sigtimedwait(self._SIGNALS, seconds) is not None
         return self._came
 
 
 class _Agent:
-    """Configures what its options say, and tells the probe."""
+    """Configures the interfaces that the options name, and maintains the ready file."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
@@ -227,14 +228,14 @@ class _Agent:
         self._ready(False)
 
     def step(self, *, quiet: bool = False) -> int:
-        """Look once, configure what is there; return the exit status so far."""
+        """Read the sources once and configure what they contain; return the exit status so far."""
         names = self._options.interface
         found = _look(self._options)
         if found.problems != self._problems:
             _tell(found.problems)
             self._problems = found.problems
         wanted = [d for d in found.documents if not names or d.handoff.interface in names]
-        # What cannot be read now is no reason to take away what works.
+        # A source that cannot be read now is no reason to remove an interface that works.
         failed = self._configurator.apply(wanted, withdraw=not found.problems)
         missing = _missing(found, names)
         if missing and not quiet:
@@ -245,7 +246,7 @@ class _Agent:
         return status
 
     def until_ready(self, stop: _Stop) -> int:
-        """Look until all that is waited for is there and configured, or the time is up."""
+        """Repeat until all expected interfaces exist and are configured, or the time is up."""
         deadline = time.monotonic() + self._options.timeout
         while (status := self.step(quiet=True)) != DONE:
             if time.monotonic() > deadline:
@@ -274,7 +275,7 @@ def _look(options: argparse.Namespace) -> Found:
 
 
 def _missing(found: Found, names: Sequence[str]) -> list[str]:
-    """Return what of *names* is not there; without names, "any" if there is nothing at all."""
+    """Return the *names* that are missing; without names, "any" if no interface was found."""
     if names:
         return [name for name in names if found.named(name) is None]
     return [] if found.documents else ["any"]

@@ -1,4 +1,4 @@
-"""Configures the container's side of what was handed over: once, or for as long as it runs."""
+"""Configures the container's end of each hand-over, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from userspace_cni.log import logger
 
 
 class Configurator:
-    """Brings the container's engines to what is handed over, as often as it is asked to."""
+    """Lets the container engines configure the hand-overs; may be applied repeatedly."""
 
     def __init__(self, default_engine: str) -> None:
         """Use *default_engine* for hand-overs that name no engine."""
         self._default = default_engine
-        #: What is in place, by interface.
+        #: The documents that are configured, by interface.
         self._done: dict[str, Document] = {}
-        #: What was said last of each interface that is not.
+        #: The last message about each interface that is not configured.
         self._said: dict[str, str] = {}
 
     def apply(self, documents: Iterable[Document], *, withdraw: bool = True) -> list[str]:
-        """Put *documents* in place; what is so already stays untouched.
+        """Configure *documents*; interfaces that are already correct stay untouched.
 
-        With *withdraw*, take away what this object put there and is none of them any more. Return
-        the names of the interfaces that are not in place; the log says why.
+        With *withdraw*, remove the interfaces that this object configured and that are not in
+        *documents*. Return the names of the interfaces that could not be configured; the log has
+        the reasons.
         """
         wanted = {document.handoff.interface: document for document in documents}
         for interface in self._done.keys() - wanted.keys() if withdraw else ():
@@ -45,7 +46,7 @@ class Configurator:
             self._done[name] = document
             self._said.pop(name, None)
         except CniError as error:
-            # The switch in the container may take its time: one line is enough.
+            # The switch in the container may start slowly: log each message once.
             if self._said.get(name) != str(error):
                 logger.error("%s: %s", name, error)
             self._said[name] = str(error)
@@ -68,7 +69,7 @@ class Configurator:
         try:
             work(document.handoff)
         except CniError:
-            # Half of an interface would pass for a whole one.
+            # An interface that is half configured could be taken for a complete one.
             with suppress(CniError):
                 engine.delete(document.handoff)
             raise
@@ -90,17 +91,17 @@ class Configurator:
         if name == application.NAME:
             return None
         engine = registry.make(registry.container_engine(name))
-        # What is finished on the node needs nobody here.
+        # Other engines have done their work on the node.
         return engine if engine.where == "container" else None
 
 
 def _is_same(one: Document, other: Document) -> bool:
-    """Tell whether both tell an engine the same; a file may be written anew, and change nothing."""
+    """Return whether both are the same to an engine; a file may be rewritten without a change."""
     return one.engine == other.engine and one.handoff == other.handoff
 
 
 def summary(document: Document) -> str:
-    """Say in few words what *document* is; its secret is none of them."""
+    """Return a short description of *document*, without its secret."""
     handoff = document.handoff
     words = [handoff.iftype, handoff.port.role, handoff.socket, handoff.mac]
     return " ".join([*filter(None, words), *(str(ip.address) for ip in handoff.ips)])

@@ -1,7 +1,8 @@
-"""A pod's annotations, as Kubernetes' Downward API writes them into a file of the container.
+"""A pod's annotations, which Kubernetes' Downward API writes to a file in the container.
 
-``k8s.v1.cni.cncf.io/network-status`` carries device-info (Multi-Network Specification 1.3, 5.3;
-Device Information Specification 1.1.0), ``userspace/configuration-data`` is the first plugin's.
+``k8s.v1.cni.cncf.io/network-status`` has device-info (Multi-Network Specification 1.3, 5.3; Device
+Information Specification 1.1.0). ``userspace/configuration-data`` is the annotation of the first
+userspace CNI plugin.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ _MODES: Mapping[Any, Any] = {
     "inject-punt": "inject-punt",
 }
 _VHOST_MODES: Mapping[Any, Any] = {"client": "client", "server": "server"}
-#: What the first plugin called container engines that configure themselves.
+#: The first plugin's names for container engines that configure themselves.
 _ENGINES = {"ovs-dpdk": "dpdk", "ovs": "dpdk"}
 
 
 def parse(text: str) -> dict[str, str]:
-    """Return the annotations in a file of lines ``KEY="VALUE"``, quoted as Go's ``%q`` does.
+    """Return the annotations in a file of lines ``KEY="VALUE"``, quoted by Go's ``%q``.
 
     Raises:
-        ValueError: a line is of another form.
+        ValueError: a line has another form.
 
     """
     values = {}
@@ -125,7 +126,7 @@ def _configuration_data(
 
 
 def _configured(config: Mapping[str, Any], interface: str, mapped: str) -> Port:
-    """Return the port that *config* of the configuration data tells of."""
+    """Return the port that *config* of the configuration data describes."""
     if custom := _object(config, "port"):
         return load_custom(custom, f"port of {interface}", mapped)
     iftype = _choice(config, "iftype", {"memif": "memif", "vhostuser": "vhostuser"})
@@ -139,7 +140,7 @@ def _configured(config: Mapping[str, Any], interface: str, mapped: str) -> Port:
 
 _Reader = Callable[[Iterable[Mapping[str, Any]], Mapping[str, str]], Iterator[Document]]
 
-#: What reads which annotation, the most telling first.
+#: The reader of each annotation; the one with the most information is first.
 READERS: Mapping[str, _Reader] = {
     "k8s.v1.cni.cncf.io/network-status": _network_status,
     "k8s.v1.cni.cncf.io/networks-status": _network_status,

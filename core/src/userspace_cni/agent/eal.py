@@ -1,4 +1,4 @@
-"""The arguments by which a DPDK application gets its ports.
+"""The arguments that give a DPDK application its ports.
 
 Sources: DPDK 22.11, "Memif Poll Mode Driver" and "Virtio_user for Container Networking".
 """
@@ -15,17 +15,17 @@ from userspace_cni.handover.document import ABSTRACT
 
 #: sockaddr_un.sun_path is 108 bytes, the final NUL included (unix(7)).
 _SOCKET_PATH_MAX = 107
-#: What DPDK takes for the end of a value, and a shell for the end of an argument.
+#: Characters that end a value for DPDK, or an argument for a shell.
 _SEPARATORS = frozenset(", \t\n\"'\\$`[]*?")
 
 
 def arguments(documents: Iterable[Document]) -> list[str]:
     """Return the arguments of DPDK's environment abstraction layer (EAL) for *documents*.
 
-    The application's ports are numbered in their order.
+    The application numbers its ports in this order.
 
     Raises:
-        CniError: DPDK has no way to take one of them.
+        CniError: DPDK cannot use one of them.
 
     """
     memifs, virtio_users = count(), count()
@@ -35,12 +35,12 @@ def arguments(documents: Iterable[Document]) -> list[str]:
         match handoff.port:
             case Memif() as memif:
                 devices.append(f"net_memif{next(memifs)},{_joined(_memif(handoff, memif))}")
-                # The client is the one who maps its own packets' memory into the other.
+                # With zero copy, the server maps the memory of the client's packets.
                 single_file |= memif.zero_copy and memif.role == "client"
             case VhostUser() as vhost_user:
                 values = _joined(_virtio_user(handoff, vhost_user))
                 devices.append(f"net_virtio_user{next(virtio_users)},{values}")
-                # A vhost-user message has room for eight files; each huge page would be one.
+                # A vhost-user message can carry eight files, and each huge page would be one.
                 single_file = True
             case _:
                 raise CniError(

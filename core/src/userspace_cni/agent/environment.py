@@ -1,4 +1,4 @@
-"""What was handed over as environment variables, for programs that are neither DPDK nor VPP."""
+"""Hand-overs as environment variables, for programs that use neither DPDK nor VPP."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PREFIX = "USERSPACE_CNI"
 
 
 def variables(documents: Iterable[Document]) -> dict[str, str]:
-    """Return the variables: a list of the interfaces, and for each what is known of it.
+    """Return the variables: a list of the interfaces, and the properties of each.
 
     Raises:
-        CniError: the names of two interfaces make the same variables.
+        CniError: the names of two interfaces would result in the same variables.
 
     """
     documents = list(documents)

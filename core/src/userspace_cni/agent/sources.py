@@ -1,4 +1,4 @@
-"""Where the container finds what it was handed over: its directory, its pod's annotations."""
+"""The sources of hand-overs in a container: its shared directory, and its pod's annotations."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from userspace_cni.handover.reading import read_bytes, read_object
 DIRECTORY_VARIABLE = "USERSPACE_CNI_DIRECTORY"
 DIRECTORY = "/var/run/userspace-cni"
 ANNOTATIONS_VARIABLE = "USERSPACE_CNI_ANNOTATIONS"
-#: Where the network resources injector puts the annotations.
+#: Where the network resources injector mounts the annotations.
 ANNOTATIONS = "/etc/podnetinfo/annotations"
 
 _SUFFIX = ".json"
-#: Begins the names of the first plugin's files, which are in another format.
+#: Prefix of the names of the first plugin's files, which have another format.
 _LEGACY = "configData-"
 
 
 @frozen(kw_only=True)
 class Sources:
-    """Where to look; what does not exist has nothing to say."""
+    """The places to look in; each of them may be missing."""
 
     directories: tuple[str, ...]
     annotations: str
@@ -36,20 +36,20 @@ class Sources:
 
 @frozen(kw_only=True)
 class Found:
-    """What was there."""
+    """The hand-overs that were found."""
 
-    #: One for each interface, net2 before net10.
+    #: One for each interface, with net2 before net10.
     documents: tuple[Document, ...]
-    #: A sentence for each thing that cannot be used.
+    #: A sentence for each hand-over that cannot be used.
     problems: tuple[str, ...]
 
     def named(self, interface: str) -> Document | None:
-        """Return the document of *interface*, None where there is none."""
+        """Return the document of *interface*, or None."""
         return next((d for d in self.documents if d.handoff.interface == interface), None)
 
 
 def locate(directory: str = "", annotations_file: str = "") -> Sources:
-    """Return where to look: as given, else as the environment says, else the usual places."""
+    """Return the sources: from the arguments, the environment, or the defaults, in this order."""
     directories = directory or os.environ.get(DIRECTORY_VARIABLE, "") or DIRECTORY
     return Sources(
         directories=tuple(filter(None, directories.split(":"))),
@@ -58,7 +58,7 @@ def locate(directory: str = "", annotations_file: str = "") -> Sources:
 
 
 def read(sources: Sources) -> Found:
-    """Read all *sources*. Of an interface that several tell of, the most telling one counts.
+    """Read all *sources*. If several describe an interface, use the one with most information.
 
     That is the hand-over file, then the device-info in ``network-status``, then the first plugin's
     annotation.
@@ -100,7 +100,7 @@ def _read_file(path: str, directory: int, name: str, collected: _Collected) -> N
     try:
         document = load(read_object(name, directory), path)
     except FileNotFoundError:
-        return  # withdrawn in this moment
+        return  # withdrawn meanwhile
     except (CniError, ValueError) as error:
         collected.problems.append(f"{file}: {error}")
     except OSError as error:
@@ -114,7 +114,7 @@ def _read_file(path: str, directory: int, name: str, collected: _Collected) -> N
 
 def _read_annotations(path: str, collected: _Collected) -> None:
     try:
-        # kubelet replaces the file by replacing what a link points to.
+        # The path is a symbolic link: kubelet updates the file by changing the link's target.
         values = downward_api.parse(read_bytes(path, follow=True).decode())
     except (FileNotFoundError, NotADirectoryError):
         return

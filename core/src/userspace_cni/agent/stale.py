@@ -1,6 +1,7 @@
-"""What an application that was killed leaves in the way of the next one: the socket it served.
+"""Removes the socket that a killed application leaves behind.
 
-Neither DPDK's virtio-user nor its memif driver replaces it: "Address already in use".
+Neither DPDK's virtio-user driver nor its memif driver replaces it; the next application would fail
+with "Address already in use".
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from userspace_cni.log import logger
 
 
 def discard(documents: Iterable[Document]) -> None:
-    """Remove each socket that the application itself is to serve, if nobody listens on it."""
+    """Remove each socket that the application itself serves, if nobody listens on it."""
     for document in documents:
         port = document.handoff.port
         if port.role == "server" and port.socket and not port.socket.startswith(ABSTRACT):
@@ -30,7 +31,7 @@ def _discard(path: str, name: str) -> None:
         finally:
             os.close(directory)
     except FileNotFoundError:
-        pass  # there is no directory yet
+        pass  # the directory does not exist yet
     except OSError as error:
         logger.warning(
             "%s/%s cannot be removed, and nobody listens on it: %s; the application may fail with "

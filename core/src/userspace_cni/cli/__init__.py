@@ -1,4 +1,4 @@
-"""``userspace-cni``: the command for people."""
+"""The command ``userspace-cni``."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _install(options: argparse.Namespace) -> int:
         )
     directory = options.cni_bin_dir
     files = executables(directory, program=program, settings=settings, fallback=options.fallback)
-    # This virtual environment's own, whatever PATH says.
+    # The program of this virtual environment, not the one in PATH.
     own = {UNIT: unit(Path(sys.executable).with_name("userspace-cni"))} if options.unit_dir else {}
     if not options.check:
         if program is not None:

@@ -1,6 +1,6 @@
 """``userspace-cni new-engine``: write the package of a new engine.
 
-It is the example engine under another name, so that it works, and is tested, from the start.
+The package is a renamed copy of the example engine, so it works and has tests from the start.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def write(name: str, directory: Path) -> Path:
     """Write the package of the engine *name* below *directory*; return its path.
 
     Raises:
-        CniError: 7 for a name that cannot be one, 5 when the package's directory exists.
+        CniError: 7 when the name is invalid, 5 when the package's directory exists.
 
     """
     if not _NAME.fullmatch(name):

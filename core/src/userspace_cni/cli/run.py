@@ -1,7 +1,7 @@
-"""``userspace-cni run``: a command in a network namespace of its own, attached to networks.
+"""``userspace-cni run``: run a command in its own network namespace, attached to networks.
 
-What a container runtime does for a container, without the container: CNI SPEC 1.1.0, section 3,
-"Lifecycle & Ordering" and "Attachment Operations".
+It does what a container runtime does for a container: CNI SPEC 1.1.0, section 3, "Lifecycle &
+Ordering" and "Attachment Operations".
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from userspace_cni.cni.versions import SUPPORTED, UNSTATED, at_least
 from userspace_cni.config import settings
 
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-#: As a shell tells that a command cannot be found, cannot be executed, was ended by signal N.
+#: The exit status that a shell returns for a command that cannot be found, cannot be executed, or
+#: was ended by signal N (plus N).
 _NOT_FOUND, _NOT_EXECUTABLE, _SIGNALLED = 127, 126, 128
 
 
@@ -50,12 +51,12 @@ class _Attachment:
     result: dict[str, Any] | None = field(default=None)
 
     def add(self) -> None:
-        """Execute the plugins in order, each with the result of the one before."""
+        """Execute the plugins in order, each with the result of the previous one."""
         for plugin in self.network.plugins:
             self.result = self._execute("ADD", plugin)
 
     def delete(self) -> None:
-        """Execute the plugins in reverse order; a failure is told, and does not stop the others."""
+        """Execute the plugins in reverse order; report failures and continue."""
         for plugin in reversed(self.network.plugins):
             try:
                 self._execute("DEL", plugin)
@@ -107,13 +108,13 @@ def run(
     bin_dirs: Sequence[str],
     container_id: str = "",
 ) -> int:
-    """Run *command* attached to *networks*, by eth0, eth1 and so on; return its exit status.
+    """Run *command* attached to *networks* as eth0, eth1 and so on; return its exit status.
 
-    It finds the directories with its hand-over files in USERSPACE_CNI_DIRECTORY, and the path of
-    its network namespace in USERSPACE_CNI_NETNS. Signals are passed on to it.
+    The command gets the directories with its hand-over files in USERSPACE_CNI_DIRECTORY, and the
+    path of its network namespace in USERSPACE_CNI_NETNS. Signals are passed on to it.
 
     Raises:
-        CniError: a network is not there, or it cannot be attached; nothing is left attached.
+        CniError: a network does not exist or cannot be attached; nothing stays attached.
 
     """
     container_id = container_id or f"run-{secrets.token_hex(6)}"
@@ -139,7 +140,7 @@ def run(
                     "CNI_PATH": os.pathsep.join(bin_dirs),
                 },
             )
-            # A failed ADD, too, is followed by DEL.
+            # DEL also follows a failed ADD.
             stack.callback(attachment.delete)
             attachment.add()
         environ = {**os.environ, "USERSPACE_CNI_NETNS": namespace}
@@ -150,10 +151,10 @@ def run(
 
 
 def find(name: str, conf_dir: Path) -> Network:
-    """Return the network called *name* that a file in *conf_dir* configures; the first one counts.
+    """Return the network *name* from the first file in *conf_dir* that configures it.
 
     Raises:
-        CniError: there is none, or its configuration cannot be used.
+        CniError: no file does, or the configuration is invalid.
 
     """
     known = []
@@ -197,7 +198,7 @@ def _unusable(path: Path, problem: str) -> CniError:
 
 
 def _directories(networks: Sequence[Network], container_id: str) -> list[str]:
-    """Return the directories in which our plugin has handed something over."""
+    """Return the directories in which our plugin has published hand-over files."""
     usual = settings.load().run_dir / "shared"
     found = {}
     for network in networks:
@@ -213,7 +214,7 @@ def _wait(
 ) -> int:
     signals.defer()
     try:
-        # A process is born into the network namespace of the thread that starts it.
+        # A process starts in the network namespace of the thread that creates it.
         child = netns.call(namespace, subprocess.Popen[bytes], command, env=environ)
     except OSError as error:
         sys.stderr.write(f"userspace-cni: {command[0]}: {error.strerror}\n")
@@ -225,7 +226,7 @@ def _wait(
 
 
 class _Signals:
-    """What is done with a signal: end, pass it on, or finish what has begun."""
+    """The action for a signal: end, pass it on, or finish first."""
 
     def __init__(self) -> None:
         self._target: Callable[[int], None] = self._end
@@ -236,7 +237,7 @@ class _Signals:
         raise SystemExit(_SIGNALLED + number)
 
     def defer(self) -> None:
-        """Keep signals for whom :meth:`to` names."""
+        """Keep signals until :meth:`to` sets a target."""
         self._target = self._pending.append
 
     def to(self, target: Callable[[int], None]) -> None:
@@ -246,14 +247,14 @@ class _Signals:
             target(number)
 
     def hold(self) -> None:
-        """Ignore signals: the way out is short, and must be gone to its end."""
+        """Ignore signals, because the clean-up is short and must be completed."""
         self._target = lambda _: None
 
     def handle(self, number: int, _: object) -> None:
-        """Be the handler of a signal."""
+        """Handle a signal."""
         target = self._target
         if target == self._end:
-            self.hold()  # while what has been attached is detached
+            self.hold()  # during the clean-up
         target(number)
 
 

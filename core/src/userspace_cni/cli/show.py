@@ -1,4 +1,4 @@
-"""A picture of what is attached to what, from the store."""
+"""Shows the attachments in the store as a tree."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from userspace_cni.store import Record
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """Return what ``userspace-cni show --json`` says of one attachment."""
+    """Return the entry of an attachment in ``userspace-cni show --json``."""
     return {
         "id": record.id,
         "network": record.network,
@@ -25,7 +25,7 @@ def summary(record: Record) -> dict[str, Any]:
 
 
 def picture(records: Iterable[Record]) -> str:
-    """Return a tree: networks, their attachments, and each one's way from switch to container."""
+    """Return a tree of networks, their attachments, and the path from switch to container."""
     lines: list[str] = []
     for network, of_network in groupby(records, key=lambda record: record.network):
         members = list(of_network)
