@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 from attrs import evolve, frozen
 
-from userspace_cni.api import Attachment, Handoff, Memif, VhostUser
+from userspace_cni.api import Attachment, CustomPort, Handoff, Memif, VhostUser
 from userspace_cni.handover import dump
 
 MEMIF = Memif(role="client", socket="/node/net1.sock", id=7, rx_queues=2, tx_queues=2)
 VHOST = VhostUser(mode="server", socket="/node/net1.sock", queues=2)
+CUSTOM = CustomPort(kind="af_xdp", socket="/node/net1.sock", role="client", values={"queues": [3]})
 
 
 def document(
-    interface: str = "net1", port: Memif | VhostUser = MEMIF, engine: str = "dpdk", **more: Any
+    interface: str = "net1",
+    port: Memif | VhostUser | CustomPort = MEMIF,
+    engine: str = "dpdk",
+    **more: Any,
 ) -> dict[str, Any]:
     """Return the content of a hand-over file, as the node writes it."""
     attachment = Attachment(

@@ -13,7 +13,7 @@ import pytest
 from attrs import evolve
 from jsonschema import Draft202012Validator
 
-from agent.conftest import MEMIF, VHOST, Container, document
+from agent.conftest import CUSTOM, MEMIF, VHOST, Container, document
 from userspace_cni.agent import command, eal, environment
 from userspace_cni.cni.errors import CniError
 from userspace_cni.handover import load
@@ -244,11 +244,12 @@ def test_the_schema_is_one_and_describes_documents() -> None:
     full = document(
         port=evolve(MEMIF, secret="x"), bridge="b", pod={"namespace": "a", "name": "b", "uid": ""}
     )
-    for content in (full, document(port=VHOST)):
+    vhost, custom = document(port=VHOST), document(port=CUSTOM)
+    for content in (full, vhost, custom):
         validator.validate(content)
-    told = {*document(), *document(port=VHOST), *full, "ips", "routes", "dns"}
+    told = {*document(), *vhost, *custom, *full, "ips", "routes", "dns"}
     assert told == schema["properties"].keys()
-    for kind, content in (("memif", full), ("vhostUser", document(port=VHOST))):
+    for kind, content in (("memif", full), ("vhostUser", vhost), ("port", custom)):
         assert content[kind].keys() == schema["properties"][kind]["properties"].keys()
 
 
