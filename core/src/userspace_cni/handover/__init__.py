@@ -1,8 +1,9 @@
-"""How a container learns what it was given.
+"""The hand-over: describes a port to the container.
 
-A file beside the sockets, in a directory that container and node share (:mod:`.document`,
-:mod:`.directory`); where the runtime asks, also the device-info file (:mod:`.device_info`), and
-where the network asks, what the first plugin wrote (:mod:`.legacy`).
+The hand-over is a file next to the sockets, in a directory that container and node share
+(:mod:`.document`, :mod:`.directory`). If the runtime requests it, there is also a device-info file
+(:mod:`.device_info`), and if the network requests it, the file of the first userspace CNI plugin
+(:mod:`.legacy`).
 """
 
 from userspace_cni.handover.directory import ContainerDirectory, published

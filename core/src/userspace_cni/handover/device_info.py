@@ -1,6 +1,6 @@
-"""The device-info file of the Network Plumbing Working Group, for the meta-plugin to read.
+"""The device-info file of the Network Plumbing Working Group, which the meta-plugin reads.
 
-Multus names the file by ``runtimeConfig.CNIDeviceInfoFile`` and copies it into the pod's annotation
+Multus names the file in ``runtimeConfig.CNIDeviceInfoFile`` and copies it to the pod's annotation
 ``k8s.v1.cni.cncf.io/network-status``. Source: "Device Information Specification", version 1.1.0.
 """
 
@@ -22,7 +22,7 @@ from userspace_cni.handover.writing import replace
 VERSION = "1.1.0"
 #: The key in ``runtimeConfig``, in lower case.
 KEY = "cnideviceinfofile"
-#: What the specification calls the ends of a memif; they are the container's.
+#: The specification's names for the container's role at a memif.
 ROLES = {"server": "master", "client": "slave"}
 
 _REMEDY = (
@@ -49,10 +49,10 @@ def describe(handoff: Handoff, socket: str) -> dict[str, Any] | None:
 
 
 def path_of(runtime_config: Mapping[str, Any]) -> str:
-    """Return the path that the runtime gives for the file, empty where it gives none.
+    """Return the path of the file that the runtime requests, or an empty text.
 
     Raises:
-        InvalidConfig: it is no path that a file can be written to.
+        InvalidConfig: no file can be written to this path.
 
     """
     for key, value in runtime_config.items():
@@ -75,7 +75,7 @@ def path_of(runtime_config: Mapping[str, Any]) -> str:
 
 
 def require_possible(key: str, path: str, remedy: str = "choose a shorter path") -> None:
-    """Raise InvalidConfig if no file can have *path*, the value of *key*: it is too long."""
+    """Raise InvalidConfig if *path*, the value of *key*, is too long for a file."""
     longest = max(len(os.fsencode(name)) for name in path.split("/"))
     if longest > _NAME_MAX or len(os.fsencode(path)) > _PATH_MAX:
         raise InvalidConfig(
@@ -87,9 +87,9 @@ def require_possible(key: str, path: str, remedy: str = "choose a shorter path")
 
 
 def write(path: str, info: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Write *info* to the file *path*, into what a device plugin may have left there.
+    """Write *info* to the file *path*, merged with what a device plugin may have written there.
 
-    Return what was there, for :func:`restore`.
+    Return the earlier content, for :func:`restore`.
 
     Raises:
         CniError: 5 when it cannot be written.
@@ -104,7 +104,7 @@ def write(path: str, info: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def restore(path: str, before: Mapping[str, Any] | None, port: Port) -> None:
-    """Put back what :func:`write` found when it told of *port*; raises as it does."""
+    """Restore the content *before* that :func:`write` replaced for *port*; raise as it does."""
     if before is None:
         remove(path, port)
         return
@@ -113,7 +113,7 @@ def restore(path: str, before: Mapping[str, Any] | None, port: Port) -> None:
 
 
 def remove(path: str, port: Port) -> None:
-    """Remove the file, if it tells of a port such as *port*; raises as :func:`write` does."""
+    """Remove the file if it describes a port such as *port*; raise as :func:`write` does."""
     types: set[object] = {Memif.kind, VhostUser.kind}
     if isinstance(port, CustomPort):
         types |= {port.device_info.get("type")}
@@ -124,13 +124,13 @@ def remove(path: str, port: Port) -> None:
                 if there is not None and there.get("type") in types:
                     os.unlink(name, dir_fd=directory)
         except OSError as error:
-            # Nothing has that path.
+            # The path does not exist.
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
                 raise
 
 
 def _merged(before: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *info*, and what *before* says beside it; a device of another type is replaced."""
+    """Return *info* with the other keys of *before*; a device of another type is replaced."""
     other = before.get("type")
     kept = {key: value for key, value in before.items() if key != other or key == info["type"]}
     section = info["type"]

@@ -1,7 +1,7 @@
 """The directory that a container shares with the node: ``<base>/<container id>/``, or a volume.
 
-The base is the operator's. What lies below it may be the container's work: it is opened by
-directory descriptors that follow no symbolic link, and nothing in it is believed.
+The base belongs to the operator. The container can change everything below it, so it is opened by
+directory descriptors that follow no symbolic link, and its content is not trusted.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from userspace_cni.handover.writing import replace
 from userspace_cni.log import logger
 
 _SUFFIX = ".json"
-#: What is looked at in a directory that nothing is known of. A container may have more; to search
-#: what it writes must not take the node's time.
+#: How many entries of a directory are read if its content is unknown. A container may create more,
+#: and must not be able to occupy the node with reading them.
 _ENTRIES_MAX = 4096
 _INTERFACES_MAX = 256
-#: Bytes of a hand-over file of ours.
+#: The maximum size of a hand-over file in bytes.
 _DOCUMENT_MAX = 1 << 16
 #: sockaddr_un.sun_path is 108 bytes, the final NUL included (unix(7)).
 _SOCKET_PATH_MAX = 107
@@ -40,7 +40,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class ContainerDirectory(SharedDirectory):
-    """The shared directory of one container; it need not exist."""
+    """The shared directory of one container; it may not exist yet."""
 
     def __init__(
         self,
@@ -53,23 +53,23 @@ class ContainerDirectory(SharedDirectory):
         container_dir: str = "",
         missing: str = "",
     ) -> None:
-        """Stand for ``<base>/<container id>``.
+        """Represent ``<base>/<container id>``.
 
         Args:
-            base: The directory of the directories.
-            container_id: The container's.
-            views: Where switches see the directory by a mount that follows no links; None where
-                nothing of that kind is to be.
-            follow_links: Let switches follow what a container has linked, in the directory itself;
-                a mount that was made before goes all the same.
-            volume: Make that ``<base>/<volume>``, a volume of the container's pod: somebody else
-                makes it, says who may write to it, and removes it.
-            container_dir: Where the container has it, empty where nobody says.
-            missing: The volume that the pod must have for sockets, and has not.
+            base: The directory that contains the directories of all containers.
+            container_id: The container's id.
+            views: The directory of the mounts through which switches see the directory without
+                following links; None if there are none.
+            follow_links: Give switches the path of the directory itself, in which they follow links
+                that a container made. A mount that was made before is removed as usual.
+            volume: Represent ``<base>/<volume>`` instead, a volume of the container's pod. Kubelet
+                creates it, sets its owner and mode, and removes it.
+            container_dir: The path at which the container mounts it; empty if unknown.
+            missing: The name of the volume that the pod needs for sockets, if it does not have it.
 
         """
         self._base = base
-        #: The container's.
+        #: The container's id.
         self.container_id = container_id
         self._name = volume or container_id
         self._is_volume = bool(volume)
@@ -86,7 +86,7 @@ class ContainerDirectory(SharedDirectory):
         return str(self._base / self._name)
 
     def provide(self, *, user: str = "", group: str = "", sockets: bool = True) -> None:
-        """See :meth:`.SharedDirectory.provide`; a volume must be there, and stays as it is."""
+        """See :meth:`.SharedDirectory.provide`; a volume must exist and is not changed."""
         uid, gid = _user(user), _group(group)
         with self._reported("use" if self._is_volume else "make"):
             if not self._is_volume:
@@ -125,7 +125,7 @@ class ContainerDirectory(SharedDirectory):
                 # Unlike rename(2), this replaces nothing.
                 os.link(source, name, dst_dir_fd=directory, follow_symlinks=False)
             except FileExistsError:
-                # The two may be one: who took it before did not get any further.
+                # Both may be the same file, if an earlier call was interrupted here.
                 there = os.stat(name, dir_fd=directory, follow_symlinks=False)
                 if not os.path.samestat(os.lstat(source), there):
                     raise
@@ -188,11 +188,11 @@ class ContainerDirectory(SharedDirectory):
     # -- for the runtime
 
     def publish(self, ifname: str, document: Mapping[str, Any]) -> None:
-        """Write the hand-over file of *ifname*: at once, readable for the directory's group.
+        """Write the hand-over file of *ifname* atomically, readable by the directory's group.
 
         Raises:
-            CniError: 103 when another attachment of the container has that file, that name of the
-                interface or that socket; 5 when it cannot be written.
+            CniError: 103 when another attachment of the container has the same file, interface name
+                or socket; 5 when the file cannot be written.
 
         """
         name = ifname + _SUFFIX
@@ -204,7 +204,7 @@ class ContainerDirectory(SharedDirectory):
             _write(directory, name, document)
 
     def publish_legacy(self, ifname: str, document: Mapping[str, Any]) -> None:
-        """Write *document* as the file of *ifname* that the first plugin had, see :mod:`.legacy`.
+        """Write *document* as the first plugin's file for *ifname*, see :mod:`.legacy`.
 
         Raises:
             CniError: 5 when it cannot be written.
@@ -215,7 +215,7 @@ class ContainerDirectory(SharedDirectory):
             _write(directory, name, document)
 
     def holds(self, ifname: str, id_: str) -> bool:
-        """Tell whether the hand-over file of *ifname* is there, and attachment *id_*'s."""
+        """Return whether the hand-over file of *ifname* exists and belongs to attachment *id_*."""
         try:
             with self._opened() as directory:
                 there = _read(directory, ifname + _SUFFIX)
@@ -224,7 +224,7 @@ class ContainerDirectory(SharedDirectory):
         return there is not None and there.get("id") == id_
 
     def require(self, ifname: str, document: Mapping[str, Any]) -> None:
-        """Raise CheckFailed unless the hand-over file of *ifname* is there, and *document*'s."""
+        """Raise CheckFailed unless the hand-over file of *ifname* exists and has *document*."""
         if not self.holds(ifname, document["id"]):
             raise CheckFailed(
                 f"the hand-over file {self.path}/{ifname}{_SUFFIX} is gone, or is no longer ours",
@@ -234,14 +234,14 @@ class ContainerDirectory(SharedDirectory):
     def withdraw(self, ifname: str, id_: str, *more: str) -> None:
         """Remove the files and the socket of *ifname*, sockets *more*, and the directory if empty.
 
-        What belongs to another attachment than *id_* stays, and so does what the container made.
+        Files of other attachments than *id_* stay, and so do files that the container created.
 
         Raises:
-            CniError: 5 when something that must go cannot be removed.
+            CniError: 5 when something cannot be removed.
 
         """
         name = ifname + _SUFFIX
-        # Gone, or something else has the directory's name: nothing of ours is there.
+        # The directory does not exist, or something else has its name.
         with suppress(FileNotFoundError, NotADirectoryError), self._reported("clean up"):
             with self._opened() as directory:
                 there = _read(directory, name)
@@ -266,7 +266,7 @@ class ContainerDirectory(SharedDirectory):
     def _require_other(
         self, other: str, there: Mapping[str, Any], ifname: str, document: Mapping[str, Any]
     ) -> None:
-        """Raise 103 if the attachment *there*, by *other*, has what *document* is to have."""
+        """Raise 103 if the attachment *there*, by *other*, conflicts with *document*."""
         interface, port = document.get("interface"), _socket_of(document)
         if other == ifname:
             what, remedy = f"the hand-over file {ifname}{_SUFFIX}", "CNI_IFNAME"
@@ -284,11 +284,11 @@ class ContainerDirectory(SharedDirectory):
         )
 
     def is_left(self) -> bool:
-        """Tell whether anything is there that :meth:`discard` would remove."""
+        """Return whether :meth:`discard` would remove anything."""
         return os.path.lexists(self.path) or (bool(self._mount) and os.path.lexists(self._mount))
 
     def is_told_of(self) -> bool:
-        """Tell whether a hand-over file is there, whosever it is."""
+        """Return whether any hand-over file exists."""
         try:
             with self._opened() as directory:
                 return any(_read(directory, name + _SUFFIX) for name in _ifnames(directory))
@@ -296,10 +296,10 @@ class ContainerDirectory(SharedDirectory):
             return False
 
     def discard(self) -> None:
-        """Remove the directory with all that the container has left in it; a volume stays.
+        """Remove the directory with everything that the container left in it; keep a volume.
 
-        The container has no attachment any more. What cannot be removed is named in the log, and
-        fails no DEL: the container may have seen to it.
+        Called when the container has no more attachments. What cannot be removed is logged and does
+        not fail a DEL, because the container may have caused it.
         """
         self._remove_view()
         if self._is_volume:
@@ -308,7 +308,7 @@ class ContainerDirectory(SharedDirectory):
             with self._opened_base() as base:
                 remove_tree(base, self._name)
         except (FileNotFoundError, NotADirectoryError):
-            return  # it is gone, or another DEL is at it
+            return  # it does not exist, or another DEL removes it
         except OSError as error:
             logger.warning(
                 "what the container left in %s cannot be removed: %s; remove it by hand",
@@ -319,7 +319,7 @@ class ContainerDirectory(SharedDirectory):
     # -- for switches
 
     def provide_view(self) -> None:
-        """Let switches see the directory as :meth:`socket` says, unless they do.
+        """Mount the directory for switches, at the path that :meth:`socket` uses.
 
         Raises:
             CniError: 5 when it cannot be mounted.
@@ -341,7 +341,7 @@ class ContainerDirectory(SharedDirectory):
                 ) from error
 
     def require_view(self) -> None:
-        """Raise CheckFailed unless switches see the directory as :meth:`socket` says."""
+        """Raise CheckFailed unless the directory is mounted for switches."""
         if not self._view:
             return
         with suppress(OSError), self._opened() as directory:
@@ -360,19 +360,19 @@ class ContainerDirectory(SharedDirectory):
 
     @property
     def _view(self) -> str:
-        """Where switches see the directory; empty where they see it in its own place."""
+        """The path of the directory for switches; empty if it is the directory's own path."""
         return "" if self._follow_links else self._mount
 
     @property
     def _mount(self) -> str:
-        """Where the directory may be mounted for switches."""
+        """The path of the mount for switches."""
         if self._views is None:
             return ""
         return f"{self._views}/{sha256(os.fsencode(self.path)).hexdigest()[:16]}"
 
     @contextmanager
     def _opened_base(self) -> Iterator[int]:
-        # The base itself may be reached by links: it is the operator's word.
+        # The path of the base may contain links, because it belongs to the operator.
         base = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield base
@@ -411,9 +411,9 @@ class ContainerDirectory(SharedDirectory):
 def published(base: Path, network: str, known: Container[str]) -> Iterator[tuple[str, str]]:
     """Yield container id and interface name of each hand-over file of *network* below *base*.
 
-    Those of the attachments *known* are left out, unread. A file counts only if its id is the
-    right one for its place: a container that writes one can point at nothing but itself. Of a
-    container that writes many, a few are looked at.
+    Files of the attachments *known* are skipped without reading them. A file only counts if its id
+    is the right one for its path, so a container that forges one can only refer to itself. Only
+    some files are read if a container creates many.
     """
     try:
         containers = sorted(os.listdir(base))
@@ -446,14 +446,14 @@ def _ifnames(directory: int) -> list[str]:
 
 
 def _socket_of(document: Mapping[str, Any]) -> str | None:
-    """Return the name of the socket in a hand-over file, which may say anything."""
+    """Return the name of the socket in a hand-over file, whose content is not trusted."""
     port = document.get("memif") or document.get("vhostUser") or document.get("port")
     name = port.get("socket") if isinstance(port, Mapping) else None
     return name if isinstance(name, str) else None
 
 
 def _read(directory: int, name: str) -> dict[str, Any] | None:
-    """Return the JSON object in the file *name*, None if there is no such thing."""
+    """Return the JSON object in the file *name*, or None."""
     try:
         return read_object(name, directory, limit=_DOCUMENT_MAX)
     except (OSError, ValueError):
@@ -467,13 +467,13 @@ def _write(directory: int, name: str, document: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _socket_inode(directory: int, name: str) -> Iterator[str]:
-    """Give a path of the socket *name* that stays its own, whatever has the name meanwhile.
+    """Yield a path that leads to the socket *name* even if something else gets the name meanwhile.
 
-    No descriptor that fchmod(2) or connect(2) takes is to be had of a socket's inode; and the path
-    is short, however long the directory's is.
+    A descriptor of a socket's inode cannot be used with fchmod(2) or connect(2), but its path can,
+    and it is short.
 
     Raises:
-        OSError: it is not there, or is no socket.
+        OSError: it does not exist, or is not a socket.
 
     """
     file = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
@@ -492,12 +492,12 @@ def _remove_socket(directory: int, name: str) -> None:
 
 
 def _give(directory: int, uid: int | None, gid: int | None) -> None:
-    """Let *uid* own the directory of descriptor *directory*, and *gid* write to it."""
+    """Make *uid* the owner of the open *directory*, and let *gid* write to it."""
     if os.fstat(directory).st_uid not in (os.geteuid(), uid):
         raise PermissionError(errno.EPERM, "it belongs to somebody else")
     if uid is not None or gid is not None:
         os.fchown(directory, -1 if uid is None else uid, -1 if gid is None else gid)
-    # By the descriptor, and whatever the umask took away.
+    # The umask applied when the directory was created.
     os.fchmod(directory, 0o750 if gid is None else 0o770)
 
 

@@ -1,7 +1,7 @@
-"""The hand-over file: a :class:`~userspace_cni.api.Handoff` as JSON, for the container to read.
+"""The hand-over file: a :class:`~userspace_cni.api.Handoff` as JSON, which the container reads.
 
-A socket is told as a file name: it lies beside the file, wherever the container has mounted the
-directory that they share. docs/handoff.schema.json describes the format.
+A socket is represented by its file name: it is in the same directory as the file, wherever the
+container mounts this directory. docs/handoff.schema.json describes the format.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from userspace_cni.cni.result import Result
 from userspace_cni.cni.versions import SUPPORTED
 from userspace_cni.config.decoding import key_of, structure
 
-#: Of the file's format. A reader refuses a greater number; new keys do not change it.
+#: The version of the file's format. A reader refuses a greater one; new keys do not change it.
 VERSION = 1
 
-#: Begins the name of an abstract socket, in the network namespace of the container.
+#: Prefix of the name of an abstract socket, in the container's network namespace.
 ABSTRACT = "@"
 
 _MAC = re.compile(r"([0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5})?")
@@ -45,14 +45,14 @@ _U16, _U32 = 2**16 - 1, 2**32 - 1
 
 @frozen(kw_only=True)
 class Document:
-    """What one hand-over says: a hand-off, and whose it is."""
+    """The content of a hand-over file: a hand-off and its attachment."""
 
     handoff: Handoff
-    #: The attachment's id, empty where the hand-over has none.
+    #: The attachment's id; empty if the hand-over does not have it.
     id: str = ""
     #: The network's name.
     network: str = ""
-    #: The container engine that the interface was prepared for, empty where nobody says.
+    #: The container engine that prepared the interface; empty if unknown.
     engine: str = ""
     pod: Pod | None = None
 
@@ -60,7 +60,7 @@ class Document:
 def dump(attachment: Attachment, handoff: Handoff, engine: str = "") -> dict[str, Any]:
     """Return the content of the file, which carries the attachment's id as its tag.
 
-    *engine* is the name of the container engine, where it is known.
+    *engine* is the name of the container engine, if it is known.
     """
     document = Document(
         handoff=handoff,
@@ -73,7 +73,7 @@ def dump(attachment: Attachment, handoff: Handoff, engine: str = "") -> dict[str
 
 
 def describe(document: Document, place: Callable[[str], str]) -> dict[str, Any]:
-    """Return *document* as JSON; *place* makes of a socket's path what is told of it."""
+    """Return *document* as JSON; *place* converts the path of a socket for the reader."""
     handoff = document.handoff
     body: dict[str, Any] = {
         "version": VERSION,
@@ -131,7 +131,7 @@ def load_custom(raw: Mapping[str, Any], path: str, directory: str) -> CustomPort
 
 
 def addresses(handoff: Handoff, version: str) -> dict[str, Any]:
-    """Return ``ips``, ``routes`` and ``dns`` as a CNI result of *version* has them."""
+    """Return ``ips``, ``routes`` and ``dns`` in the form of a CNI result of *version*."""
     lists = cni_result.dump(
         Result(ips=handoff.ips, routes=handoff.routes, dns=handoff.dns), version
     )
@@ -145,12 +145,12 @@ def socket_name(socket: str) -> str:
 
 
 def load(raw: Mapping[str, Any], directory: str) -> Document:
-    """Read the content of a file that lies in *directory*, whose sockets get their path.
+    """Read the content of a file in *directory*, and complete the paths of its sockets.
 
-    Nothing of it is believed: whoever wrote it may have been anybody.
+    The content is not trusted, because anybody may have written it.
 
     Raises:
-        CniError: a key is missing, or has a value that cannot be used; its path is named.
+        CniError: a key is missing or has an invalid value; the error has the path of the key.
 
     """
     version = raw.get("version")
@@ -162,7 +162,7 @@ def load(raw: Mapping[str, Any], directory: str) -> Document:
         )
     memif = raw.get("memif")
     if isinstance(memif, dict) and not isinstance(memif.get("secret", ""), str):
-        # Said here, because elsewhere the value would be repeated.
+        # Checked here, because the general error would contain the value.
         raise CniError(Code.DECODING_FAILURE, "memif.secret: expected a string (it is not shown)")
     told = structure(_known(raw, _Document), _Document, "")
     lists = cni_result.load(
@@ -181,7 +181,7 @@ def load(raw: Mapping[str, Any], directory: str) -> Document:
             mtu=told.mtu,
             point_to_point=told.point_to_point,
             bridge=told.bridge,
-            # Some writers have told the interface's index in their CNI result, which is not here.
+            # Some writers include an index into the interfaces of their CNI result.
             ips=tuple(attrs.evolve(ip, interface=None) for ip in lists.ips),
             routes=lists.routes,
             dns=lists.dns,
@@ -208,7 +208,7 @@ def _placed(port: _Memif | _VhostUser | _Custom, directory: str) -> dict[str, An
 
 
 def _known(raw: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """Return *raw* without the keys that a later edition of the format may have."""
+    """Return *raw* without the keys of later versions of the format."""
     known: dict[str, Any] = {}
     for attribute in attrs.fields(kind):
         key = key_of(attribute)

@@ -1,4 +1,4 @@
-"""What the first userspace CNI plugin told a container, for programs that read it still.
+"""The format of the first userspace CNI plugin, for programs that still read it.
 
 A file ``configData-<container id>-<ifname>.json`` beside the sockets, or the pod's annotations
 ``userspace/configuration-data`` and ``userspace/mapped-dir``. Source: pkg/types and pkg/configdata
@@ -17,14 +17,14 @@ CONFIGURATION_DATA = "userspace/configuration-data"
 MAPPED_DIR = "userspace/mapped-dir"
 
 _CNI_VERSION = "0.4.0"
-#: What it called the container's engines.
+#: The first plugin's names for container engines.
 _ENGINES = {"dpdk": "ovs-dpdk", "ovs": "ovs-dpdk"}
 
 
 def file_name(container_id: str, ifname: str) -> str:
-    """Return the file's name. It begins with twelve characters of the id: the format has it so.
+    """Return the file's name, which has the first twelve characters of the id.
 
-    The file lies in the directory of one container, so that it is the only one of that name.
+    The name is unique, because each container has its own directory.
     """
     return f"configData-{container_id[:12]}-{ifname}.json"
 
@@ -46,7 +46,7 @@ def describe(attachment: Attachment, handoff: Handoff, engine: str) -> dict[str,
         case VhostUser(mode=mode, socket=socket):
             config["vhost"] = {"mode": mode, "socketfile": socket_name(socket)}
         case CustomPort() as port:
-            # The first plugin had none; its readers pass over a key that they do not know.
+            # The first plugin had no such ports; its readers ignore unknown keys.
             config["port"] = describe_custom(port, socket_name)
     if handoff.bridge:
         config["bridge"] = {"bridgeName": handoff.bridge}

@@ -1,9 +1,9 @@
-"""A directory seen once more, through a mount that follows no symbolic link in it.
+"""Mounts a directory a second time, without following symbolic links in it.
 
-A switch opens a socket by its path, long after we could have looked at it. Where a container
-writes, that path must not lead to what another one has. Linux has such mounts since version 5.14.
-The property is set before the mount is put in place, so that those who see it by propagation, such
-as a switch in a container, see it with the property.
+A switch opens a socket by its path, long after we could have checked it. If a container can write
+to the directory, the path must not lead to files of another container. Linux supports such mounts
+since version 5.14. The property is set before the mount is attached, so that mount propagation,
+for example to a switch in a container, includes it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 
 
 def provide(directory: int, path: str) -> None:
-    """Mount the directory of descriptor *directory* at *path*, unless it is there.
+    """Mount the directory of descriptor *directory* at *path*, unless it is mounted already.
 
     Raises:
         OSError: it cannot be mounted.
@@ -35,11 +35,11 @@ def provide(directory: int, path: str) -> None:
     """
     if shows(directory, path):
         return
-    remove(path)  # the mount of a directory that had the same name
+    remove(path)  # the mount of an earlier directory with the same name
     directories.make(path, 0o700)
     tree = _call(_OPEN_TREE, directory, b"", _AT_EMPTY_PATH | _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC)
     try:
-        # struct mount_attr: what is set, what is cleared, propagation, user namespace.
+        # struct mount_attr: attributes to set, attributes to clear, propagation, user namespace.
         wanted = struct.pack("4Q", _NOSYMFOLLOW | _NOSUID | _NODEV | _NOEXEC, 0, 0, 0)
         _call(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, wanted, len(wanted))
         _call(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
@@ -48,7 +48,7 @@ def provide(directory: int, path: str) -> None:
 
 
 def shows(directory: int, path: str) -> bool:
-    """Tell whether the directory of descriptor *directory* is mounted at *path*."""
+    """Return whether the directory of descriptor *directory* is mounted at *path*."""
     try:
         return bool(os.statvfs(path).f_flag & _ST_NOSYMFOLLOW) and os.path.samestat(
             os.stat(path), os.fstat(directory)
@@ -58,15 +58,15 @@ def shows(directory: int, path: str) -> bool:
 
 
 def remove(path: str) -> None:
-    """Unmount *path* and remove what it was mounted on; gone already is no error.
+    """Unmount *path* and remove the mount point; do nothing if it does not exist.
 
     Raises:
-        OSError: it stays.
+        OSError: it cannot be removed.
 
     """
     if not os.path.lexists(path):
         return
-    # A switch may have it in use.
+    # A switch may be using it.
     while _libc().umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0:
         pass
     with suppress(FileNotFoundError):

@@ -1,9 +1,9 @@
-"""The hand-over by a Kubernetes pod: its volume, and its annotations.
+"""The hand-over through a Kubernetes pod: its volume and its annotations.
 
-The annotations are the first plugin's, see :mod:`.legacy`: ``userspace/configuration-data`` is a
-JSON list with an entry for each interface of the pod, ``userspace/mapped-dir`` is where the
-container has the sockets. What the pod says of itself is its author's word, and checked before it
-is used.
+The annotations are those of the first plugin, see :mod:`.legacy`. ``userspace/configuration-data``
+is a JSON list with an entry for each interface of the pod, and ``userspace/mapped-dir`` is the
+directory of the sockets in the container. The manifest is written by the pod's author, so it is
+checked before it is used.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from userspace_cni.handover.document import ABSTRACT
 from userspace_cni.kubernetes.client import Client, Conflict, NoSuchPod
 from userspace_cni.log import logger
 
-#: How often a change is tried that others are faster than: the kubelet writes a pod's status often
-#: while it starts.
+#: The number of attempts after conflicts: the kubelet often updates the status of a pod while it
+#: starts.
 _TRIES = 10
 _PAUSE = 0.05  # seconds; longer each time
 
@@ -39,27 +39,27 @@ _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _POD = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 
-#: The annotation of a static pod's mirror that has the UID by which the runtime knows the pod.
+#: The annotation of a static pod's mirror pod with the UID that the runtime uses for the pod.
 _STATIC = "kubernetes.io/config.hash"
 
 _Annotations = Mapping[str, str]
-#: Returns what annotations are to be set, None for those to be removed; of all that there are.
+#: Returns the annotations to set, or None for those to remove, given all annotations.
 _Change = Callable[[_Annotations], Mapping[str, str | None]]
 
 
 @frozen(kw_only=True)
 class Volume:
-    """A volume of the pod as its shared directory; empty paths for none."""
+    """The pod's volume for the shared directory; the paths are empty if it has none."""
 
-    #: Where the node has it.
+    #: The path on the node.
     directory: str = ""
-    #: Where the container has mounted it.
+    #: The path at which the container mounts it.
     container_dir: str = ""
 
 
 @define
 class KubernetesPod:
-    """A pod as the API tells of it."""
+    """A pod as the API server describes it."""
 
     _kubeconfig: str
     _client: Client
@@ -71,8 +71,8 @@ class KubernetesPod:
         """Ask the API server of *kubeconfig* for *pod*.
 
         Raises:
-            CniError: 4 for names that no pod has; 11 when the server cannot be reached, has no such
-                pod or another one of that name; 7 when *kubeconfig* cannot be used.
+            CniError: 4 for an invalid name; 11 when the server cannot be reached, the pod does not
+                exist, or another pod has its name; 7 when *kubeconfig* is invalid.
 
         """
         patterns = (("NAMESPACE", _NAMESPACE), ("NAME", _POD), ("UID", _UID))
@@ -92,13 +92,13 @@ class KubernetesPod:
     # -- the volume
 
     def volume(self, conf: NetConf, kubelet_dir: Path, shared_base: Path) -> Volume:
-        """Return the pod's volume that *conf* names, where the pod has it.
+        """Return the volume that *conf* names, if the pod has it.
 
-        An emptyDir is found below *kubelet_dir*. A hostPath must be directly below *shared_base*:
-        a pod's author shall not choose where on the node we write.
+        An emptyDir is below *kubelet_dir*. A hostPath must be directly below *shared_base*, because
+        the author of a pod must not be able to choose where we write on the node.
 
         Raises:
-            CniError: 7 when the pod has the volume, and it cannot be used.
+            CniError: 7 when the pod has the volume, but it cannot be used.
 
         """
         spec = _object(self._manifest.get("spec"))
@@ -134,10 +134,10 @@ class KubernetesPod:
         return uid
 
     def _mount(self, spec: Mapping[str, Any], name: str) -> str:
-        """Return where the first container that mounts the volume *name* has it."""
+        """Return the path at which the first container mounts the volume *name*."""
         for container in (*_objects(spec.get("containers")), *_objects(spec.get("initContainers"))):
             for mount in _objects(container.get("volumeMounts")):
-                # Of a part of the volume, we would not know where the rest is.
+                # A mount of a part of the volume does not tell where the rest is.
                 if mount.get("name") == name and not {"subPath", "subPathExpr"} & mount.keys():
                     path = mount.get("mountPath")
                     if not _is_directory(path):
@@ -155,34 +155,34 @@ class KubernetesPod:
     def publish(
         self, attachment: Attachment, handoff: Handoff, conf: NetConf, engine: str, undo: ExitStack
     ) -> None:
-        """Tell the pod of *handoff*, which container engine *engine* has prepared.
+        """Describe *handoff*, which container engine *engine* prepared, in the annotations.
 
         Kernel interfaces need no annotation.
 
         Raises:
-            CniError: 7 when other interfaces have their sockets elsewhere in the container, or the
-                server refuses; 11 when it cannot be reached.
+            CniError: 7 when other interfaces have their sockets in another directory of the
+                container, or the server refuses; 11 when the server cannot be reached.
 
         """
         if isinstance(handoff.port, Kernel):
             return
         assert attachment.directory is not None  # noqa: S101  the runtime's
         entry = legacy.describe(attachment, handoff, engine)
-        # Programs that join by hand need the slash.
+        # Programs that concatenate paths need the slash.
         mapped_dir = (conf.container_dir or attachment.directory.path).rstrip("/") + "/"
-        # Even if it fails: of a call without an answer nobody knows whether it was carried out.
+        # Pushed before the call: if the answer is lost, the call may have been carried out.
         undo.callback(partial(withdraw, self._kubeconfig, self._pod, _key(entry)))
         self._change(partial(self._with, entry, mapped_dir))
 
     def withdraw(self, key: tuple[str, ...]) -> None:
-        """Take the entry of *key* out, and both annotations with the last one."""
+        """Remove the entry of *key*, and both annotations with the last entry."""
         self._change(partial(_without, key))
 
     def _with(
         self, entry: Mapping[str, Any], mapped_dir: str, there: _Annotations
     ) -> Mapping[str, str | None]:
-        # All attachments of a pod have one container id, that of its sandbox. Entries with another
-        # one are of a sandbox that is gone.
+        # All attachments of a pod have the container id of its sandbox. Entries with another id
+        # belong to a sandbox that no longer exists.
         others = [
             other
             for other in _entries(there)
@@ -206,7 +206,7 @@ class KubernetesPod:
         }
 
     def _change(self, change: _Change) -> None:
-        """Patch the annotations as *change* says, again when somebody else is faster."""
+        """Patch the annotations with *change*; retry after a conflict."""
         for attempt in range(1, _TRIES + 1):
             metadata = _object(self._manifest.get("metadata"))
             there = _object(metadata.get("annotations"))
@@ -233,7 +233,7 @@ class KubernetesPod:
         )
 
     def _require_same(self) -> None:
-        """Raise CniError 11 unless the manifest is that of our pod."""
+        """Raise CniError 11 unless the manifest belongs to our pod."""
         metadata = _object(self._manifest.get("metadata"))
         told = (metadata.get("namespace"), metadata.get("name"))
         if told != (self._pod.namespace, self._pod.name):
@@ -242,8 +242,8 @@ class KubernetesPod:
                 f"asked for {self._name}, the API server told of {told!r}",
                 "is the server of kubeconfig the cluster's own, with nothing in between?",
             )
-        # Of a static pod the runtime tells the UID that the kubelet gave it, and the API server has
-        # its mirror.
+        # For a static pod, the runtime passes the UID from the kubelet, and the API server has the
+        # mirror pod, which has another UID.
         known = (metadata.get("uid"), _object(metadata.get("annotations")).get(_STATIC))
         if self._pod.uid and self._pod.uid not in known:
             raise NoSuchPod(
@@ -259,9 +259,9 @@ class KubernetesPod:
 
 
 def withdraw(kubeconfig: str, pod: Pod, key: tuple[str, ...]) -> None:
-    """Take the entry of *key* (container id, CNI_IFNAME, network) out of *pod*'s annotations.
+    """Remove the entry of *key* (container id, CNI_IFNAME, network) from *pod*'s annotations.
 
-    Whatever fails is logged: an entry that stays is dropped by the pod's next sandbox.
+    Failures are only logged: the pod's next sandbox removes an entry that stays.
     """
     try:
         KubernetesPod.read(kubeconfig, pod).withdraw(key)
@@ -284,7 +284,7 @@ def _without(key: tuple[str, ...], there: _Annotations) -> Mapping[str, str | No
 
 
 def _entries(annotations: _Annotations) -> list[dict[str, Any]]:
-    """Return the interfaces that the annotation tells of; what cannot be read tells of none."""
+    """Return the entries in the annotation; none if it cannot be parsed."""
     try:
         return _objects(json.loads(annotations.get(legacy.CONFIGURATION_DATA, "[]")))
     except (TypeError, ValueError, RecursionError):
@@ -296,7 +296,7 @@ def _key(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _has_path(entry: Mapping[str, Any]) -> bool:
-    """Tell whether the socket of an interface is a file."""
+    """Return whether the socket of an interface is a file."""
     config = _object(entry.get("config"))
     names = [
         _object(config.get(kind)).get(key)

@@ -1,4 +1,4 @@
-"""Publishes a hand-off in every form that is asked for, and takes all of them back."""
+"""Publishes a hand-off in all requested formats, and withdraws it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from userspace_cni.handover.directory import ContainerDirectory
 from userspace_cni.handover.document import ABSTRACT, dump
 from userspace_cni.log import logger
 
-#: Bytes of a directory. A socket's address has 107, a "/" and a name among them.
+#: The maximum length of a directory in bytes: a socket's address has 107, including "/" and a name.
 _PLACE_MAX = 105
 
 
 def require_possible(conf: NetConf) -> None:
-    """Raise InvalidConfig if *conf* has a path that :func:`publish` can never write to."""
+    """Raise InvalidConfig if :func:`publish` can never write to a path in *conf*."""
     device_info.path_of(conf.runtime_config)
     if conf.container_dir is not None and len(os.fsencode(conf.container_dir)) > _PLACE_MAX:
         raise InvalidConfig(
@@ -36,10 +36,10 @@ def require_possible(conf: NetConf) -> None:
 def publish(
     attachment: Attachment, handoff: Handoff, conf: NetConf, engine: str, undo: ExitStack
 ) -> None:
-    """Tell the container of *handoff*, which container engine *engine* has prepared.
+    """Publish *handoff*, which container engine *engine* prepared, to the container.
 
-    Kernel interfaces need no hand-over document. What is not undone by the directory's own
-    ``withdraw`` is pushed on *undo*.
+    Kernel interfaces need no hand-over document. Steps that the directory's ``withdraw`` does not
+    reverse are pushed on *undo*.
 
     Raises:
         CniError: 103 or 5, see :meth:`.ContainerDirectory.publish`.
@@ -50,7 +50,7 @@ def publish(
     directory = attachment.directory
     assert isinstance(directory, ContainerDirectory)  # noqa: S101  the runtime's
     if not handoff.socket and not os.path.lexists(directory.path):
-        directory.provide(sockets=False)  # no engine has needed it
+        directory.provide(sockets=False)  # the engine did not need it
     directory.publish(attachment.ifname, dump(attachment, handoff, engine))
     if conf.legacy_file:
         described = legacy.describe(attachment, handoff, engine)
@@ -62,7 +62,7 @@ def publish(
 
 
 def require(attachment: Attachment, handoff: Handoff) -> None:
-    """Raise CheckFailed unless what :func:`publish` told is there, and the switch's way to it."""
+    """Raise CheckFailed unless what :func:`publish` wrote exists, and the switch can reach it."""
     if isinstance(handoff.port, Kernel):
         return
     directory = attachment.directory
@@ -79,10 +79,12 @@ def withdraw(
     port: Port,
     config: Mapping[str, Any],
 ) -> None:
-    """Take back what :func:`publish` told of *port*, attachment *id_*'s in a network of *config*.
+    """Withdraw what :func:`publish` wrote about *port* of the attachment *id_*.
+
+    *config* is the configuration of its network.
 
     Raises:
-        CniError: 5 when something that must go cannot be removed.
+        CniError: 5 when something cannot be removed.
 
     """
     directory.withdraw(ifname, id_, os.path.basename(port.socket))
@@ -99,9 +101,9 @@ def withdraw(
 
 
 def container_socket(handoff: Handoff, conf: NetConf) -> str:
-    """Return the path of the port's socket in the container, empty for a port that has none.
+    """Return the path of the port's socket in the container; empty for a port without one.
 
-    Without ``containerDir`` the container has the directory where the node has it.
+    Without ``containerDir`` the path is the same as on the node.
     """
     socket = handoff.socket
     if not socket or socket.startswith(ABSTRACT) or conf.container_dir is None:

@@ -1,4 +1,4 @@
-"""Reading JSON files that somebody else may have put there, or put something else in place of."""
+"""Reads JSON files that others may have written or replaced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import stat
 from typing import Any
 
-#: Bytes; what is longer is none of ours.
+#: The maximum size in bytes of a file of ours.
 MAX = 1 << 20
 
 _KINDS = {
@@ -23,13 +23,13 @@ def read_bytes(
 ) -> bytes:
     """Return the content of the regular file *name*, below the descriptor *directory* if given.
 
-    It may be a symbolic link only if *follow* says so. What is no regular file is never opened: to
-    open a terminal, a FIFO or a device does something to it, or to us.
+    It may be a symbolic link only with *follow*. Only regular files are opened, because opening a
+    terminal, a FIFO or a device has side effects.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         OSError: it cannot be read.
-        ValueError: it is something else than a file of ours could be; the text says what.
+        ValueError: it cannot be a file of ours; the text has the reason.
 
     """
     flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
@@ -38,7 +38,7 @@ def read_bytes(
         kind = stat.S_IFMT(os.fstat(found).st_mode)
         if kind != stat.S_IFREG:
             raise ValueError(f"is a {_KINDS.get(kind, 'device')}, expected a regular file")
-        # The same inode, whatever has the name by now.
+        # Opens the same inode even if another file has the name by now.
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         file = os.open(f"/proc/self/fd/{found}", flags)
     finally:
@@ -51,15 +51,15 @@ def read_bytes(
 
 
 def read_object(name: str, directory: int | None = None, *, limit: int = MAX) -> dict[str, Any]:
-    """Return the JSON object in the file *name*; raises as :func:`read_bytes` does."""
+    """Return the JSON object in the file *name*; raise as :func:`read_bytes` does."""
     return parse_object(read_bytes(name, directory, limit=limit))
 
 
 def parse_object(content: bytes) -> dict[str, Any]:
-    """Return the JSON object that *content* is.
+    """Return the JSON object in *content*.
 
     Raises:
-        ValueError: it is none.
+        ValueError: *content* is not a JSON object.
 
     """
     try:

@@ -1,4 +1,4 @@
-"""Removing what somebody else has filled: all of it, and nothing outside."""
+"""Removes a directory that others can write to, and nothing outside of it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import secrets
 from time import monotonic
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: Seconds. What takes longer is being filled still.
+#: Time limit in seconds. If removal takes longer, somebody is still adding files.
 _TIME = 20.0
 
 
 def remove_tree(parent: int, name: str) -> None:
     """Remove the directory *name* below the descriptor *parent*, and everything in it.
 
-    However deep it is: what lies below is first moved up, so that neither the stack nor the
-    number of descriptors grows with it.
+    Subdirectories are first moved up, so that neither the stack nor the number of descriptors grows
+    with the depth.
 
     Raises:
-        OSError: something cannot be removed; what could be is gone.
+        OSError: something cannot be removed; the rest has been removed.
 
     """
     end = monotonic() + _TIME

@@ -1,4 +1,4 @@
-"""Sockets in a directory that others may write to: what a program that was killed has left."""
+"""Finds and removes sockets that a killed program left in a directory that others can write to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import stat
 
 
 def discard_stale(directory: int, name: str) -> bool:
-    """Remove the socket *name* of the open *directory* if nobody has it; tell whether it was so.
+    """Remove the socket *name* of the open *directory* if it is stale; return whether it was.
+
+    A socket is stale if nobody listens on it.
 
     Raises:
         OSError: when it cannot be removed.
@@ -22,7 +24,7 @@ def discard_stale(directory: int, name: str) -> bool:
 
 
 def is_socket(directory: int, name: str) -> bool:
-    """Tell whether *name* in the open *directory* is a socket; a link to one is none."""
+    """Return whether *name* in the open *directory* is a socket, and not a link to one."""
     try:
         return stat.S_ISSOCK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
     except OSError:
@@ -30,12 +32,12 @@ def is_socket(directory: int, name: str) -> bool:
 
 
 def is_served(directory: int, name: str) -> bool:
-    """Tell whether somebody listens on *name* in the open *directory*, if it is a socket."""
+    """Return whether *name* in the open *directory* is a socket on which somebody listens."""
     if not is_socket(directory, name):
         return False
-    # Whoever has bound a stream or a packet socket refuses a datagram one for its type, and does
-    # not notice it. A connection would be noticed: after one that says nothing, the memif driver of
-    # DPDK 22.11 never ends, and ovs-vswitchd with it.
+    # A datagram socket cannot connect to a bound stream or packet socket, and its attempt is not
+    # noticed by the listener. A real connection would be noticed: after a connection without data,
+    # the memif driver of DPDK 22.11 never ends, and neither does ovs-vswitchd.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        # A descriptor's path is short, however long the directory's is.
+        # The path of a descriptor is always short.
         return probe.connect_ex(f"/proc/self/fd/{directory}/{name}") != errno.ECONNREFUSED

@@ -1,4 +1,4 @@
-"""Writing a file where others can write too: whole or not at all, and through no link."""
+"""Writes a file atomically and without following links, where others can write too."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextlib import suppress
 
 
 def replace(directory: int, name: str, content: bytes, mode: int, group: int = -1) -> None:
-    """Write *content* as *name* below the descriptor *directory*, in place of what has the name.
+    """Write *content* as *name* below the descriptor *directory*, replacing an existing file.
 
-    Readers see the old file or the new one. Where *name* is a link, the link is replaced.
+    Readers see the old file or the new one. If *name* is a link, the link is replaced.
 
     Raises:
-        OSError: it cannot be written; what was there is there still.
+        OSError: it cannot be written; an existing file is unchanged.
 
     """
-    draft = f".{secrets.token_hex(12)}"  # not longer than any name that may be asked for
+    draft = f".{secrets.token_hex(12)}"  # not longer than any permitted name
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(draft, flags, mode, dir_fd=directory)
     try:
