@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from attrs import evolve, frozen
 
-from userspace_cni.api import Attachment, CustomPort, Handoff, Memif, VhostUser
+from lab.attachments import attachment
+from userspace_cni.api import CustomPort, Handoff, Memif, VhostUser
 from userspace_cni.handover import dump
 
 MEMIF = Memif(role="client", socket="/node/net1.sock", id=7, rx_queues=2, tx_queues=2)
@@ -24,9 +25,7 @@ def document(
     **more: Any,
 ) -> dict[str, Any]:
     """Return the content of a hand-over file, as the node writes it."""
-    attachment = Attachment(
-        network="fast", container_id="c1", ifname=interface, netns="/n", interface=interface
-    )
+    told_of = attachment(network="fast", ifname=interface)
     port = evolve(port, socket=f"/node/{interface}.sock")
     handoff = Handoff(
         interface=interface,
@@ -36,7 +35,7 @@ def document(
         mtu=1500,
         port=port,
     )
-    return dump(attachment, handoff, engine) | more
+    return dump(told_of, handoff, engine) | more
 
 
 @frozen

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.conftest import MEMIF, VHOST, Container, document
+from lab.attachments import attachment
 from userspace_cni import agent
 from userspace_cni.agent import downward_api, sources
 from userspace_cni.agent.sources import Found, Sources
-from userspace_cni.api import Attachment, CustomPort, Handoff, Memif, VhostUser
+from userspace_cni.api import CustomPort, Handoff, Memif, VhostUser
 from userspace_cni.cni.errors import CniError
 from userspace_cni.handover import Document, legacy, load
 
@@ -329,12 +330,10 @@ def test_the_most_telling_source_counts(container: Container) -> None:
 
 
 def test_a_port_of_another_kind_comes_back_from_the_annotations(container: Container) -> None:
-    attachment = Attachment(
-        network="fast", container_id="c1", ifname="net1", netns="/n", interface="net1"
-    )
+    told_of = attachment(network="fast", ifname="net1")
     port = CustomPort(kind="af_xdp", socket="/node/x.sock", role="server", values={"queues": [3]})
     handoff = Handoff(interface="net1", iftype="af_xdp", net_type="none", port=port)
-    told = legacy.describe(attachment, handoff, "xdp")
+    told = legacy.describe(told_of, handoff, "xdp")
     _annotate(container, legacy.CONFIGURATION_DATA, [told], **{legacy.MAPPED_DIR: "/mnt/"})
     (found,) = _read(container).documents
     assert found.engine == "xdp"

@@ -212,7 +212,7 @@ class TestBare(Contract):
 class Holding(ExampleHostEngine):
     def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
         with self.context.lock("all"):
-            assert attachment.ips == ()
+            assert attachment.wait_for_addresses().ips == ()
             return super().add(attachment, conf, undo)
 
 

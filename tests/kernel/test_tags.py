@@ -5,6 +5,7 @@ import string
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.attachments import attachment
 from userspace_cni.api import Attachment
 from userspace_cni.kernel import tags
 from userspace_cni_linux.bridge import TAG
@@ -18,17 +19,17 @@ IFNAMES = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_
 
 
 def make(network: str, container_id: str, ifname: str) -> Attachment:
-    return Attachment(
+    return attachment(
         network=network, container_id=container_id, ifname=ifname, interface="eth0", netns="/x"
     )
 
 
 @given(NAMES, NAMES, IFNAMES)
 def test_what_is_written_is_read(network: str, container_id: str, ifname: str) -> None:
-    attachment = make(network, container_id, ifname)
-    alias = TAGS.encode(attachment)
+    made = make(network, container_id, ifname)
+    alias = TAGS.encode(made)
     assert len(alias.encode()) <= tags.MAX_LENGTH
-    assert TAGS.parse(alias) == tags.Tag(attachment.id, tags.network_id(network))
+    assert TAGS.parse(alias) == tags.Tag(made.id, tags.network_id(network))
 
 
 @given(NAMES, NAMES)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from attrs import define, field
 
+from lab.attachments import attachment as make_attachment
 from lab.netns import Namespace
 from lab.plugin import remove_views
 from lab.testpmd import Testpmd
@@ -209,7 +210,7 @@ class VppLab:
             "netns": container.path,
         } | changes
         values.setdefault("directory", self.directory(values["container_id"]))
-        return Attachment(**({"interface": values["ifname"]} | values))
+        return make_attachment(**values)
 
     def add(self, attachment: Attachment, host: EngineConf) -> HostPort:
         """ADD, as the runtime does it: undone when it fails."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from attrs import define, field
 
+from lab.attachments import attachment as make_attachment
 from lab.netns import Namespace
 from userspace_cni.api import (
     Attachment,
@@ -95,7 +96,7 @@ class Lab:
             "ifname": "eth0",
             "netns": container.path,
         } | changes
-        return Attachment(**({"interface": values["ifname"]} | values))
+        return make_attachment(**values)
 
     def attach(
         self, host: EngineConf, *addresses: str, container: Namespace | None = None, **changes: Any

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from lab.attachments import attachment as make_attachment
 from lab.contract import host_engine_life, host_engine_undo
 from lab.netns import Namespace, sniffing, transfer
 from linux.conftest import Lab, conf, ips, route
 from userspace_cni import netns
-from userspace_cni.api import Attachment, EngineContext
+from userspace_cni.api import EngineContext
 from userspace_cni.cni.errors import CheckFailed, CniError, Code, DataplaneError, InvalidConfig
 from userspace_cni.kernel import tags
 from userspace_cni.locks import Locks
@@ -425,7 +426,7 @@ def _add_and_delete(host: str, locks: str, number: int, rounds: int) -> None:
     def work() -> None:
         with Namespace() as container:
             for i in range(rounds):
-                attachment = Attachment(
+                attachment = make_attachment(
                     network="blue",
                     container_id=f"c{number}-{i}",
                     ifname="eth0",

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
 import pytest
 
 from lab.contract import host_engine_life, host_engine_undo
 from lab.netns import transfer
 from linux.conftest import Lab, conf, ips, route
+from userspace_cni.api import Addresses
 from userspace_cni.cni.errors import CheckFailed, DataplaneError, InvalidConfig
+from userspace_cni_linux.sections import BridgeSection
+
+if TYPE_CHECKING:
+    from userspace_cni.api import EngineConf
 
 ROUTED = conf("veth", "interface")
+GATEWAY = conf("veth", "bridge", bridge=BridgeSection(bridge_name="br0", gateway=True))
 
 
 def dual(n: int) -> tuple[str, ...]:
@@ -19,6 +28,22 @@ def test_life_and_undo(lab: Lab) -> None:
     for act in (host_engine_life, host_engine_undo):
         act(lab.engine, lab.attachment(container, ips=ips(*dual(2))), ROUTED, lab.call)
         assert lab.host.links() == container.links() == set()
+
+
+@pytest.mark.parametrize("host", [ROUTED, GATEWAY])
+def test_ipam_is_waited_for_when_the_port_is_made(lab: Lab, host: EngineConf) -> None:
+    made: list[bool] = []
+
+    def addresses() -> Addresses:
+        made.append(any(name.startswith("uc") for name in lab.host.links()))
+        return Addresses(ips=ips(*dual(2)))
+
+    attachment = lab.attachment(lab.container(), addresses=addresses)
+    with ExitStack() as undo:
+        lab.call(lab.engine.add, attachment, host, undo)
+        undo.pop_all()
+    assert made
+    assert all(made)
 
 
 def test_host_and_containers_reach_each_other(lab: Lab) -> None:

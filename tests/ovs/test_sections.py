@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.attachments import attachment
 from userspace_cni import config
 from userspace_cni.api import Attachment, Bandwidth, EngineConf, Memif
 from userspace_cni.cni.errors import CniError
@@ -24,7 +25,7 @@ def _conf(**host: Any) -> EngineConf:
 
 
 def _attachment(**more: Any) -> Attachment:
-    return Attachment(network="n", container_id="c", ifname="eth0", netns="", interface="e", **more)
+    return attachment(network="n", container_id="c", netns="", interface="e", **more)
 
 
 @pytest.mark.parametrize(

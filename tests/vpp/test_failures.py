@@ -118,7 +118,7 @@ def test_killed_between_any_two_calls(sim: VppLab, host: EngineConf, how: str) -
     assert total > 5
     for message in range(1, total + 1):
         sim.restart()
-        attachment = sim.attachment(sim.container(), ips=whole.attachment.ips)
+        attachment = sim.attachment(sim.container(), ips=whole.attachment.wait_for_addresses().ips)
         (sim.vpp.kill_at if how == "kill" else sim.vpp.drop_at)(message)
         try:
             port = sim.add(attachment, host)

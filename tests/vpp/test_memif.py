@@ -35,7 +35,7 @@ def test_life_and_undo(lab: VppLab, host: EngineConf) -> None:
     for act in (host_engine_life, host_engine_undo):
         attachment = lab.attachment(lab.container(), ips=ips("10.1.0.2/24>10.1.0.1"))
         act(lab.engine, attachment, host, lab.call)
-        attachment.directory.withdraw("eth0", attachment.id)  # type: ignore[union-attr]
+        attachment.directory.withdraw("eth0", attachment.id)  # type: ignore[attr-defined]
         lab.assert_clean()
 
 
@@ -74,7 +74,7 @@ def test_abstract_socket_needs_no_file(lab: VppLab) -> None:
     a = lab.attach(ABSTRACT)
     assert isinstance(a.port.port, Memif)
     assert a.port.port.socket.startswith("@")
-    assert list(Path(a.attachment.directory.path).iterdir()) == []  # type: ignore[union-attr]
+    assert list(Path(a.attachment.directory.path).iterdir()) == []
     a.check()
     a.delete()
     lab.assert_clean()
@@ -83,7 +83,6 @@ def test_abstract_socket_needs_no_file(lab: VppLab) -> None:
 def test_a_file_in_the_way_is_not_touched(lab: VppLab) -> None:
     attachment = lab.attachment(lab.container())
     directory = attachment.directory
-    assert directory is not None
     directory.provide()
     taken = Path(directory.path, "eth0.sock")
     taken.write_text("precious")

@@ -12,7 +12,7 @@ import pytest
 from lab.contract import host_engine_life, host_engine_undo
 from lab.netns import transfer
 from lab.vpp_lab import VppLab, conf, ips
-from userspace_cni.api import Bandwidth, VhostUser
+from userspace_cni.api import Addresses, Bandwidth, VhostUser
 from userspace_cni.cni.errors import CheckFailed, CniError, InvalidConfig
 from userspace_cni_vpp.sections import BridgeSection, InterfaceSection, MemifSection, VhostSection
 
@@ -32,8 +32,25 @@ def test_life_and_undo(lab: VppLab, host: EngineConf) -> None:
     for act in (host_engine_life, host_engine_undo):
         attachment = lab.attachment(lab.container(), ips=ips("10.1.0.2/24>10.1.0.1"))
         act(lab.engine, attachment, host, lab.call)
-        attachment.directory.withdraw("eth0", attachment.id)  # type: ignore[union-attr]
+        attachment.directory.withdraw("eth0", attachment.id)  # type: ignore[attr-defined]
         lab.assert_clean()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [ROUTED, VETH_ROUTED, conf("memif", "bridge", bridge=BridgeSection(bridge_id=4, gateway=True))],
+)
+def test_ipam_is_waited_for_when_the_port_is_made(sim: VppLab, host: EngineConf) -> None:
+    made: list[bool] = []
+
+    def addresses() -> Addresses:
+        made.append(bool(sim.tags()))
+        return Addresses(ips=ips("10.1.0.2/24>10.1.0.1"))
+
+    attachment = sim.attachment(sim.container(), addresses=addresses)
+    sim.add(attachment, host)
+    assert made
+    assert all(made)
 
 
 def test_vhost_user_socket(lab: VppLab) -> None:
@@ -57,7 +74,6 @@ def test_vhost_user_socket(lab: VppLab) -> None:
 
 def test_vhost_user_server_spares_a_file_in_the_way(lab: VppLab) -> None:
     attachment = lab.attachment(lab.container())
-    assert attachment.directory is not None
     attachment.directory.provide()
     taken = Path(attachment.directory.path, "eth0.sock")
     taken.write_text("precious")
@@ -147,11 +163,6 @@ def test_tap_needs_vhost_net(lab: VppLab) -> None:
             conf("memif", "bridge", bridge=DOMAIN, memif=MemifSection(mode="ip")),
             "host.memif.mode",
         ),
-        (conf("memif", "interface"), "host.netType"),
-        (
-            conf("memif", "bridge", bridge=BridgeSection(bridge_id=1, gateway=True)),
-            "host.bridge.gateway",
-        ),
     ],
 )
 def test_combinations_that_cannot_work(sim: VppLab, host: EngineConf, where: str) -> None:
@@ -160,3 +171,19 @@ def test_combinations_that_cannot_work(sim: VppLab, host: EngineConf, where: str
             raise problem
         sim.attach(host)
     assert sim.vpp.log == []
+
+
+@pytest.mark.parametrize(
+    ("host", "where"),
+    [
+        (conf("memif", "interface"), "host.netType"),
+        (
+            conf("memif", "bridge", bridge=BridgeSection(bridge_id=1, gateway=True)),
+            "host.bridge.gateway",
+        ),
+    ],
+)
+def test_what_ipam_s_answer_rules_out_is_undone(sim: VppLab, host: EngineConf, where: str) -> None:
+    with pytest.raises(InvalidConfig, match=where):
+        sim.attach(host)
+    sim.assert_clean()

@@ -86,6 +86,7 @@ class ApplicationEngine(ContainerEngine):
         """See :meth:`.ContainerEngine.prepare`."""
         for problem in self.problems(conf, port):
             raise problem
+        addresses = attachment.wait_for_addresses()
         return Handoff(
             interface=attachment.interface,
             iftype=conf.iftype,
@@ -93,9 +94,9 @@ class ApplicationEngine(ContainerEngine):
             mac=port.mac,
             mtu=port.mtu,
             point_to_point=port.point_to_point,
-            ips=attachment.ips,
-            routes=attachment.routes,
-            dns=attachment.dns,
+            ips=addresses.ips,
+            routes=addresses.routes,
+            dns=addresses.dns,
             port=port.port,
         )
 

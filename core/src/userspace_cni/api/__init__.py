@@ -21,6 +21,7 @@ from userspace_cni.api.info import (
     EngineInfo,
 )
 from userspace_cni.api.model import (
+    Addresses,
     Attachment,
     Bandwidth,
     Handoff,
@@ -64,6 +65,7 @@ __all__ = [
     "CONTAINER_ENGINES",
     "DNS",
     "HOST_ENGINES",
+    "Addresses",
     "Attachment",
     "Bandwidth",
     "CheckFailed",

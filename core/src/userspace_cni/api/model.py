@@ -63,6 +63,18 @@ class Bandwidth:
     egress_burst: int = 0
 
 
+@frozen(kw_only=True)
+class Addresses:
+    """What IPAM gave an attachment; empty without IPAM."""
+
+    #: The container's addresses.
+    ips: tuple[IPConfig, ...] = ()
+    #: The container's routes.
+    routes: tuple[Route, ...] = ()
+    #: The configuration's name servers, else IPAM's.
+    dns: DNS = field(factory=DNS)
+
+
 @frozen(kw_only=True, slots=False)
 class Attachment:
     """One interface of one container on one network: what an engine is asked to make."""
@@ -82,10 +94,8 @@ class Attachment:
     mac: str | None = None
     #: In bytes; None leaves it to the engine.
     mtu: int | None = None
-    # What IPAM gives: itself, or a function that waits for it.
-    _ips: tuple[IPConfig, ...] | Callable[[], tuple[IPConfig, ...]] = field(default=(), alias="ips")
-    _routes: tuple[Route, ...] | Callable[[], tuple[Route, ...]] = field(default=(), alias="routes")
-    _dns: DNS | Callable[[], DNS] = field(factory=DNS, alias="dns")
+    # Themselves, or a function that waits for them.
+    _addresses: Addresses | Callable[[], Addresses] = field(factory=Addresses, alias="addresses")
     #: The pod, None where the runtime does not tell.
     pod: Pod | None = None
     #: The limits that were asked for; None for none.
@@ -94,30 +104,20 @@ class Attachment:
     #: lower case; values are the pod's choice: an engine uses those that its configuration opens.
     args: Mapping[str, str] = field(factory=dict)
     #: For sockets. It exists once the engine has asked for it; the runtime removes it.
-    directory: SharedDirectory | None = field(default=None, eq=False, repr=False)
+    directory: SharedDirectory = field(eq=False, repr=False)
 
-    @property
-    def ips(self) -> tuple[IPConfig, ...]:
-        """Addresses that IPAM gave, empty without IPAM.
+    def wait_for_addresses(self) -> Addresses:
+        """Return what IPAM gave; in :meth:`.HostEngine.add`, wait for it.
 
-        The IPAM plugin runs beside :meth:`HostEngine.add`. Who reads these, the :attr:`routes` or
-        the :attr:`dns` waits for it: read late, and hold no lock meanwhile.
+        The IPAM plugin runs while :meth:`.HostEngine.add` does: make the port first, wait as late
+        as possible, and hold no lock meanwhile. Everywhere else the addresses are known, and this
+        returns at once. It may be called again.
 
         Raises:
             CniError: the plugin's error; leave it to the runtime.
 
         """
-        return self._ips() if callable(self._ips) else self._ips
-
-    @property
-    def routes(self) -> tuple[Route, ...]:
-        """Routes that IPAM gave; see :attr:`ips`."""
-        return self._routes() if callable(self._routes) else self._routes
-
-    @property
-    def dns(self) -> DNS:
-        """The configuration's name servers, else IPAM's; see :attr:`ips`."""
-        return self._dns() if callable(self._dns) else self._dns
+        return self._addresses() if callable(self._addresses) else self._addresses
 
     @cached_property
     def id(self) -> str:

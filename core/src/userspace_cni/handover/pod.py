@@ -166,7 +166,6 @@ class KubernetesPod:
         """
         if isinstance(handoff.port, Kernel):
             return
-        assert attachment.directory is not None  # noqa: S101  the runtime's
         entry = legacy.describe(attachment, handoff, engine)
         # Programs that concatenate paths need the slash.
         mapped_dir = (conf.container_dir or attachment.directory.path).rstrip("/") + "/"

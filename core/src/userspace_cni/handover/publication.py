@@ -34,7 +34,13 @@ def require_possible(conf: NetConf) -> None:
 
 
 def publish(
-    attachment: Attachment, handoff: Handoff, conf: NetConf, engine: str, undo: ExitStack
+    directory: ContainerDirectory,
+    attachment: Attachment,
+    handoff: Handoff,
+    conf: NetConf,
+    *,
+    engine: str,
+    undo: ExitStack,
 ) -> None:
     """Publish *handoff*, which container engine *engine* prepared, to the container.
 
@@ -47,8 +53,6 @@ def publish(
     """
     if isinstance(handoff.port, Kernel):
         return
-    directory = attachment.directory
-    assert isinstance(directory, ContainerDirectory)  # noqa: S101  the runtime's
     if not handoff.socket and not os.path.lexists(directory.path):
         directory.provide(sockets=False)  # the engine did not need it
     directory.publish(attachment.ifname, dump(attachment, handoff, engine))
@@ -61,12 +65,10 @@ def publish(
         undo.callback(device_info.restore, path, device_info.write(path, info), handoff.port)
 
 
-def require(attachment: Attachment, handoff: Handoff) -> None:
+def require(directory: ContainerDirectory, attachment: Attachment, handoff: Handoff) -> None:
     """Raise CheckFailed unless what :func:`publish` wrote exists, and the switch can reach it."""
     if isinstance(handoff.port, Kernel):
         return
-    directory = attachment.directory
-    assert isinstance(directory, ContainerDirectory)  # noqa: S101  the runtime's
     directory.require(attachment.ifname, dump(attachment, handoff))
     if handoff.socket and not handoff.socket.startswith(ABSTRACT):
         directory.require_view()

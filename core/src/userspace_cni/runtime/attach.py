@@ -9,7 +9,7 @@ from functools import cache, partial
 from attrs import evolve
 
 from userspace_cni import deadline, handover, netns
-from userspace_cni.api import Attachment, HostPort
+from userspace_cni.api import Addresses, Attachment, HostPort
 from userspace_cni.cni.errors import CniError, Code, DataplaneUnavailable
 from userspace_cni.cni.request import Request
 from userspace_cni.cni.result import Interface, Result
@@ -34,13 +34,13 @@ class Attacher:
         self,
         plan: Plan,
         attachment: Attachment,
+        directory: ContainerDirectory,
         request: Request,
         allocation: Allocation | None,
+        *,
         undo: ExitStack,
     ) -> tuple[Result, HostPort]:
         """Do the work of an ADD and return our own part of the result, and the port."""
-        directory = attachment.directory
-        assert isinstance(directory, ContainerDirectory)  # noqa: S101  ours
         if directory.holds(attachment.ifname, attachment.id):
             # The store has lost it; what is undone below, and the addresses, are a running
             # container's.
@@ -50,32 +50,28 @@ class Attacher:
             allocation.begin()
 
             @cache  # one wait is one step
-            def allocated() -> Result:
+            def allocated() -> Addresses:
                 with self._shared.phase("ipam"):
-                    return allocation.result()
+                    given = allocation.result()
+                return Addresses(
+                    ips=without_index(given.ips), routes=given.routes, dns=dns or given.dns
+                )
 
-            attachment = evolve(
-                attachment,
-                ips=lambda: without_index(allocated().ips),
-                routes=lambda: allocated().routes,
-                dns=lambda: dns or allocated().dns,
-            )
+            attachment = evolve(attachment, addresses=allocated)
         else:
-            attachment = evolve(attachment, dns=dns)
+            attachment = evolve(attachment, addresses=Addresses(dns=dns))
         undo.callback(directory.withdraw, attachment.ifname, attachment.id)
         with self._shared.phase("host"):
             port = plan.host.add(attachment, plan.host_conf, undo)
-        attachment = evolve(
-            attachment,
-            ips=attachment.ips,
-            routes=tuple(dict.fromkeys((*attachment.routes, *port.routes))),
-            dns=attachment.dns,
-        )
+        given = attachment.wait_for_addresses()
+        routes = tuple(dict.fromkeys((*given.routes, *port.routes)))
+        attachment = evolve(attachment, addresses=evolve(given, routes=routes))
         handoff = plan.handoff(attachment, port)
         with self._shared.phase("handover"):
-            handover.publish(attachment, handoff, plan.conf, plan.container.info.name, undo)
+            engine = plan.container.info.name
+            handover.publish(directory, attachment, handoff, plan.conf, engine=engine, undo=undo)
             if plan.annotate is not None:
-                plan.annotate(attachment, handoff, plan.conf, plan.container.info.name, undo)
+                plan.annotate(attachment, handoff, plan.conf, engine, undo)
         if plan.container.where == "node":
             with self._shared.phase("container"):
                 netns.call(request.netns, plan.container.add, handoff)
@@ -89,9 +85,9 @@ class Attacher:
         return (
             Result(
                 interfaces=(*port.interfaces, container),
-                ips=tuple(evolve(ip, interface=len(port.interfaces)) for ip in attachment.ips),
-                routes=attachment.routes,
-                dns=attachment.dns,
+                ips=tuple(evolve(ip, interface=len(port.interfaces)) for ip in given.ips),
+                routes=routes,
+                dns=given.dns,
             ),
             port,
         )
@@ -114,7 +110,11 @@ class Attacher:
 
     @contextmanager
     def undone_on_failure(
-        self, plan: Plan, attachment: Attachment, allocation: Allocation | None
+        self,
+        plan: Plan,
+        attachment: Attachment,
+        directory: ContainerDirectory,
+        allocation: Allocation | None,
     ) -> Iterator[ExitStack]:
         """Run the undo steps, in reverse, when the body fails; then forget the attachment.
 
@@ -140,8 +140,6 @@ class Attacher:
                 mark = partial(store.mark, state="unknown" if failed else "deleting")
                 _quietly(partial(mark, attachment.id), because=error)
             else:
-                directory = attachment.directory
-                assert isinstance(directory, ContainerDirectory)  # noqa: S101  ours
                 # The store may have lost another attachment of the container, or this very one.
                 if directory.is_told_of():
                     _quietly(partial(store.remove, attachment.id))

@@ -120,7 +120,10 @@ class Runtime:
         plan = self._planner.plan(request)
         plan.conf.require_open(request)
         previous = plan.conf.previous(request.cni_version)
-        attachment = subject.requested(request, plan.conf, self._places)
+        directory = self._places.own(
+            plan.conf.shared_dir, request.container_id, plan.conf.container_dir or ""
+        )
+        attachment = subject.requested(request, plan.conf, directory)
         if not request.netns_override:
             netns.require_foreign(request.netns)
         plan, volume = pods.placed(plan, request, self._shared, self._places)
@@ -130,12 +133,11 @@ class Runtime:
             directory = self._places.volume(
                 volume, request.container_id, plan.conf.container_dir or ""
             )
-            attachment = evolve(attachment, directory=directory)
         elif plan.annotate is not None and plan.conf.container_dir is None:
             directory = self._places.own(
                 plan.conf.shared_dir, request.container_id, missing=plan.conf.shared_volume
             )
-            attachment = evolve(attachment, directory=directory)
+        attachment = evolve(attachment, directory=directory)
         with (
             self._shared.lock(attachment.id) as lock,
             self._allocation(plan, request, lock) as allocation,
@@ -165,8 +167,10 @@ class Runtime:
                     )
                 )
             self._shared.unwanted.discard(attachment.id)
-            with self._attacher.undone_on_failure(plan, attachment, allocation) as undo:
-                own, port = self._attacher.attach(plan, attachment, request, allocation, undo)
+            with self._attacher.undone_on_failure(plan, attachment, directory, allocation) as undo:
+                own, port = self._attacher.attach(
+                    plan, attachment, directory, request, allocation, undo=undo
+                )
                 answer = previous.extended_by(own) if previous else own
                 body = cni_result.dump(answer, request.cni_version)
                 with self._phase("store"):
@@ -224,8 +228,8 @@ class Runtime:
                 "prevResult: missing; CHECK compares with it",
                 "give CHECK the result of the ADD as prevResult",
             )
-        attachment = subject.requested(request, plan.conf, self._places)
-        record = self.store.get(attachment.id)
+        id_ = attachment_id(request.network, request.container_id, request.ifname)
+        record = self.store.get(id_)
         if record is None or record.state != "attached" or record.port is None:
             damage = f"its record is damaged: {record.damage}" if record and record.damage else ""
             raise CheckFailed(
@@ -235,11 +239,13 @@ class Runtime:
             )
         if not request.netns_override:
             netns.require_foreign(request.netns)
-        attachment, interface = subject.checked(attachment, expected, record, self._places)
+        directory = self._places.recorded(record)
+        attachment = subject.requested(request, plan.conf, directory)
+        attachment, interface = subject.checked(attachment, expected, record)
         plan.host.check(attachment, plan.host_conf, record.port)
         handoff = plan.handoff(attachment, record.port)
         handoff = evolve(handoff, mac=interface.mac, mtu=interface.mtu)
-        handover.require(attachment, handoff)
+        handover.require(directory, attachment, handoff)
         if plan.container.where == "node":
             netns.call(request.netns, plan.container.check, handoff)
         timeout = self.settings.timeout

@@ -59,14 +59,16 @@ class Mender:
         plan = self._planner.plan(request, recorded=True)
         if record.container_dir:
             plan = evolve(plan, conf=evolve(plan.conf, container_dir=record.container_dir))
-        attachment = subject.recorded(record, request, plan.conf, self._places)
         directory = self._places.recorded(record)
+        attachment = subject.recorded(record, request, plan.conf, directory)
         # What it was handed over: the engine's routes too, in the same order.
-        told = evolve(attachment, routes=cni_result.load(record.result, subject.NEWEST).routes)
+        routes = cni_result.load(record.result, subject.NEWEST).routes
+        addresses = evolve(attachment.wait_for_addresses(), routes=routes)
+        told = evolve(attachment, addresses=addresses)
         handoff = plan.handoff(told, lost)
         try:
             plan.host.check(attachment, plan.host_conf, lost)
-            handover.require(evolve(told, directory=directory), handoff)
+            handover.require(directory, told, handoff)
         except CheckFailed as error:
             missing = str(error)
         else:
@@ -76,7 +78,8 @@ class Mender:
                 directory.provide_view()
             port = plan.host.restore(attachment, plan.host_conf, lost, undo)
             handoff = plan.handoff(told, port)
-            handover.publish(told, handoff, plan.conf, plan.container.info.name, undo)
+            engine = plan.container.info.name
+            handover.publish(directory, told, handoff, plan.conf, engine=engine, undo=undo)
             if plan.container.where == "node":
                 netns.call(record.netns, _complete, plan.container, handoff)
             if netns.is_gone(record.netns, record.namespace, afresh=True):

@@ -43,7 +43,7 @@ class Plan:
 
     def handoff(self, attachment: Attachment, port: HostPort) -> Handoff:
         """Return what the container needs to use *port*."""
-        conf = self.container_conf(bool(attachment.ips))
+        conf = self.container_conf(bool(attachment.wait_for_addresses().ips))
         return self.container.prepare(attachment, conf, port)
 
 

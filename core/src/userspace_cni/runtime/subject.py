@@ -7,20 +7,20 @@ from collections.abc import Iterable
 from attrs import evolve
 
 from userspace_cni import config
-from userspace_cni.api import Attachment
+from userspace_cni.api import Addresses, Attachment
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CheckFailed
 from userspace_cni.cni.request import Request
 from userspace_cni.cni.result import Interface, IPConfig, Result
 from userspace_cni.cni.versions import SUPPORTED
 from userspace_cni.config import NetConf
-from userspace_cni.runtime.places import Places
+from userspace_cni.handover import ContainerDirectory
 from userspace_cni.store import Record
 
 NEWEST = SUPPORTED[-1]
 
 
-def requested(request: Request, conf: NetConf, places: Places) -> Attachment:
+def requested(request: Request, conf: NetConf, directory: ContainerDirectory) -> Attachment:
     """Return the attachment that *request* asks for."""
     return Attachment(
         network=request.network,
@@ -33,38 +33,42 @@ def requested(request: Request, conf: NetConf, places: Places) -> Attachment:
         pod=config.pod_of(request.args),
         bandwidth=conf.requested_bandwidth,
         args=conf.pod_args(request),
-        directory=places.own(conf.shared_dir, request.container_id, conf.container_dir or ""),
+        directory=directory,
     )
 
 
-def recorded(record: Record, request: Request, conf: NetConf, places: Places) -> Attachment:
+def recorded(
+    record: Record, request: Request, conf: NetConf, directory: ContainerDirectory
+) -> Attachment:
     """Return the attachment as the host's engine was given it at ADD."""
     own = cni_result.load(record.result, NEWEST)
-    attachment = requested(request, conf, places)
+    attachment = requested(request, conf, directory)
     _, interface = own_interface(own, attachment)
     from_port = record.port.routes if record.port else ()
     return evolve(
         attachment,
-        directory=places.recorded(record),
         mac=interface.mac or attachment.mac,
-        ips=without_index(own.ips),
-        routes=tuple(route for route in own.routes if route not in from_port),
-        dns=own.dns,
+        addresses=Addresses(
+            ips=without_index(own.ips),
+            routes=tuple(route for route in own.routes if route not in from_port),
+            dns=own.dns,
+        ),
     )
 
 
 def checked(
-    attachment: Attachment, expected: Result, record: Record, places: Places
+    attachment: Attachment, expected: Result, record: Record
 ) -> tuple[Attachment, Interface]:
     """Return *attachment* as *expected* tells it, and its interface there."""
     index, interface = own_interface(expected, attachment)
     before = _previous_of(record)
     attachment = evolve(
         attachment,
-        directory=places.recorded(record),
         mac=interface.mac or None,
-        ips=without_index(ip for ip in expected.ips if ip.interface in (index, None)),
-        routes=tuple(route for route in expected.routes if route not in before.routes),
+        addresses=Addresses(
+            ips=without_index(ip for ip in expected.ips if ip.interface in (index, None)),
+            routes=tuple(route for route in expected.routes if route not in before.routes),
+        ),
     )
     return attachment, interface
 

@@ -11,10 +11,18 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from userspace_cni import config, netns, registry
-from userspace_cni.api import Attachment, EngineConf, EngineContext, HostEngine, HostPort, IPConfig
+from userspace_cni.api import (
+    Addresses,
+    Attachment,
+    EngineConf,
+    EngineContext,
+    HostEngine,
+    HostPort,
+    IPConfig,
+)
 from userspace_cni.config.settings import Settings
 from userspace_cni.handover import ContainerDirectory
 from userspace_cni.locks import Locks
@@ -135,7 +143,7 @@ class Bench:
             "interface": "eth0",
             "netns": path,
             "directory": directory,
-            "ips": self._ips(number),
+            "addresses": Addresses(ips=self._ips(number)),
         }
         attachment = Attachment(**values | changes)
         self._attachments.append(attachment)
@@ -228,13 +236,12 @@ def lives(place: Place, conf: EngineConf, attachments: list[Attachment], togethe
     try:
         together.wait(_TIMEOUT)
         for attachment in attachments:
-            own = evolve(attachment, directory=place.shared(attachment.container_id))
             undo = ExitStack()
             try:
-                port = place.call(engine.add, own, conf, undo)
-                place.call(engine.check, own, conf, port)
+                port = place.call(engine.add, attachment, conf, undo)
+                place.call(engine.check, attachment, conf, port)
             finally:
-                place.call(engine.delete, own.id, conf, own.netns)
+                place.call(engine.delete, attachment.id, conf, attachment.netns)
                 undo.pop_all()
     finally:
         engine.close()

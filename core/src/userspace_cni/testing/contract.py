@@ -9,17 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
-import attrs
 import pytest
 
 from userspace_cni import netns, registry
 from userspace_cni.api import (
+    Addresses,
     Attachment,
     ContainerEngine,
     Handoff,
     HostEngine,
     HostPort,
-    IPConfig,
 )
 from userspace_cni.cni.errors import CheckFailed, CniError, Code, DataplaneUnavailable
 from userspace_cni.config import engine_conf
@@ -202,11 +201,11 @@ class EngineContract(ABC):
         before = bench.objects()
         held: list[str] = []
 
-        def ips() -> tuple[IPConfig, ...]:
+        def addresses() -> Addresses:
             held.extend(bench.held)
             raise CniError(Code.IPAM, "no address is left")
 
-        attachment = bench.attachment(ips=ips)
+        attachment = bench.attachment(addresses=addresses)
         undo = ExitStack()
         try:
             bench.call(bench.engine.add, attachment, bench.conf, undo)
@@ -239,11 +238,7 @@ class EngineContract(ABC):
 
     def test_processes_share_a_switch(self, bench: Bench) -> None:
         before = bench.objects()
-        lots = [
-            # The directory cannot be pickled; the child process creates its own.
-            [attrs.evolve(bench.attachment(), directory=None) for _ in range(_LIVES)]
-            for _ in range(_PROCESSES)
-        ]
+        lots = [[bench.attachment() for _ in range(_LIVES)] for _ in range(_PROCESSES)]
         spawn = multiprocessing.get_context("spawn")
         together = spawn.Barrier(_PROCESSES)
         processes = [

@@ -129,15 +129,16 @@ class ExampleContainerEngine(ContainerEngine):
     where: ClassVar[Literal["node", "container"]] = "node"
 
     def prepare(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> Handoff:
+        addresses = attachment.wait_for_addresses()
         return Handoff(
             interface=attachment.interface,
             iftype=conf.iftype,
             net_type=conf.net_type,
             mac=port.mac,
             mtu=port.mtu,
-            ips=attachment.ips,
-            routes=attachment.routes,
-            dns=attachment.dns,
+            ips=addresses.ips,
+            routes=addresses.routes,
+            dns=addresses.dns,
         )
 
     def add(self, handoff: Handoff) -> None:

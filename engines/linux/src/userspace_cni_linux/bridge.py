@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
 
-    from userspace_cni.api import Attachment, IPInterface
+    from userspace_cni.api import IPConfig, IPInterface
     from userspace_cni.kernel.links import Link, Links
     from userspace_cni_linux.sections import BridgeSection
 
@@ -50,8 +50,8 @@ def lock_name(name: str) -> str:
     return f"bridge {name}"
 
 
-def gateways(attachment: Attachment, path: str) -> tuple[IPInterface, ...]:
-    """Return the gateway addresses from IPAM, each with the prefix length of its subnet.
+def gateways(ips: tuple[IPConfig, ...], path: str) -> tuple[IPInterface, ...]:
+    """Return the gateways of *ips*, each with the prefix length of its subnet.
 
     Raises:
         InvalidConfig: for the key *path*, which needs a gateway, if IPAM returned none.
@@ -59,7 +59,7 @@ def gateways(attachment: Attachment, path: str) -> tuple[IPInterface, ...]:
     """
     found = tuple(
         ip_interface((ip.gateway, ip.address.network.prefixlen))
-        for ip in attachment.ips
+        for ip in ips
         if ip.gateway is not None
     )
     if not found:

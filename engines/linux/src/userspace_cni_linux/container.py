@@ -64,7 +64,8 @@ class LinuxContainerEngine(ContainerEngine):
 
     def prepare(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> Handoff:
         """See :meth:`.ContainerEngine.prepare`."""
-        more = (route for route in port.routes if route not in attachment.routes)
+        addresses = attachment.wait_for_addresses()
+        more = (route for route in port.routes if route not in addresses.routes)
         return Handoff(
             interface=attachment.interface,
             iftype=conf.iftype,
@@ -72,9 +73,9 @@ class LinuxContainerEngine(ContainerEngine):
             mac=port.mac,
             mtu=port.mtu,
             point_to_point=port.point_to_point,
-            ips=attachment.ips,
-            routes=(*attachment.routes, *more),
-            dns=attachment.dns,
+            ips=addresses.ips,
+            routes=(*addresses.routes, *more),
+            dns=addresses.dns,
         )
 
     def add(self, handoff: Handoff) -> None:

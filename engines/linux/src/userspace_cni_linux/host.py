@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import ExitStack
 
-    from userspace_cni.api import Attachment, CniError, EngineConf
+    from userspace_cni.api import Attachment, CniError, EngineConf, IPInterface
     from userspace_cni.kernel.links import Link
 
 _Section = TypeVar("_Section")
@@ -136,7 +136,7 @@ class LinuxHostEngine(HostEngine):
             if conf.net_type == "bridge":
                 _check_bridged(links, link, attachment, _bridge_section(conf))
             elif conf.net_type == "interface":
-                routed.check(links, link, attachment)
+                routed.check(links, link, attachment.wait_for_addresses().ips)
             limits.check(attachment, link.name, host_end=True)
 
     def attachments(self, network: str, conf: EngineConf) -> Iterable[str]:  # noqa: ARG002
@@ -176,7 +176,7 @@ class LinuxHostEngine(HostEngine):
             with Namespace(attachment.netns) as container:
                 veth.activate(links, container, attachment, TAGS)
             if conf.net_type == "interface":
-                routed.configure(links, link.name, attachment)
+                routed.configure(links, link.name, attachment.wait_for_addresses().ips)
         return port
 
     def _join_again(
@@ -187,7 +187,7 @@ class LinuxHostEngine(HostEngine):
         section: BridgeSection,
         undo: ExitStack,
     ) -> None:
-        addresses = bridge.gateways(attachment, "host.bridge.gateway") if section.gateway else ()
+        addresses = _gateways(attachment) if section.gateway else ()
         with self.context.lock(bridge.lock_name(section.bridge_name)):
             master = bridge.ensure(links, section, undo, self._remove_bridge)
             bridge.provide_gateways(links, master, section, addresses)
@@ -205,12 +205,12 @@ class LinuxHostEngine(HostEngine):
         there = links.find(section.bridge_name) if section.gateway else None
         if there is not None and not bridge.is_ours(there):
             # The check under the lock needs the addresses; wait for IPAM before taking the lock.
-            bridge.gateways(attachment, "host.bridge.gateway")
+            _gateways(attachment)
         with self.context.lock(bridge.lock_name(section.bridge_name)):
             master = bridge.ensure(links, section, undo, self._remove_bridge)
             if section.gateway and not bridge.is_ours(master):
                 # Check before adding the port, which could change the bridge's MAC address.
-                addresses = bridge.gateways(attachment, "host.bridge.gateway")
+                addresses = _gateways(attachment)
                 bridge.require_gateways(links, master, section, addresses)
             mtu = attachment.mtu or master.mtu
             # From here on the port keeps the bridge from being removed.
@@ -222,7 +222,7 @@ class LinuxHostEngine(HostEngine):
         veth.activate(links, container, attachment, TAGS)
         routes = _default_routes(attachment) if section.default_route else ()
         if section.gateway:
-            addresses = bridge.gateways(attachment, "host.bridge.gateway")
+            addresses = _gateways(attachment)
             if bridge.is_ours(master):
                 # The port keeps the bridge; the lock is for creating a VLAN sub-interface.
                 lock = self.context.lock(bridge.lock_name(section.bridge_name))
@@ -246,8 +246,6 @@ class LinuxHostEngine(HostEngine):
         undo: ExitStack,
     ) -> HostPort:
         point_to_point = conf.net_type == "interface"
-        if point_to_point:
-            routed.require_gateways(attachment)
         mtu = attachment.mtu or veth.DEFAULT_MTU
         name = veth.create(links, container, attachment, mtu=mtu, tags=TAGS, undo=undo)
         sysctl.ignore_router_advertisements(name)
@@ -256,7 +254,9 @@ class LinuxHostEngine(HostEngine):
         _limit(attachment, name, undo)
         veth.activate(links, container, attachment, TAGS)
         if point_to_point:
-            routed.configure(links, name, attachment)
+            ips = attachment.wait_for_addresses().ips
+            routed.require_gateways(ips)
+            routed.configure(links, name, ips)
         return HostPort(
             name=name,
             mac=attachment.mac_for("container"),
@@ -301,10 +301,15 @@ def _no_bridge() -> InvalidConfig:
     )
 
 
+def _gateways(attachment: Attachment) -> tuple[IPInterface, ...]:
+    return bridge.gateways(attachment.wait_for_addresses().ips, "host.bridge.gateway")
+
+
 def _default_routes(attachment: Attachment) -> tuple[Route, ...]:
     """Return a default route for each address family without a default route from IPAM."""
-    gateways = bridge.gateways(attachment, "host.bridge.defaultRoute")
-    given = {route.dst.version for route in attachment.routes if route.dst.prefixlen == 0}
+    addresses = attachment.wait_for_addresses()
+    gateways = bridge.gateways(addresses.ips, "host.bridge.defaultRoute")
+    given = {route.dst.version for route in addresses.routes if route.dst.prefixlen == 0}
     routes: dict[int, Route] = {}
     for gateway in gateways:
         if gateway.version not in given | routes.keys():
@@ -329,7 +334,7 @@ def _check_bridged(
         )
     bridge.check_port(link, section)
     if section.gateway:
-        addresses = bridge.gateways(attachment, "host.bridge.gateway")
+        addresses = _gateways(attachment)
         bridge.check_gateways(links, master, section, addresses)
 
 

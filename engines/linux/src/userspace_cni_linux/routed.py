@@ -13,14 +13,14 @@ from userspace_cni.kernel.netlink import Refused
 from userspace_cni.kernel.routes import SCOPE_LINK, SCOPE_UNIVERSE, add_route, routes_of
 
 if TYPE_CHECKING:
-    from userspace_cni.api import Attachment, IPInterface, IPNetwork
+    from userspace_cni.api import IPConfig, IPInterface, IPNetwork
     from userspace_cni.kernel.links import Link, Links
 
 
-def require_gateways(attachment: Attachment) -> None:
-    """Raise InvalidConfig unless each of the attachment's addresses has a gateway."""
-    lacking = [str(ip.address) for ip in attachment.ips if ip.gateway is None]
-    if lacking or not attachment.ips:
+def require_gateways(ips: tuple[IPConfig, ...]) -> None:
+    """Raise InvalidConfig unless each of the container's addresses *ips* has a gateway."""
+    lacking = [str(ip.address) for ip in ips if ip.gateway is None]
+    if lacking or not ips:
         subject = f"{', '.join(lacking)} without" if lacking else "no address and no gateway"
         raise InvalidConfig(
             "host.netType",
@@ -30,25 +30,25 @@ def require_gateways(attachment: Attachment) -> None:
         )
 
 
-def configure(links: Links, name: str, attachment: Attachment) -> None:
+def configure(links: Links, name: str, ips: tuple[IPConfig, ...]) -> None:
     """Add the gateway addresses and the routes to the container to the host's end.
 
     Args:
         links: a socket in the host's namespace.
         name: the host's end, which must be up.
-        attachment: its addresses are used.
+        ips: the container's addresses, with their gateways.
 
     Raises:
         DataplaneError: if the host already has a route to one of the addresses.
 
     """
     link = links.require(name)
-    versions: set[int] = {ip.address.version for ip in attachment.ips}
+    versions: set[int] = {ip.address.version for ip in ips}
     if 6 in versions:
         sysctl.enable_ipv6(name)
-    for address in _addresses(attachment):
+    for address in _addresses(ips):
         ensure_address(links, link, address)
-    for dst in _destinations(attachment):
+    for dst in _destinations(ips):
         try:
             # IPv6 routes have no scope.
             scope = SCOPE_LINK if dst.version == 4 else SCOPE_UNIVERSE
@@ -63,17 +63,17 @@ def configure(links: Links, name: str, attachment: Attachment) -> None:
     sysctl.forward(versions)
 
 
-def check(links: Links, link: Link, attachment: Attachment) -> None:
+def check(links: Links, link: Link, ips: tuple[IPConfig, ...]) -> None:
     """Raise CheckFailed unless *link* is configured as :func:`configure` does it."""
     found = addresses_of(links, link)
-    for address in _addresses(attachment):
+    for address in _addresses(ips):
         if str(address) not in found:
             raise CheckFailed(
                 f"the host's interface {link.name} has lost the gateway address {address}",
                 f"found: {', '.join(sorted(found)) or 'none'}",
             )
     routes = {route.dst for route in routes_of(links, link)}
-    for dst in _destinations(attachment):
+    for dst in _destinations(ips):
         if str(dst) not in routes:
             raise CheckFailed(
                 f"the host has lost the route to {dst} through {link.name}",
@@ -81,11 +81,11 @@ def check(links: Links, link: Link, attachment: Attachment) -> None:
             )
 
 
-def _addresses(attachment: Attachment) -> list[IPInterface]:
+def _addresses(ips: tuple[IPConfig, ...]) -> list[IPInterface]:
     # Full-length prefixes, because the host's end of every container in a subnet has the same
     # gateway address.
-    return [ip_interface(ip.gateway) for ip in attachment.ips if ip.gateway is not None]
+    return [ip_interface(ip.gateway) for ip in ips if ip.gateway is not None]
 
 
-def _destinations(attachment: Attachment) -> list[IPNetwork]:
-    return [ip_network(ip.address.ip) for ip in attachment.ips]
+def _destinations(ips: tuple[IPConfig, ...]) -> list[IPNetwork]:
+    return [ip_network(ip.address.ip) for ip in ips]

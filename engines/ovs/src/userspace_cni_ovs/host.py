@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from contextlib import AbstractContextManager, ExitStack
 
-    from userspace_cni.api import Attachment, EngineConf, EngineContext, SharedDirectory
+    from userspace_cni.api import Attachment, EngineConf, EngineContext
     from userspace_cni_ovs.ovsdb import Ovsdb, Row
     from userspace_cni_ovs.process import Process
 
@@ -255,7 +255,7 @@ class OvsHostEngine(HostEngine):
     ) -> None:
         """Make the directory for the port's socket, and way for the socket."""
         user, group = _owner(conf)
-        directory = _directory(attachment)
+        directory = attachment.directory
         directory.provide(user=user, group=group)
         # Of a switch that was killed; they would be in the way.
         if _serves(spec):
@@ -284,7 +284,7 @@ class OvsHostEngine(HostEngine):
         """Let the application have the socket that the switch has made."""
         if not _serves(spec):
             return
-        directory = _directory(attachment)
+        directory = attachment.directory
         name = ports.socket_name(attachment, conf)
         own = self._own_socket(conf, spec, settings)
         if own and os.path.lexists(own):
@@ -304,7 +304,7 @@ class OvsHostEngine(HostEngine):
         self, attachment: Attachment, conf: EngineConf, spec: PortSpec, settings: Row
     ) -> bool:
         """Tell whether the switch listens on the port's socket, wherever that is."""
-        if _directory(attachment).is_served(ports.socket_name(attachment, conf)):
+        if attachment.directory.is_served(ports.socket_name(attachment, conf)):
             return True
         directory, name = os.path.split(self._own_socket(conf, spec, settings))
         return bool(name) and self.context.directory(directory).is_served(name)
@@ -315,7 +315,7 @@ class OvsHostEngine(HostEngine):
         """Say why no application can use the socket that the switch serves; empty if it can."""
         if not _serves(spec):
             return ""
-        directory, name = _directory(attachment), ports.socket_name(attachment, conf)
+        directory, name = attachment.directory, ports.socket_name(attachment, conf)
         path = f"{directory.path}/{name}"
         own = self._own_socket(conf, spec, settings)
         if own and os.path.lexists(own):
@@ -447,7 +447,7 @@ def _plan(attachment: Attachment, conf: EngineConf, settings: Row) -> tuple[Port
     if conf.iftype not in DPDK:
         return spec, port
     _require_features(settings, conf)
-    directory = _directory(attachment)
+    directory = attachment.directory
     address = directory.socket(ports.socket_name(attachment, conf))
     if conf.iftype == "memif":
         memif = ports.memif(attachment, conf, directory, _transmit_queues(settings))
@@ -477,11 +477,6 @@ def _host_interface(attachment: Attachment, conf: EngineConf, name: str, mtu: in
     if conf.iftype == "veth":
         return Interface(name=name, mac=attachment.mac_for("host"), mtu=mtu)
     return Interface(name=name, mtu=mtu)
-
-
-def _directory(attachment: Attachment) -> SharedDirectory:
-    assert attachment.directory is not None  # noqa: S101  the runtime gives every attachment one
-    return attachment.directory
 
 
 def _owner(conf: EngineConf) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from userspace_cni_vpp.sections import BridgeSection
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from userspace_cni.api import Attachment, CniError, EngineConf, IPInterface
+    from userspace_cni.api import Attachment, CniError, EngineConf, IPConfig, IPInterface
     from userspace_cni_vpp.switch import Domain, Port, Switch
 
 
@@ -91,16 +91,16 @@ def mend(switch: Switch, section: BridgeSection, domain: int) -> None:
         switch.set_mac(bvi.index, tags.shared_mac(tag))
 
 
-def gateways(attachment: Attachment) -> list[IPInterface]:
-    """Return the gateways of the attachment's addresses, with the length of their networks."""
-    missing = [str(ip.address) for ip in attachment.ips if ip.gateway is None]
-    if missing or not attachment.ips:
+def gateways(ips: tuple[IPConfig, ...]) -> list[IPInterface]:
+    """Return the gateways of the container's addresses *ips*, with the length of their networks."""
+    missing = [str(ip.address) for ip in ips if ip.gateway is None]
+    if missing or not ips:
         raise InvalidConfig(
             "host.bridge.gateway",
             "needs a gateway from ipam for each address, got "
             + (f"{', '.join(missing)} without one" if missing else "no address"),
         )
-    return [ip_interface(f"{ip.gateway}/{ip.address.network.prefixlen}") for ip in attachment.ips]
+    return [ip_interface(f"{ip.gateway}/{ip.address.network.prefixlen}") for ip in ips]
 
 
 def remove_if_unused(switch: Switch, section: BridgeSection, domain: int) -> None:
@@ -153,7 +153,11 @@ def _check_gateway(
     """Raise CheckFailed unless the bridge domain *found* has a BVI that answers."""
     bvi = switch.find(found.bvi) if found.bvi is not None else None
     there = switch.addresses(bvi.index) if bvi is not None else set()
-    lost = [str(address) for address in gateways(attachment) if address not in there]
+    lost = [
+        str(address)
+        for address in gateways(attachment.wait_for_addresses().ips)
+        if address not in there
+    ]
     if lost or bvi is None:
         raise CheckFailed(f"bridge domain {domain} has lost the gateway {', '.join(lost)}")
     if not bvi.up:

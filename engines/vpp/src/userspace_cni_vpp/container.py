@@ -88,7 +88,8 @@ class VppContainerEngine(ContainerEngine):
         name = ""
         if conf.net_type == "bridge":
             name = bridge.section_of(conf, "container")[0].name
-        more = (route for route in port.routes if route not in attachment.routes)
+        addresses = attachment.wait_for_addresses()
+        more = (route for route in port.routes if route not in addresses.routes)
         return Handoff(
             interface=attachment.interface,
             iftype=conf.iftype,
@@ -97,9 +98,9 @@ class VppContainerEngine(ContainerEngine):
             mtu=port.mtu,
             point_to_point=port.point_to_point,
             bridge=name,
-            ips=attachment.ips,
-            routes=(*attachment.routes, *more),
-            dns=attachment.dns,
+            ips=addresses.ips,
+            routes=(*addresses.routes, *more),
+            dns=addresses.dns,
             port=port.port,
         )
 

@@ -115,10 +115,6 @@ class VppHostEngine(HostEngine):
 
     def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
         """See :meth:`.HostEngine.add`."""
-        if conf.net_type == "interface":
-            routed.require_gateways(attachment, conf.section(InterfaceSection))
-        if conf.section(BridgeSection).gateway:
-            bridge.gateways(attachment)
         switch = self._switch(conf)
         switch.api.require(*ports.REQUESTS[conf.iftype])
         ports.require_new(attachment, conf, switch)
@@ -161,7 +157,8 @@ class VppHostEngine(HostEngine):
         if conf.net_type == "bridge":
             bridge.check(switch, found, attachment, *bridge.section_of(conf))
         elif conf.net_type == "interface":
-            routed.check(switch, found, attachment, conf.section(InterfaceSection))
+            ips = attachment.wait_for_addresses().ips
+            routed.check(switch, found, ips, conf.section(InterfaceSection))
 
     def attachments(self, network: str, conf: EngineConf) -> Iterable[str]:
         """See :meth:`.HostEngine.attachments`."""
@@ -231,20 +228,19 @@ class VppHostEngine(HostEngine):
         switch.set_mtu(index, attachment.mtu or ports.MTU)
         if conf.net_type == "bridge":
             section, domain = bridge.section_of(conf)
+            gateways = []
+            if section.gateway:
+                gateways = bridge.gateways(attachment.wait_for_addresses().ips)
             with self.context.lock(bridge.lock_name(domain)):
                 bridge.join(switch, index, section, domain)
-                if section.gateway:
-                    gateways = bridge.gateways(attachment)
+                if gateways:
                     bridge.provide_gateways(switch, section, domain, gateways)
         elif conf.net_type == "interface":
+            routing, ips = conf.section(InterfaceSection), attachment.wait_for_addresses().ips
+            routed.require_gateways(ips, routing)
+            mac = attachment.mac_for("container") if ports.has_mac(conf) else ""
             with self.context.lock(routed.LOCK):
-                routed.configure(
-                    switch,
-                    index,
-                    attachment,
-                    conf.section(InterfaceSection),
-                    has_mac=ports.has_mac(conf),
-                )
+                routed.configure(switch, index, ips, routing, mac)
         switch.up(index)
 
     def _mend(self, attachment: Attachment, conf: EngineConf, switch: Switch, found: Port) -> None:

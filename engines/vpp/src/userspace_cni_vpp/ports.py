@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import ExitStack
 
-    from userspace_cni.api import Attachment, EngineConf, HostPort, SharedDirectory
+    from userspace_cni.api import Attachment, EngineConf, HostPort
     from userspace_cni.api import Port as PortKind
     from userspace_cni_vpp.switch import Port, Switch
 
@@ -58,7 +58,7 @@ def memif_of(attachment: Attachment, conf: EngineConf) -> Memif:
     if section.socket == "abstract":
         socket = f"{_ABSTRACT}userspace-cni-{attachment.id}"
     else:
-        socket = f"{_directory(attachment).path}/{socket_name(attachment, conf)}"
+        socket = f"{attachment.directory.path}/{socket_name(attachment, conf)}"
     return Memif(
         role=section.peer_role,
         socket=socket,
@@ -79,7 +79,7 @@ def vhost_user_of(attachment: Attachment, conf: EngineConf) -> VhostUser:
     section = conf.section(VhostSection)
     return VhostUser(
         mode=section.peer_mode,
-        socket=f"{_directory(attachment).path}/{socket_name(attachment, conf)}",
+        socket=f"{attachment.directory.path}/{socket_name(attachment, conf)}",
         queues=section.queues,
     )
 
@@ -205,7 +205,7 @@ def _check_socket(port: HostPort) -> None:
 def _create_memif(attachment: Attachment, conf: EngineConf, switch: Switch) -> int:
     memif = memif_of(attachment, conf)
     server = memif.role == "client"
-    directory = _directory(attachment)
+    directory = attachment.directory
     section = conf.section(MemifSection)
     is_file = not memif.socket.startswith(_ABSTRACT)
     name = socket_name(attachment, conf)
@@ -244,7 +244,7 @@ def _create_memif(attachment: Attachment, conf: EngineConf, switch: Switch) -> i
 
 def _create_vhost_user(attachment: Attachment, conf: EngineConf, switch: Switch) -> int:
     section = conf.section(VhostSection)
-    directory, name = _directory(attachment), socket_name(attachment, conf)
+    directory, name = attachment.directory, socket_name(attachment, conf)
     socket = directory.socket(name)
     directory.provide(user=section.user, group=section.group)
     server = section.mode == "server"
@@ -328,8 +328,3 @@ def name_of(attachment_id: str, conf: EngineConf) -> str:
             return f"host-{short_name(attachment_id)}"
         case _:
             return ""
-
-
-def _directory(attachment: Attachment) -> SharedDirectory:
-    assert attachment.directory is not None  # noqa: S101  the runtime gives every attachment one
-    return attachment.directory

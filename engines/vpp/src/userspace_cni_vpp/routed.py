@@ -10,7 +10,7 @@ from userspace_cni_vpp import tags
 from userspace_cni_vpp.switch import mac_bytes
 
 if TYPE_CHECKING:
-    from userspace_cni.api import Attachment, IPInterface
+    from userspace_cni.api import IPConfig, IPInterface
     from userspace_cni_vpp.sections import InterfaceSection
     from userspace_cni_vpp.switch import Port, Switch
 
@@ -19,12 +19,12 @@ LOCK = "routes"
 _VERSIONS = (4, 6)
 
 
-def require_gateways(attachment: Attachment, section: InterfaceSection) -> None:
+def require_gateways(ips: tuple[IPConfig, ...], section: InterfaceSection) -> None:
     """Raise InvalidConfig unless the host's end can have an address."""
     if section.addresses:
         return
-    lacking = [str(ip.address) for ip in attachment.ips if ip.gateway is None]
-    if lacking or not attachment.ips:
+    lacking = [str(ip.address) for ip in ips if ip.gateway is None]
+    if lacking or not ips:
         raise InvalidConfig(
             "host.netType",
             '"interface" needs a gateway from ipam for each address, got '
@@ -35,21 +35,28 @@ def require_gateways(attachment: Attachment, section: InterfaceSection) -> None:
 
 
 def configure(
-    switch: Switch, port: int, attachment: Attachment, section: InterfaceSection, *, has_mac: bool
+    switch: Switch,
+    port: int,
+    ips: tuple[IPConfig, ...],
+    section: InterfaceSection,
+    mac: str,
 ) -> None:
-    """Give the host's end addresses, and routes to the container's. Call it under the lock."""
-    for version in _versions(attachment, section) if section.vrf else ():
+    """Give the host's end addresses, and routes to the container's *ips*. Call it under the lock.
+
+    *mac* is the container's, empty for a port without one.
+    """
+    for version in _versions(ips, section) if section.vrf else ():
         switch.create_table(section.vrf, version, tags.of_table())
         switch.set_table(port, section.vrf, version)
     if section.addresses:
         for text in section.addresses:
             switch.add_address(port, ip_interface(text))
     else:
-        lender = _gateway(switch, _gateways(attachment), section.vrf)
+        lender = _gateway(switch, _gateways(ips), section.vrf)
         switch.borrow_addresses(port, lender)
-    if any(ip.address.version == 6 for ip in attachment.ips):
+    if any(ip.address.version == 6 for ip in ips):
         switch.enable_ipv6(port)
-    for ip in attachment.ips:
+    for ip in ips:
         dst = ip_network(ip.address.ip)
         there = switch.route_to(dst, section.vrf)
         if there is not None and there != port and _is_used(switch, there):
@@ -58,10 +65,9 @@ def configure(
                 "another container may have this address: see "
                 f"vppctl show ip{'6' if dst.version == 6 else ''} fib {dst}",
             )
-        if has_mac:
-            # The MAC is ours to choose; and nobody has to ask for it.
-            mac = mac_bytes(attachment.mac_for("container"))
-            switch.add_neighbour(port, ip.address.ip, mac)
+        if mac:
+            # It is ours to choose; and nobody has to ask for it.
+            switch.add_neighbour(port, ip.address.ip, mac_bytes(mac))
         switch.add_route(dst, port, section.vrf)
 
 
@@ -94,9 +100,9 @@ def remove_unused(switch: Switch, vrf: int) -> None:
                 switch.remove_table(vrf, version)
 
 
-def check(switch: Switch, port: Port, attachment: Attachment, section: InterfaceSection) -> None:
+def check(switch: Switch, port: Port, ips: tuple[IPConfig, ...], section: InterfaceSection) -> None:
     """Raise CheckFailed unless *port* is as :func:`configure` left it."""
-    for version in _versions(attachment, section):
+    for version in _versions(ips, section):
         table = switch.table_of(port.index, version)
         if table != section.vrf:
             raise CheckFailed(
@@ -106,7 +112,7 @@ def check(switch: Switch, port: Port, attachment: Attachment, section: Interface
     if section.addresses:
         wanted, lender = {ip_interface(text) for text in section.addresses}, port.index
     else:
-        wanted = _gateways(attachment)
+        wanted = _gateways(ips)
         lender = switch.borrowers().get(port.index, port.index)
     lending = switch.find(lender)
     if lending is not None and not lending.up:
@@ -119,7 +125,7 @@ def check(switch: Switch, port: Port, attachment: Attachment, section: Interface
         raise CheckFailed(
             f"the interface {port.name} has lost the address {', '.join(map(str, lost))}"
         )
-    for ip in attachment.ips:
+    for ip in ips:
         dst = ip_network(ip.address.ip)
         if switch.route_to(dst, section.vrf) != port.index:
             raise CheckFailed(f"VPP has lost the route to {dst} through {port.name}")
@@ -154,11 +160,11 @@ def _is_used(switch: Switch, index: int) -> bool:
     return found is not None and not found.tag.startswith(tags.GATEWAY)
 
 
-def _gateways(attachment: Attachment) -> set[IPInterface]:
+def _gateways(ips: tuple[IPConfig, ...]) -> set[IPInterface]:
     # Host addresses: the container's network is on the container's port alone.
-    return {ip_interface(ip.gateway) for ip in attachment.ips if ip.gateway is not None}
+    return {ip_interface(ip.gateway) for ip in ips if ip.gateway is not None}
 
 
-def _versions(attachment: Attachment, section: InterfaceSection) -> list[int]:
+def _versions(ips: tuple[IPConfig, ...], section: InterfaceSection) -> list[int]:
     own = [ip_interface(text).version for text in section.addresses]
-    return sorted({*own, *(ip.address.version for ip in attachment.ips)})
+    return sorted({*own, *(ip.address.version for ip in ips)})
