@@ -4,6 +4,9 @@ PYTHON ?= python3
 ENGINE ?= ovs
 VENV := .venv
 BIN := $(VENV)/bin
+# A file's tests stay together: they share a switch. tests/conftest.py puts the slowest files first.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PROJECTS := core engines/linux engines/ovs engines/vpp shim docs/example-engine
 DEMO_linux := demo/linux.py
 DEMO_ovs := demo/ovs_dpdk.py
@@ -14,7 +17,7 @@ ABOUT_vpp := two containers with a VPP each, on a private VPP, ping one another.
 # PIP_CONSTRAINT, unlike --constraint, holds for what builds a package, too.
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test fresh lint unit docs bench format clean
+.PHONY: help demo test test-all coverage fresh lint unit docs bench format changelog clean
 
 help:
 	@echo "make demo               two DPDK applications on Open vSwitch exchange packets"
@@ -39,7 +42,14 @@ lint: $(VENV)/.ready
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.ready
-	$(BIN)/pytest $(TESTS)
+	$(PYTEST) $(TESTS)
+
+# The same, with every way to serve a request, and the coverage of core.
+test-all: lint docs
+	$(PYTEST) --all-ways $(COVERAGE) $(TESTS)
+
+coverage: $(VENV)/.ready
+	$(PYTEST) $(COVERAGE) $(TESTS)
 
 docs: $(VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir .build/site

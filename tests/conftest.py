@@ -67,11 +67,56 @@ def served_by(request: pytest.FixtureRequest) -> Mode:
     return served
 
 
+#: Files of tests that take long, the longest first.
+_SLOWEST = [
+    "tests/agent/test_handed_over.py",
+    "tests/ovs/test_dpdk.py",
+    "tests/core/test_runtime.py",
+    "tests/ovs/test_restarts.py",
+    "tests/ovs/test_failures.py",
+    "tests/linux/test_vlan.py",
+    "tests/ovs/test_contract.py",
+    "tests/ovs/test_restore.py",
+    "tests/e2e/test_conformance.py",
+    "tests/e2e/test_parity.py",
+    "tests/e2e/test_engines_optional.py",
+    "tests/e2e/test_containerd.py",
+    "tests/e2e/test_libcni.py",
+    "tests/e2e/test_podman.py",
+    "tests/e2e/test_docs.py",
+    "tests/e2e/test_dpdk_containers.py",
+    "tests/ovs/test_kernel.py",
+    "tests/core/test_stdout.py",
+    "tests/core/test_install.py",
+    "tests/core/test_killed_in_ipam.py",
+    "tests/core/test_ipam.py",
+    "tests/daemon/test_daemon.py",
+    "tests/daemon/test_leaks.py",
+    "tests/daemon/test_crash.py",
+    "tests/daemon/test_protocol.py",
+    "tests/daemon/test_reconcile.py",
+    "tests/daemon/test_watch.py",
+    "tests/vpp/test_failures.py",
+    "tests/core/test_bad_input.py",
+    "tests/core/test_registry.py",
+    "tests/shim/test_daemon.py",
+]
+
+
+def _rank(item: pytest.Item) -> int:
+    name = item.nodeid.partition("::")[0]
+    return _SLOWEST.index(name) if name in _SLOWEST else len(_SLOWEST)
+
+
 _LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop what was parametrised with nothing: the real VPPs of a machine that has none."""
+    """Begin with what takes long, so that no worker is left with it at the end.
+
+    Drop what was parametrised with nothing: the real VPPs of a machine that has none.
+    """
+    items.sort(key=_rank)
     empty = [item for item in items if "NOTSET" in item.name]
     if empty:
         config.stash[_LEFT_OUT] = len(empty)

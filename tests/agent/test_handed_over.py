@@ -35,10 +35,9 @@ def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OvsLab]:
 def lab(shared_lab: OvsLab) -> Iterator[OvsLab]:
     """The module's lab; what a test has attached is detached, and must leave nothing."""
     yield shared_lab
-    for container in shared_lab.attached:
-        container.call("DEL")
-    shared_lab.attached.clear()
-    assert shared_lab.leftovers() == []
+    died = shared_lab.ovs.revive()
+    shared_lab.detach_all()
+    assert (died, shared_lab.leftovers()) == ("", [])
 
 
 @pytest.fixture

@@ -87,11 +87,11 @@ class Attached:
         """Wait until the agent has followed all that was there when this was called."""
         self.add("later0")
         log = self.inside.log
-        poll(lambda: "later0: configured" in log.read_text(), "the agent has looked", 20)
+        poll(lambda: "later0: configured" in log.read_text(), "the agent has looked")
 
     def until_restored(self, count: int) -> None:
         said = self.daemon.said
-        poll(lambda: said().count("is restored") == count, f"{count} restored", 30)
+        poll(lambda: said().count("is restored") == count, f"{count} restored")
 
 
 @pytest.fixture(params=KINDS)

@@ -47,7 +47,7 @@ class Traffic:
     def attach(self, ifname: str) -> None:
         frame = self.frame("ADD", ifname)
         try:
-            outcome = poll(lambda: self._unless_down(frame), "a daemon", 60)
+            outcome = poll(lambda: self._unless_down(frame), "a daemon")
         except (OSError, ValueError):
             self.lost += 1
             self.detach(ifname)
@@ -107,9 +107,9 @@ def _killed_again_and_again(traffic: Traffic, number: int, kills: int, node: Nod
     traffic.daemon.kill()
     traffic.daemon.start(node)
     expected = dict.fromkeys(traffic.attached, "attached")
-    poll(lambda: traffic.records() == expected, f"{traffic.records()} becomes {expected}", 60)
+    poll(lambda: traffic.records() == expected, f"{traffic.records()} becomes {expected}")
     queue = traffic.lab.plugin.state_dir / "queue"
-    poll(lambda: not list(queue.iterdir()), "the queue is done", 60)
+    poll(lambda: not list(queue.iterdir()), "the queue is done")
     assert traffic.lost
     print(f"{traffic.lost} answers lost of {number}, {len(expected)} attached")  # noqa: T201  for the reader of -s
 

@@ -300,9 +300,10 @@ def test_requests_that_wait_keep_no_other_waiting(lab: ExampleLab) -> None:
 
 
 def test_an_add_whose_caller_has_gone_is_not_begun(lab: ExampleLab) -> None:
-    log, go = lab.directory / "log", lab.directory / "go"
+    log, go, waits = (lab.directory / name for name in ("log", "go", "waits"))
     conf = lab.conf(
         ipam=lab.script(
+            f"[ $CNI_COMMAND != CHECK ] || > {waits}\n"
             f"[ $CNI_COMMAND != CHECK ] || while [ ! -e {go} ]; do sleep 0.02; done\n"
             f"echo $CNI_COMMAND >> {log}\n"
             'echo \'{"cniVersion": "1.1.0", "ips": [{"address": "10.66.0.9/24"}]}\''
@@ -315,6 +316,7 @@ def test_an_add_whose_caller_has_gone_is_not_begun(lab: ExampleLab) -> None:
         target=lambda: lab.call("CHECK", conf | {"prevResult": result}, container="other")
     )
     busy.start()
+    poll(waits.exists, "the only worker is busy")
     with closing(socket.socket(socket.AF_UNIX)) as caller:
         caller.connect(str(daemon.socket))
         caller.sendall(frame(lab, "ADD", conf))

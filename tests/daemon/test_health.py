@@ -101,7 +101,7 @@ def test_connections_that_say_nothing_keep_nobody_out(lab: ExampleLab) -> None:
             if number % 2:
                 end.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
         assert get(port, "/healthz") == (200, "ok\n")
-        poll(lambda: len(os.listdir(f"/proc/{daemon.pid}/task")) < 30, "threads end", 5)
+        poll(lambda: len(os.listdir(f"/proc/{daemon.pid}/task")) < 30, "threads end")
         lab.add(lab.conf())
         daemon.signal(signal.SIGTERM)
         assert daemon.wait(5) == 0

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.daemon_lab import answered, connected, exchanged, frame, started
+from lab.node import poll
 from lab.plugin import clean_environ
 from userspace_cni import frames
 from userspace_cni.cni.errors import CniError
@@ -99,7 +100,7 @@ def test_nobody_but_root_is_served_whatever_the_files_mode(lab: ExampleLab) -> N
         capture_output=True, text=True, check=True, cwd="/",
     )  # fmt: skip
     assert "user 65534 may not call the daemon" in done.stdout
-    assert "user 65534" in daemon.said()
+    poll(lambda: "user 65534" in daemon.said(), "the refusal is logged")
 
 
 def test_two_hundred_connections_at_once_are_all_answered(lab: ExampleLab) -> None:

@@ -18,8 +18,9 @@ import pytest
 from attrs import field, frozen
 
 from lab import conf as lab_conf
+from lab import plugin as lab_plugin
 from lab.node import Node
-from lab.plugin import Outcome, Plugin, clean_environ
+from lab.plugin import Mode, Outcome, Plugin, clean_environ
 from lab.spy import Spy
 from userspace_cni.cni.versions import SUPPORTED
 from userspace_cni.store import Record, Store
@@ -105,11 +106,20 @@ def node() -> Iterator[Node]:
         yield node
 
 
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory, served_by: Mode) -> Iterator[Plugin]:
+    with lab_plugin.installed(tmp_path_factory.mktemp("plugin"), served_by) as plugin:
+        yield plugin
+
+
 @pytest.fixture
 def bench(node: Node, plugin: Plugin, tmp_path: Path) -> Iterator[Bench]:
     spy = Spy.install(plugin.bin_dir, tmp_path / "spy.log")
     netns = node.netns("box")
-    yield Bench(node, plugin, spy, netns, tmp_path)
+    bench = Bench(node, plugin, spy, netns, tmp_path)
+    yield bench
+    for left in bench.recorded():
+        bench.call("DEL", bench.conf, container=left.container_id, ifname=left.ifname).succeeded()
     node.run(["ip", "netns", "delete", "box"])
     node.run(["ip", "link", "delete", BRIDGE], check=False)
 

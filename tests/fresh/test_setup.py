@@ -81,7 +81,7 @@ sys.stdin.read()
         command = [ROOT / "setup/debian.sh", wanted]
         with subprocess.Popen(command, env=apt, stdout=out, stderr=out) as installer:
             try:
-                poll(lambda: b"Waiting 600 s at most" in said.read_bytes(), "it waits", 30)
+                poll(lambda: b"Waiting 600 s at most" in said.read_bytes(), "it waits")
                 other.stdin.close()
                 assert installer.wait(60) == 0, said.read_text()
             finally:

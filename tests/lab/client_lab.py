@@ -91,4 +91,4 @@ class ClientLab:
 
     def assert_clean(self) -> None:
         """Fail if a container left something; a client may detach in the background."""
-        poll(lambda: not any(self.remains().values()), f"nothing remains of {self.remains()}", 10)
+        poll(lambda: not any(self.remains().values()), f"nothing remains of {self.remains()}")

@@ -63,7 +63,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
             )
-        poll(lambda: self._serves() or not self.running, "the daemon serves", 60)
+        poll(lambda: self._serves() or not self.running, "the daemon serves")
         assert self.running, self.log.read_text()
 
     def _serves(self) -> bool:

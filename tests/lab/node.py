@@ -38,7 +38,7 @@ exec env --ignore-signal=CHLD sleep infinity
 """
 
 
-def poll(probe: Callable[[], T], what: str, seconds: float = 20.0) -> T:
+def poll(probe: Callable[[], T], what: str, seconds: float = 60.0) -> T:
     """Return the probe's first true answer; fail by name when the time is up."""
     deadline = time.monotonic() + seconds
     while not (answer := probe()):

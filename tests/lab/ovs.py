@@ -118,6 +118,17 @@ class Ovs:
         self._starts += 1
         self.vsctl("set", "Open_vSwitch", ".", f"external_ids:lab-start={self._starts}")
 
+    def revive(self) -> str:
+        """Start ovs-vswitchd again if it has died by itself; return its last words if it has.
+
+        One test fails then, and not all that share the switch.
+        """
+        if self._switch is None or self._switch.poll() is None:
+            return ""
+        died = f"ovs-vswitchd died with status {self._switch.returncode}: {self.log[-2000:]}"
+        self.start_switch()
+        return died
+
     def stop_switch(self) -> None:
         """End ovs-vswitchd in order, its taps included; kill it when it hangs (DPDK 22.11 may)."""
         if self._switch is not None:

@@ -18,6 +18,9 @@ from lab.ovs import Ovs
 from lab.plugin import Mode, Outcome, Plugin
 from lab.testpmd import Console, Testpmd
 
+#: How long the plugin waits for the switch, in seconds; on a busy machine it takes its time.
+TIMEOUT = 20
+
 _numbers = itertools.count(1)
 
 
@@ -96,6 +99,8 @@ class OvsLab:
         """Set how long the plugin waits for the switch."""
         settings = Path(self.plugin.env["USERSPACE_CNI_CONFIG"])
         settings.write_text(re.sub(r"timeout = \d+", f"timeout = {seconds}", settings.read_text()))
+        if self.plugin.daemon is not None:
+            self.plugin.daemon.stop()  # it reads them when it starts
 
     def container(self, config: dict[str, Any], name: str = "", ifname: str = "eth0") -> Container:
         """Return a container, not attached yet. A config is completed by name and version."""
@@ -116,6 +121,12 @@ class OvsLab:
         links = [name for name in self.node.links() if name.startswith("uc")]
         qos = (self.ovs.vsctl("--bare", "--columns=_uuid", "list", "QoS") or "").split()
         return files + ports + links + qos
+
+    def detach_all(self) -> None:
+        """Detach all that ADD was called for."""
+        for container in self.attached:
+            container.call("DEL")
+        self.attached.clear()
 
     def traffic(
         self, sender: Console, receiver: Console, bursts: int = 1, expected: int | None = None
@@ -199,6 +210,6 @@ def make(directory: Path, stack: ExitStack, mode: Mode = "process", **options: A
     settings = Path(plugin.env["USERSPACE_CNI_CONFIG"])
     settings.write_text(
         f"state_dir = {json.dumps(str(plugin.state_dir))}\nrun_dir = {json.dumps(str(run_dir))}\n"
-        f"[engines.ovs]\ndb = {json.dumps(ovs.db)}\ntimeout = 4\n"
+        f"[engines.ovs]\ndb = {json.dumps(ovs.db)}\ntimeout = {TIMEOUT}\n"
     )
     return OvsLab(node, ovs, evolve(plugin, run_dir=run_dir))

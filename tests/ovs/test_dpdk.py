@@ -211,7 +211,7 @@ def test_a_killed_switch_does_not_lock_itself_out(own_lab: OvsLab, stack: ExitSt
     assert lab.ovs.get("Interface", containers[0].port, "ofport") == "-1"
     assert containers[0].check().code == 104
     lab.call("STATUS", containers[0]).succeeded()
-    poll(lambda: containers[0].check().status == 0, "the port is back", 3)
+    poll(lambda: containers[0].check().status == 0, "the port is back")
     for application in (one, two):
         application.command("port stop 0")
         application.command("port start 0")

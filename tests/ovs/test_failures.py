@@ -16,7 +16,7 @@ import pytest
 from lab.conf import host_local, leases
 from lab.node import poll
 from lab.ovs import DPDK, PLAIN
-from lab.ovs_lab import Container, OvsLab, complete, kernel, make, memif, vhost
+from lab.ovs_lab import TIMEOUT, Container, OvsLab, complete, kernel, make, memif, vhost
 from lab.plugin import Outcome, attachments
 from userspace_cni.cni import request
 from userspace_cni.config import settings
@@ -61,7 +61,7 @@ def test_a_switch_that_is_down(own_lab: OvsLab, tmp_path: Path) -> None:
     # The database knows; the daemon learns of it when it is back.
     there.delete()
     lab.ovs.start_switch()
-    lab.set_timeout(4)
+    lab.set_timeout(TIMEOUT)
     there.call("STATUS").succeeded()
     assert lab.leftovers() == []
 

@@ -138,6 +138,6 @@ def _applications(containers: list[Container], stack: ExitStack) -> list[Testpmd
 
 
 def _exchange(lab: OvsLab, one: Testpmd, two: Testpmd) -> None:
-    poll(lambda: lab.passes(one, two), "packets pass", 60)
+    poll(lambda: lab.passes(one, two), "packets pass")
     lab.traffic(one, two)
     lab.traffic(two, one, bursts=4)

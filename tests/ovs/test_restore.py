@@ -87,7 +87,7 @@ def test_sockets_of_a_restarted_switch(
         assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, 12345)
     sender, receiver = start(one, two, stack), start(two, one, stack)
     poll(lambda: sender.link == receiver.link == "up", "the applications' links")
-    poll(lambda: lab.passes(sender, receiver), "packets pass again", 60)
+    poll(lambda: lab.passes(sender, receiver), "packets pass again")
     stack.close()
     for each in (one, two):
         each.delete()

@@ -72,6 +72,8 @@ def test_a_path_cannot_break_the_error_object(build: Build, tmp_path: Path) -> N
     assert str(shim.settings.socket) in json.loads(shim.call("ADD").stdout)["msg"]
 
 
+@pytest.mark.one_process("it is about the launcher")
+@pytest.mark.own_process("it is about the launcher")
 @pytest.mark.parametrize(
     "stdin",
     [*(f'{{"cniVersion": "{v}"}}' for v in (*SUPPORTED, "9.9.9", "")), "{}", "", "[]", "{", "null"],
@@ -89,6 +91,8 @@ def test_version_does_not_echo_what_no_version_looks_like(shim: Shim, stated: st
     assert json.loads(done.stdout)["cniVersion"] == SUPPORTED[-1]
 
 
+@pytest.mark.one_process("it is about the launcher")
+@pytest.mark.own_process("it is about the launcher")
 @pytest.mark.parametrize("environ", [{}, {"CNI_COMMAND": ""}])
 def test_without_a_command_it_explains_itself_as_the_launcher_does(
     shim: Shim, plugin: Plugin, environ: dict[str, str]
@@ -232,6 +236,7 @@ def test_a_fallback_that_cannot_be_executed_is_none_and_is_named(
     assert len(shim.queued()) == 1
 
 
+@pytest.mark.one_process("it is about the launcher")
 @pytest.mark.own_process("it is about the launcher")
 def test_the_launcher_is_a_fallback(released: Build, plugin: Plugin) -> None:
     settings = Settings(state_dir=plugin.state_dir, run_dir=plugin.run_dir)

@@ -87,7 +87,7 @@ def _applications(attached: list[Attached], stack: ExitStack) -> list[Testpmd]:
 
 
 def _exchange(one: Testpmd, two: Testpmd) -> None:
-    poll(lambda: _passes(one, two) and _passes(two, one), "packets pass", 30)
+    poll(lambda: _passes(one, two) and _passes(two, one), "packets pass")
 
 
 def _passes(sender: Testpmd, receiver: Testpmd) -> bool:
