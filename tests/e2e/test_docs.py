@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from lab import wheels
 from lab.node import Node
-from userspace_cni import api, config, kernel, registry, testing
+from userspace_cni import api, config, kernel, registry, runtime, testing
 from userspace_cni.cni.request import Request
 from userspace_cni.config import settings
 
@@ -77,6 +78,22 @@ def test_the_reference_has_every_module_of_the_kernel_room() -> None:
     shown = re.findall(r"^::: userspace_cni\.kernel\.(\w+)$", page.read_text(), re.MULTILINE)
     modules = {path.stem for path in Path(*kernel.__path__).glob("*.py")}
     assert set(shown) == modules - {"__init__"}
+
+
+def test_the_architecture_shows_the_layers_that_are_checked() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = (one["layers"] for one in contracts["contracts"] if one["type"] == "layers")
+    (shown,) = blocks(ROOT / "docs/architecture.md", "text")
+    assert shown.replace("│", "|").splitlines() == layers
+
+
+def test_every_room_of_the_runtime_and_every_decision_is_on_the_page() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    rooms = {path.stem for path in Path(*runtime.__path__).glob("*.py")} - {"__init__"}
+    table = page.partition("### The rooms of the runtime")[2].partition("Tests have")[0]
+    assert set(re.findall(r"`(\w+)`[,| ]", table)) == rooms | {"Attachment"}
+    decisions = {path.name for path in (ROOT / "docs/adr").iterdir()}
+    assert set(re.findall(r"^\d+\. .*\(adr/(.*)\)$", page, re.MULTILINE)) == decisions
 
 
 #: Where Debian has its programs: its own Python is what the reader has.
