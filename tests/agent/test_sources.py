@@ -207,6 +207,27 @@ _JSON = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"interface": "a/b"}, "interface: expected an interface name"),
+        ({"mtu": -1}, "mtu: expected 0 to"),
+        ({"version": 2}, "version: expected 1, got 2"),
+        ({"ips": 7}, "ips"),
+        ({"memif": {"secret": 7}}, "memif.secret: expected a string"),
+        ({"network": 7}, "network: expected a string"),
+    ],
+)
+def test_a_document_that_cannot_be_used_is_told_with_the_remedy(
+    container: Container, change: dict[str, Any], says: str
+) -> None:
+    container.hand_over(document("net1") | change, "net1.json")
+    (problem,) = _read(container).problems
+    assert f"{container.directory}/net1.json: {says}" in problem
+    remedy = "upgrade this one" if "version" in change else "DEL and ADD write it anew"
+    assert remedy in problem
+
+
 @given(st.dictionaries(st.sampled_from(sorted(document())), _JSON))
 def test_whatever_a_document_says_it_is_read_or_refused(change: dict[str, Any]) -> None:
     try:

@@ -231,6 +231,16 @@ def test_a_new_add_cleans_up_after_one_that_was_killed(trouble: ExampleLab) -> N
 
 # -- engines that misbehave
 
+#: A thread whose stack no machine has room for.
+_NO_THREAD = """exec('''
+import threading
+before = threading.stack_size(1 << 46)
+try:
+    threading.Thread(target=print).start()
+finally:
+    threading.stack_size(before)
+''')"""
+
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
@@ -242,6 +252,11 @@ def test_a_new_add_cleans_up_after_one_that_was_killed(trouble: ExampleLab) -> N
         ("SystemExit(0)", 999, "SystemExit"),
         ("UnicodeDecodeError('utf-8', b'x', 0, 1, 'odd')", 999, "odd"),
         ("RecursionError()", 999, "RecursionError"),
+        (_NO_THREAD, 11, "out of threads: can't start new thread"),
+        (_NO_THREAD, 11, "TasksMax"),
+        ("OSError(24, 'Too many open files')", 11, "LimitNOFILE"),
+        ("OSError(23, 'Too many open files in system')", 11, "fs.file-max"),
+        ("MemoryError()", 11, "out of memory"),
     ],
 )
 def test_whatever_an_engine_raises_add_undoes_and_reports(

@@ -100,7 +100,7 @@ def test_a_request_that_gets_no_thread_is_told_to_come_again(lab: ExampleLab) ->
     resource.prlimit(daemon.pid, resource.RLIMIT_AS, (taken + (2 << 20), resource.RLIM_INFINITY))
     refused = exchanged(daemon.socket, frame(lab, "STATUS", lab.conf()))
     assert refused.code == 11
-    assert "has no thread for this request" in refused.text
+    assert "out of threads: " in refused.text
     resource.prlimit(
         daemon.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     )

@@ -13,6 +13,7 @@ from attrs import define, field, frozen
 from userspace_cni.agent import downward_api
 from userspace_cni.cni.errors import CniError
 from userspace_cni.handover import Document, load
+from userspace_cni.handover.document import REMEDY
 from userspace_cni.handover.reading import read_bytes, read_object
 
 DIRECTORY_VARIABLE = "USERSPACE_CNI_DIRECTORY"
@@ -101,8 +102,10 @@ def _read_file(path: str, directory: int, name: str, collected: _Collected) -> N
         document = load(read_object(name, directory), path)
     except FileNotFoundError:
         return  # withdrawn meanwhile
-    except (CniError, ValueError) as error:
+    except CniError as error:
         collected.problems.append(f"{file}: {error}")
+    except ValueError as error:
+        collected.problems.append(f"{file}: {error}; {REMEDY}")
     except OSError as error:
         collected.problems.append(f"{file} cannot be read: {error.strerror}")
     else:

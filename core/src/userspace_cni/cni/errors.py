@@ -6,6 +6,7 @@ library, and codes from 100 on by this project.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -125,12 +126,38 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def internal_error(cause: BaseException) -> CniError:
-    """Return the error for an exception that is a bug in core or in an engine."""
+    """Return the error for an exception that nothing has caught.
+
+    It is a bug in core or in an engine, unless the process has run out of something: then the same
+    request may succeed later.
+    """
+    if shortage := _shortage(cause):
+        lack, remedy = shortage
+        return CniError(
+            Code.TRY_AGAIN_LATER,
+            f"userspace-cni is out of {lack}: {cause or type(cause).__name__}",
+            remedy,
+        )
     return CniError(
         Code.INTERNAL,
         f"internal error: {type(cause).__name__}: {cause}",
         "this is a bug in userspace-cni or in the engine; the log has a traceback",
     )
+
+
+def _shortage(cause: BaseException) -> tuple[str, str] | None:
+    """Return what the process has run out of, and the remedy; None for any other exception."""
+    number = cause.errno if isinstance(cause, OSError) else None
+    # Python has no class for it.
+    if isinstance(cause, RuntimeError) and "can't start new thread" in str(cause):
+        return "threads", "raise TasksMax of the daemon's service, or the pids limit of its cgroup"
+    if number == errno.EMFILE:
+        return "file descriptors", "raise LimitNOFILE of the daemon's service"
+    if number == errno.ENFILE:
+        return "the node's file descriptors", "raise the sysctl fs.file-max"
+    if isinstance(cause, MemoryError) or number == errno.ENOMEM:
+        return "memory", "raise MemoryMax of the daemon's service, or free memory on the node"
+    return None
 
 
 class DataplaneUnavailable(CniError):

@@ -24,7 +24,7 @@ from attrs import define, field
 
 from userspace_cni import directories, frames
 from userspace_cni.cni.answer import failure
-from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.cni.errors import CniError, Code, internal_error
 from userspace_cni.daemon.pool import Job, Pool
 from userspace_cni.frames import BadFrame, Reply
 from userspace_cni.log import logger
@@ -272,13 +272,7 @@ class Server:
         except RuntimeError as error:
             if has_turn:
                 self._turns.release()
-            job.refuse(
-                CniError(
-                    Code.TRY_AGAIN_LATER,
-                    f"the daemon has no thread for this request: {error}",
-                    "see the limits of its service: TasksMax, memory",
-                )
-            )
+            job.refuse(internal_error(error))
 
     def _turn(self) -> bool:
         """Wait until one more request can begin; tell whether it has one of the turns."""

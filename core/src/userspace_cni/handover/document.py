@@ -30,14 +30,17 @@ from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.request import is_ifname
 from userspace_cni.cni.result import Result
 from userspace_cni.cni.versions import SUPPORTED
-from userspace_cni.config.decoding import key_of, structure
+from userspace_cni.config.decoding import JSON, key_of, structure
 
 #: The version of the file's format. A reader refuses a greater one; new keys do not change it.
 VERSION = 1
+#: What to do about a document that cannot be read.
+REMEDY = "DEL and ADD write it anew; if it is not userspace-cni that wrote it, correct what did"
 
 #: Prefix of the name of an abstract socket, in the container's network namespace.
 ABSTRACT = "@"
 
+_NOTATION = attrs.evolve(JSON, whole="the document")
 _MAC = re.compile(r"([0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5})?")
 _NEWEST = SUPPORTED[-1]
 _U16, _U32 = 2**16 - 1, 2**32 - 1
@@ -126,7 +129,7 @@ def describe_custom(port: CustomPort, place: Callable[[str], str]) -> dict[str, 
 
 def load_custom(raw: Mapping[str, Any], path: str, directory: str) -> CustomPort:
     """Read what :func:`describe_custom` wrote, found at *path*; see :func:`load`."""
-    told = structure(_known(raw, _Custom), _Custom, path)
+    told = structure(_known(raw, _Custom), _Custom, path, _NOTATION)
     return CustomPort(**_placed(told, directory))
 
 
@@ -150,9 +153,17 @@ def load(raw: Mapping[str, Any], directory: str) -> Document:
     The content is not trusted, because anybody may have written it.
 
     Raises:
-        CniError: a key is missing or has an invalid value; the error has the path of the key.
+        CniError: a key is missing or has an invalid value; the error has the path of the key and
+            the remedy.
 
     """
+    try:
+        return _load(raw, directory)
+    except CniError as error:
+        raise CniError(error.code, error.msg, error.details or REMEDY) from None
+
+
+def _load(raw: Mapping[str, Any], directory: str) -> Document:
     version = raw.get("version")
     if isinstance(version, int) and version > VERSION:
         raise CniError(
@@ -164,7 +175,7 @@ def load(raw: Mapping[str, Any], directory: str) -> Document:
     if isinstance(memif, dict) and not isinstance(memif.get("secret", ""), str):
         # Checked here, because the general error would contain the value.
         raise CniError(Code.DECODING_FAILURE, "memif.secret: expected a string (it is not shown)")
-    told = structure(_known(raw, _Document), _Document, "")
+    told = structure(_known(raw, _Document), _Document, "", _NOTATION)
     lists = cni_result.load(
         {key: raw[key] for key in ("ips", "routes", "dns") if key in raw}, _NEWEST
     )
