@@ -1,4 +1,4 @@
-"""Configuration: that of a network (:mod:`.network`), and the node's (:mod:`.settings`)."""
+"""Configuration of networks (:mod:`.network`) and settings of the node (:mod:`.settings`)."""
 
 from userspace_cni.config.network import (
     NetConf,

@@ -1,8 +1,8 @@
-"""From JSON and TOML to attrs classes, with errors that carry the path of the offending key.
+"""Converts JSON and TOML to attrs classes, with errors that have the path of the key.
 
-cattrs gives structure; here are the rules that make an error read
-``host.bridge.vlanId: expected 1 to 4094, got 5000``. Nothing is converted on the way: ``"1500"`` is
-no integer and ``0`` is not false. A path must be absolute.
+cattrs does the conversion. This module adds hooks that produce errors such as
+``host.bridge.vlanId: expected 1 to 4094, got 5000``. Values are not coerced: ``"1500"`` is not an
+integer, and ``0`` is not false. A path must be absolute.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Hook = Callable[[Any, Any], Any]
 
 
 def key_of(attribute: Attribute[Any]) -> str:
-    """Return how *attribute* is written in JSON: camelCase, or its metadata "key"."""
+    """Return the key of *attribute* in JSON: its name in camelCase, or its metadata "key"."""
     explicit = attribute.metadata.get("key")
     if explicit is not None:
         return str(explicit)
@@ -42,12 +42,12 @@ def key_of(attribute: Attribute[Any]) -> str:
 
 @frozen(eq=False)
 class Notation:
-    """How values are written, and how errors call them."""
+    """A file format: how keys are written, and the words for it in errors."""
 
     key: Callable[[Attribute[Any]], str]
-    #: What holds keys.
+    #: The word for an object with keys.
     table: str
-    #: All of it.
+    #: The word for the whole file.
     whole: str
 
 
@@ -56,13 +56,13 @@ TOML = Notation(lambda attribute: attribute.name, "a table", "the file")
 
 
 def structure(value: object, kind: type[_T], path: str, notation: Notation = JSON) -> _T:
-    """Structure *value* as attrs class *kind*; *path* is where it stands in the configuration.
+    """Convert *value* to the attrs class *kind*; *path* is its path in the configuration.
 
-    Attributes whose metadata has ``"written": False`` are no keys.
+    Attributes with ``"written": False`` in their metadata are not keys.
 
     Raises:
-        CniError: 2 if all that is wrong are unknown keys, else 7; 101 when *kind*, an engine's
-            class, has attributes that no value can be structured as.
+        CniError: 2 if unknown keys are the only problem, else 7; 101 when *kind*, an engine's
+            class, has attributes of a type that is not supported.
 
     """
     try:
@@ -87,14 +87,14 @@ def structure(value: object, kind: type[_T], path: str, notation: Notation = JSO
 
 
 def _keys(kind: type, notation: Notation) -> dict[str, str]:
-    """Return how the attributes of *kind* are written, by name."""
+    """Return the keys of the attributes of *kind*, by name."""
     return {a.name: notation.key(a) for a in attrs.fields(kind) if a.metadata.get("written", True)}
 
 
 def _problems(
     error: BaseException, path: str, value: object, notation: Notation
 ) -> Iterator[tuple[bool, str]]:
-    """Yield what *error* holds: whether it is an unknown key, and the sentence for people."""
+    """Yield the problems in *error*: whether it is an unknown key, and the message."""
     if isinstance(error, ClassValidationError):
         keys = _keys(error.cl, notation)
         noted, others = error.group_exceptions()
@@ -169,7 +169,7 @@ def _literal(value: object, kind: Any) -> object:
 
 
 def _object_of(kind: type[Any], converter: Converter, notation: Notation) -> _Hook:
-    """Make the hook for an attrs class: strict about keys, each value checked at its own path."""
+    """Return the hook for an attrs class, which refuses unknown keys and checks each value."""
     attrs.resolve_types(kind)
     keys = _keys(kind, notation)
     members: dict[str, Any] = {
@@ -193,9 +193,9 @@ def _object_of(kind: type[Any], converter: Converter, notation: Notation) -> _Ho
 
 
 def _member(attribute: Attribute[Any], converter: Converter) -> _Hook:
-    """Make the hook for one attribute.
+    """Return the hook for one attribute.
 
-    It runs the attribute's validator itself: an error from the class's constructor would have lost
+    It runs the attribute's validator, because an error of the class's constructor would not have
     the attribute's name.
     """
     structure_value = converter.get_structure_hook(attribute.type)
@@ -236,10 +236,10 @@ def _table(notation: Notation) -> _Hook:
 
 
 def shown(value: object, *kinds: type) -> str:
-    """Return *value* as an error may tell it, which may have been meant for one of *kinds*.
+    """Return *value* for an error message; it was given for one of *kinds*.
 
-    What has a secret (an attribute that its class does not show) is told by its type alone, and so
-    is what may have one in it.
+    Only the type of a value is shown if the value has or may have a secret: an attribute that its
+    class does not show.
     """
     if isinstance(value, dict) and value:
         return "a JSON object"

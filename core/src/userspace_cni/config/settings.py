@@ -1,4 +1,4 @@
-"""The node's settings: ``/etc/userspace-cni/config.toml``, one file for all networks of a node."""
+"""The node's settings, ``/etc/userspace-cni/config.toml``: one file for all networks of a node."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOG_LEVELS: tuple[str, ...] = get_args(LogLevel)
 _T = TypeVar("_T")
 
 _WORKERS_MAX = 1024
-#: An IPv6 address stands in brackets.
+#: An IPv6 address is in brackets.
 _ENDPOINT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):([0-9]{1,5})")
 
 
@@ -44,59 +44,60 @@ def _tables(_: Any, __: Attribute[Any], value: Mapping[str, Any]) -> None:
 
 @frozen(kw_only=True)
 class DaemonSettings:
-    """The table ``[daemon]``: what the daemon and the shim do. Times are in seconds."""
+    """The table ``[daemon]``: settings of the daemon and the shim. Times are in seconds."""
 
-    #: Of the unix socket that the shim calls; None is ``daemon.sock`` in the run directory.
+    #: The unix socket that the shim connects to; None means ``daemon.sock`` in the run directory.
     socket: Path | None = None
-    #: ``ADDRESS:PORT`` that health and metrics are served at; empty for none.
+    #: ``ADDRESS:PORT`` for health and metrics; empty to disable them.
     http: str = field(default="", validator=_endpoint)
-    #: How many requests of one network are served at once; further ones of it wait.
+    #: How many requests of one network are served at the same time; further ones wait.
     workers: int = field(default=32, validator=within(1, _WORKERS_MAX))
     #: How long the shim waits for an answer.
     deadline: float = field(default=120.0, validator=seconds)
-    #: How often each switch is asked whether it has restarted.
+    #: How often each switch is queried for a restart.
     watch_interval: float = field(default=5.0, validator=seconds)
-    #: How often every attachment is compared with its switch; 0 for never.
+    #: How often every attachment is compared with its switch; 0: never.
     reconcile_interval: float = field(default=300.0, validator=_seconds_or_never)
-    #: How long a network namespace must be gone before its attachments are removed.
+    #: How long a network namespace must be missing before its attachments are removed.
     grace: float = field(default=60.0, validator=_seconds_or_never)
-    #: Where CNI's configurations are: the daemon watches the switches of networks in there.
+    #: The directory of CNI's configurations; the daemon watches the switches of these networks.
     networks: Path = Path("/etc/cni/net.d")
 
 
 @frozen(kw_only=True)
 class Settings:
-    """What holds for the whole node. Where the file or a key is absent, the defaults."""
+    """The settings of the node; defaults apply if the file or a key is missing."""
 
-    #: Holds the store of attachments; must survive a reboot.
+    #: The directory of the store of attachments; must survive a reboot.
     state_dir: Path = Path("/var/lib/cni/userspace")
-    #: Holds locks; may be gone after a reboot.
+    #: The directory of locks, sockets and shared directories; need not survive a reboot.
     run_dir: Path = Path("/run/userspace-cni")
-    #: The kubelet's ``--root-dir``, which has the volumes of pods.
+    #: The kubelet's ``--root-dir``, which contains the volumes of pods.
     kubelet_dir: Path = Path("/var/lib/kubelet")
     log_file: Path | None = None
     log_level: LogLevel = "warning"
-    #: How long, in seconds, a request may wait in all: for locks, IPAM plugins, the API server.
+    #: The time limit, in seconds, for everything that a request waits for: locks, IPAM plugins,
+    #: the API server.
     timeout: float = field(default=60.0, validator=seconds)
-    #: Let switches follow the links that containers make: for kernels before Linux 5.14, and for
-    #: a switch that does not see what is mounted below ``run_dir``.
+    #: Let switches follow the links that containers create: for kernels before Linux 5.14, and for
+    #: a switch that does not see mounts below ``run_dir``.
     follow_links: bool = False
     #: The tables ``[engines.NAME]``; see :meth:`of_engine`.
     engines: Mapping[str, Any] = field(factory=dict, validator=_tables)
     daemon: DaemonSettings = field(factory=DaemonSettings)
-    #: The file that they stand in.
+    #: The path of the settings file.
     file: Path = field(default=DEFAULT_PATH, eq=False, metadata={"written": False})
 
     @property
     def socket(self) -> Path:
-        """Path of the daemon's socket."""
+        """The path of the daemon's socket."""
         return self.daemon.socket or self.run_dir / "daemon.sock"
 
     @property
     def budget(self) -> float:
-        """How long a request may take; to undo what failed it has half as long again.
+        """The time limit for a request, in seconds; its undo steps may take half as long again.
 
-        The shim still waits then, so that the answer finds it.
+        The shim waits longer than that, so that it gets the answer.
         """
         return min(self.timeout, self.daemon.deadline / 2)
 
@@ -104,7 +105,7 @@ class Settings:
         """Return the table ``[engines.NAME]`` as *kind*, the engine's class for it.
 
         Raises:
-            CniError: 7, naming file, key and value; 101 when *kind* is of no use.
+            CniError: 7, with file, key and value; 101 when *kind* cannot be used.
 
         """
         table = self.engines.get(name, {})
@@ -117,15 +118,15 @@ class Settings:
 
     @property
     def queue(self) -> Path:
-        """The directory where the shim leaves the DELs that no daemon took."""
+        """The directory in which the shim stores DELs that no daemon accepted."""
         return self.state_dir / "queue"
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings file that *environ* names, else the default one if it is there.
+    """Read the settings file that *environ* names, or the default one if it exists.
 
     Raises:
-        CniError: code 7, naming file, key and value.
+        CniError: code 7, with file, key and value.
 
     """
     named = environ.get(VARIABLE)
@@ -138,7 +139,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         return Settings()
     except (OSError, UnicodeDecodeError) as error:
         raise _error(path, f"cannot be read: {error}") from error
-    import tomllib  # most nodes have no file
+    import tomllib  # only needed if the file exists
 
     try:
         raw = tomllib.loads(text)
