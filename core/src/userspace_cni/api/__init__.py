@@ -1,8 +1,9 @@
-"""The contract for authors of engines: all that an engine imports from core, besides two kits.
+"""The contract for authors of engines.
 
-:mod:`userspace_cni.kernel` speaks to the Linux kernel for engines that need it, and
-:mod:`userspace_cni.testing` has the tests that an engine must pass. Everything else in core is
-private and may change at any time. :mod:`.sections` has configuration sections to derive from.
+An engine imports from core only this package, :mod:`.sections` with base classes for configuration
+sections, :mod:`userspace_cni.kernel` for work on interfaces of the Linux kernel, and
+:mod:`userspace_cni.testing` with the tests that an engine must pass. Everything else in core is
+private and may change at any time.
 """
 
 from userspace_cni.api.directory import (

@@ -1,6 +1,6 @@
-"""The two interfaces that an engine package implements, and what an engine says of itself.
+"""The two classes that an engine package implements: host engine and container engine.
 
-The classes are announced by entry points of the groups :data:`HOST_ENGINES` and
+The package announces them by entry points of the groups :data:`HOST_ENGINES` and
 :data:`CONTAINER_ENGINES`: see docs/engine-contract.md.
 """
 
@@ -28,23 +28,28 @@ _Section = TypeVar("_Section")
 
 @frozen(kw_only=True)
 class EngineConf:
-    """The ``host`` or ``container`` part of a network configuration, checked and structured."""
+    """The ``host`` or ``container`` part of a network configuration, after all checks."""
 
-    #: The name of the engine, not the alias that the configuration may have.
+    #: The name of the engine, also if the configuration uses an alias.
     engine: str
     #: One of :attr:`EngineInfo.interface_types`.
     iftype: str
     #: ``none``, ``bridge`` or ``interface``.
     net_type: str
-    #: By the key in the configuration; only those that it has.
+    #: The sections that the configuration has, by their keys.
     sections: Mapping[str, object] = field(factory=dict)
-    #: The MTU of every attachment of the network, in bytes; None leaves it to the engine.
+    #: The MTU of every attachment of the network, in bytes; None: the engine decides.
     mtu: int | None = None
-    #: The limits of every attachment of the network; None where it has none.
+    #: The limits of every attachment of the network; None if it has none.
     bandwidth: Bandwidth | None = None
 
     def section(self, kind: type[_Section]) -> _Section:
-        """Return the section of class *kind*; where the configuration has none, its defaults."""
+        """Return the section of class *kind*, or one with defaults if the configuration has none.
+
+        Args:
+            kind: One of the classes in :attr:`EngineInfo.sections`.
+
+        """
         for value in self.sections.values():
             if isinstance(value, kind):
                 return value
@@ -52,11 +57,11 @@ class EngineConf:
 
 
 class Lifeline(NamedTuple):
-    """Breaks when a switch ends."""
+    """A descriptor that shows when a switch ends."""
 
-    #: It belongs to whoever asked for it, and is closed by that one.
+    #: The descriptor. It belongs to the caller, who closes it.
     descriptor: int
-    #: What poll(2) says of it when the switch has ended, such as POLLRDHUP.
+    #: The events that poll(2) reports for it when the switch has ended, such as POLLRDHUP.
     events: int
 
 
@@ -66,117 +71,188 @@ def _no_directory(path: str) -> SharedDirectory:
 
 @define(kw_only=True)
 class EngineContext:
-    """What an engine gets from the node that it runs on."""
+    """What core provides to an engine on a node."""
 
     #: The table ``[engines.NAME]`` of the node's settings file: an object of the class
-    #: :attr:`EngineInfo.settings`, None for an engine that has none.
+    #: :attr:`EngineInfo.settings`, or None for an engine without settings.
     settings: Any = None
-    #: ``lock(name)`` is a context manager that excludes everybody else on this node who asks for
-    #: the same name, other processes included. Take it around work on what attachments share. The
+    #: ``lock(name)`` is a context manager that holds the lock *name*, which works between all
+    #: threads and processes on the node. Hold it while you change what attachments share. The
     #: thread that holds a lock may take it again.
     lock: Callable[[str], AbstractContextManager[object]]
-    #: Return the shared directory of that path, for sockets that :meth:`HostEngine.add` put there.
+    #: ``directory(path)`` returns the shared directory with that path, for sockets that
+    #: :meth:`HostEngine.add` put there.
     directory: Callable[[str], SharedDirectory] = field(default=_no_directory)
 
 
 class HostEngine(ABC):
-    """Drives one kind of switch on the node.
+    """Drives one type of switch on the node.
 
-    Methods raise :class:`~userspace_cni.api.CniError`: ``DataplaneUnavailable`` when the
-    switch cannot be reached, ``DataplaneError`` when it refuses, ``InvalidConfig`` for a value that
-    only the engine can judge. Several threads and several processes may call at once; the node
-    daemon calls one object from many threads, for as long as it runs.
+    Methods raise a :class:`~userspace_cni.api.CniError`: :class:`DataplaneUnavailable` when the
+    switch cannot be reached, :class:`DataplaneError` when it refuses a request, and
+    :class:`InvalidConfig` for a value that only the engine can check. Several threads and processes
+    may call an engine at the same time: the daemon calls one object from many threads, for as long
+    as it runs.
     """
 
     #: What the engine can do; every class must set it.
     info: ClassVar[EngineInfo]
 
     def __init__(self, context: EngineContext) -> None:
-        """Keep *context*; open no connection before one is needed."""
+        """Store *context*. Do not open connections yet.
+
+        Args:
+            context: Settings, locks and shared directories of the node.
+
+        """
         self.context = context
 
     @abstractmethod
     def status(self, conf: EngineConf) -> None:
-        """Return if an :meth:`add` with *conf* could succeed now, else raise what is missing.
+        """Return if an :meth:`add` with *conf* could succeed now.
 
-        The error says how to mend it.
+        Args:
+            conf: The ``host`` part of the network.
+
+        Raises:
+            DataplaneUnavailable: something is missing; the error says how to fix it.
+
         """
 
     @abstractmethod
     def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
-        """Make the port and connect it as *conf* says.
+        """Make a port, connect it, and return it.
 
-        Push the reverse of each step on *undo* right after the step: it is run when a later step
-        fails. Tag everything with the attachment's id and network, so that :meth:`delete` and
+        Tag everything with the attachment's id and network, so that :meth:`delete` and
         :meth:`attachments` find it without any other record.
+
+        Args:
+            attachment: What to make.
+            conf: The ``host`` part of the network.
+            undo: Push the reverse of each step right after the step. Core runs these steps in
+                reverse order if a later step fails.
+
+        Raises:
+            DataplaneUnavailable: the switch cannot be reached; the ADD may be repeated.
+            DataplaneError: the switch refuses a request.
+            CniError: 103 when the port or the interface already exists.
+
         """
 
     @abstractmethod
     def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:
-        """Remove all that carries the tag of *attachment_id*, and shared things of ours left empty.
+        """Remove everything with the tag of *attachment_id*, and shared objects that become empty.
 
-        Idempotent: what is gone already is no error. *netns* is the path of the container's network
-        namespace where it still exists.
+        Succeeds if nothing with the tag exists.
+
+        Args:
+            attachment_id: The id in the tags.
+            conf: The ``host`` part of the network.
+            netns: The path of the container's network namespace; None if it no longer exists.
+
+        Raises:
+            DataplaneUnavailable: the switch cannot be reached; core retries the removal later.
+            DataplaneError: the switch refuses a request.
+
         """
 
     @abstractmethod
     def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
-        """Raise ``CheckFailed`` if the host's side is not as :meth:`add` left it."""
+        """Verify that the host's side is as :meth:`add` left it.
+
+        Args:
+            attachment: The attachment, with its addresses.
+            conf: The ``host`` part of the network.
+            port: The port that :meth:`add` returned.
+
+        Raises:
+            CheckFailed: something is missing or differs.
+            DataplaneUnavailable: the switch cannot be reached.
+
+        """
 
     @abstractmethod
     def attachments(self, network: str, conf: EngineConf) -> Iterable[str]:
-        """Return the ids of the attachments of *network* whose tags the dataplane carries now."""
+        """Return the ids of the attachments of *network* whose tags are in the dataplane now.
 
-    # What follows judges a configuration before anything is touched.
+        Args:
+            network: The name of the network.
+            conf: The ``host`` part of the network.
+
+        Raises:
+            DataplaneUnavailable: the switch cannot be reached.
+
+        """
+
+    # Checks of a configuration before anything is changed.
 
     def problems(self, conf: EngineConf) -> Iterable[CniError]:  # noqa: ARG002
-        """Return what is wrong with *conf* or with the node's settings so that no ADD can succeed.
+        """Return the errors in *conf* or in the node's settings that make every ADD fail.
 
-        It is what no section's own rules can say, such as two keys that exclude each other; all are
-        told at once. Every command asks for it first, also while the switch is down: ask no switch.
+        These are errors that the validators of a section cannot find, such as two keys that exclude
+        each other. Core reports all of them together. It calls this first in every command, also
+        while the switch is down, so do not query the switch.
+
+        Args:
+            conf: The ``host`` part of the network.
+
         """
         return ()
 
     def outline(self, conf: EngineConf) -> HostPort | None:  # noqa: ARG002
-        """Return the port that :meth:`add` would make as far as *conf* tells, for the other end.
+        """Return the port that :meth:`add` would make, as far as *conf* determines it.
 
-        Who serves the socket is what it is about: names and sockets stay empty. None is for an
-        engine that does not say it in advance.
+        Core passes it to :meth:`.ContainerEngine.problems`. It shows which end serves the socket;
+        names and paths are empty. None means that the engine cannot tell in advance.
+
+        Args:
+            conf: The ``host`` part of the network.
+
         """
         return None
 
-    # What follows is the daemon's, which lives longer than a switch. The defaults suit a
-    # switch that keeps nothing in this process and loses nothing.
+    # Methods for the daemon, which runs longer than a switch. The defaults suit a switch that keeps
+    # nothing in this process and loses nothing in a restart.
 
     def switch_key(self, conf: EngineConf) -> str:
         """Return a text that is the same for all networks on one switch, such as its socket's path.
 
-        The daemon asks each switch once, however many networks it has. By default, networks share a
-        switch if their ``host`` parts are the same. An engine that has one switch on a node
-        returns the empty text. It is asked of every network: ask no switch.
+        The daemon queries each switch once, however many networks it has. By default, networks
+        share a switch if their ``host`` parts are the same. An engine with one switch per node
+        returns an empty text. Do not query the switch.
+
+        Args:
+            conf: The ``host`` part of a network.
+
         """
         return repr(conf)
 
     def generation(self, conf: EngineConf) -> str:  # noqa: ARG002
-        """Return a text that changes when the switch has restarted and lost what was made in it.
+        """Return a text that changes when the switch has restarted and lost its ports.
 
-        Asked every few seconds: it should cost one short question. The empty text stands for a
-        switch that does not restart, such as the kernel. :meth:`add` and :meth:`restore` tell the
-        same in :attr:`HostPort.generation`.
+        The daemon calls this every few seconds, so it should cost one short request. An empty text
+        means that the switch does not restart, as with the kernel. :meth:`add` and :meth:`restore`
+        set :attr:`HostPort.generation` to the same text.
+
+        Args:
+            conf: The ``host`` part of a network.
 
         Raises:
-            DataplaneUnavailable: when the switch cannot be reached now.
+            DataplaneUnavailable: the switch cannot be reached.
 
         """
         return ""
 
     def lifeline(self, conf: EngineConf) -> Lifeline | None:  # noqa: ARG002
-        """Return what breaks when the switch ends, so that its restart is noticed at once.
+        """Return a descriptor that shows when the switch ends, so that it is noticed at once.
 
-        None where nothing does: then :meth:`generation` tells when it is asked next.
+        Without one (None), the daemon notices a restart at its next call of :meth:`generation`.
+
+        Args:
+            conf: The ``host`` part of a network.
 
         Raises:
-            DataplaneUnavailable: when the switch cannot be reached now.
+            DataplaneUnavailable: the switch cannot be reached.
 
         """
         return None
@@ -188,61 +264,107 @@ class HostEngine(ABC):
         port: HostPort,  # noqa: ARG002
         undo: ExitStack,
     ) -> HostPort:
-        """Put back what the switch has lost of *port*, which :meth:`add` made; return it.
+        """Restore what the switch lost of *port*, and return the port.
 
-        Called after :meth:`check` has failed, while the container runs and holds its end. The
-        container's end stays as it is wherever that is possible, and no name, address or socket
-        path changes. By default, what is left is deleted and the port is added again.
+        Called after :meth:`check` failed, while the container runs and uses its end. Leave the
+        container's end as it is if possible, and do not change any name, address or socket path. By
+        default, the rest of the port is deleted and the port is added again.
+
+        Args:
+            attachment: The attachment, with its addresses.
+            conf: The ``host`` part of the network.
+            port: The port that :meth:`add` returned.
+            undo: As in :meth:`add`.
+
+        Raises:
+            DataplaneUnavailable: the switch cannot be reached; the daemon tries again.
+            DataplaneError: the switch refuses a request.
+
         """
         self.delete(attachment.id, conf, None)
         return self.add(attachment, conf, undo)
 
     def close(self) -> None:  # noqa: B027  most engines keep nothing open
-        """Close what is kept open between requests, such as a connection to the switch."""
+        """Close everything that stays open between requests, such as a connection to the switch."""
 
 
 class ContainerEngine(ABC):
-    """Knows how the container's side consumes a port."""
+    """Knows how the container uses a port."""
 
     #: What the engine can do; every class must set it.
     info: ClassVar[EngineInfo]
 
-    #: Where :meth:`add` and :meth:`check` run: on the ``node``, inside the container's network
-    #: namespace, or in the ``container`` itself, called by the agent.
+    #: Where :meth:`add` and :meth:`check` run: ``node`` is on the node, in the container's network
+    #: namespace; ``container`` is in the container itself, called by the agent.
     where: ClassVar[Literal["node", "container"]]
 
     def problems(self, conf: EngineConf, port: HostPort | None) -> Iterable[CniError]:  # noqa: ARG002
-        """Return what is wrong with *conf*, as :meth:`.HostEngine.problems` does.
+        """Return the errors in *conf*, as :meth:`.HostEngine.problems` does.
 
-        *port* is the host's :meth:`.HostEngine.outline`.
+        Args:
+            conf: The ``container`` part of the network.
+            port: The result of :meth:`.HostEngine.outline`.
+
         """
         return ()
 
     @abstractmethod
     def prepare(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> Handoff:
-        """Return what the container needs to use *port*; touches nothing."""
+        """Return what the container needs in order to use *port*; change nothing.
+
+        Args:
+            attachment: The attachment, with its addresses.
+            conf: The ``container`` part of the network.
+            port: The port that the host engine made.
+
+        """
 
     @abstractmethod
     def add(self, handoff: Handoff) -> None:
-        """Configure the container's end."""
+        """Configure the container's end.
+
+        Args:
+            handoff: What :meth:`prepare` returned.
+
+        Raises:
+            CniError: it cannot be configured.
+
+        """
 
     @abstractmethod
     def check(self, handoff: Handoff) -> None:
-        """Raise ``CheckFailed`` if the container's end is not as :meth:`add` left it.
+        """Verify that the container's end is as :meth:`add` left it.
 
-        *handoff* has the addresses, routes and MAC that the runtime's ``prevResult`` tells now.
+        Args:
+            handoff: What :meth:`prepare` returned, with the addresses, routes and MAC address in
+                the runtime's ``prevResult``.
+
+        Raises:
+            CheckFailed: something is missing or differs.
+
         """
 
     def restore(self, handoff: Handoff) -> None:
-        """Put back what :meth:`check` misses of what :meth:`add` has made of the same *handoff*.
+        """Restore what :meth:`check` misses.
 
-        Called by the agent. What is still there stays, and so does what the container's operator
-        has added, wherever that is possible. By default, all is added again.
+        Called by the agent. Leave what still exists, and what the container's operator added, if
+        possible. By default, :meth:`add` is called again.
+
+        Args:
+            handoff: The same as in the earlier call of :meth:`add`.
+
+        Raises:
+            CniError: it cannot be configured.
+
         """
         self.add(handoff)
 
     def delete(self, handoff: Handoff) -> None:  # noqa: B027  most interfaces go with their port
-        """Take away what :meth:`add` made in the container, when its port is withdrawn.
+        """Remove what :meth:`add` made in the container, after its port was withdrawn.
 
-        Called by the agent in a container that goes on running; gone already is no error.
+        Called by the agent while the container continues to run. Succeeds if nothing exists.
+
+        Args:
+            handoff: The same as in the earlier call of :meth:`add`.
+
         """

@@ -65,36 +65,36 @@ def _wrong(attribute: Attribute[Any], expected: str, value: object) -> TypeError
 
 @frozen(kw_only=True)
 class EngineInfo:
-    """What an engine can do, for validation, error messages and ``userspace-cni engines``.
+    """The description of an engine: its names, and what it supports.
 
-    A value of a wrong type raises TypeError, which names the field.
+    A value of a wrong type raises TypeError with the name of the field.
     """
 
-    #: The name in the configuration: ``host.engine`` or ``container.engine``. The entry point has
-    #: the same.
+    #: The name in the configuration (``host.engine`` or ``container.engine``), which is also the
+    #: name of the entry point.
     name: str = field(validator=_text)
-    #: The version of the contract that the engine was written for, such as ``(1, 0)``: not
-    #: :data:`.API_VERSION`, which is the version of the core that happens to be installed.
+    #: The version of the contract that the engine was written for, such as ``(1, 0)``. Do not use
+    #: :data:`.API_VERSION`, which is the version of the installed core.
     api_version: tuple[int, int] = field(validator=_pair)
-    #: One line for people.
+    #: A description of the engine in one line.
     summary: str = field(validator=_text)
-    #: The values of ``iftype`` that it knows (``veth``, ``memif``, ...).
+    #: The supported values of ``iftype``, such as ``veth`` and ``memif``.
     interface_types: tuple[str, ...] = field(validator=_some_texts)
-    #: The values of ``netType`` that it knows, of ``none``, ``bridge`` and ``interface``.
+    #: The supported values of ``netType``, from ``none``, ``bridge`` and ``interface``.
     network_types: tuple[str, ...] = field(validator=_known_network_types)
     #: Further names for the same engine, each with an entry point.
     aliases: tuple[str, ...] = field(default=(), validator=_texts)
-    #: Its configuration sections: the key in ``host`` or ``container``, and the attrs class that
-    #: describes it. Attribute ``vlan_id`` is written ``vlanId`` in the configuration.
+    #: The configuration sections: the key in ``host`` or ``container``, and its attrs class. The
+    #: attribute ``vlan_id`` is written ``vlanId`` in the configuration.
     sections: Mapping[str, type] = field(factory=dict, validator=_sections)
-    #: Of a host engine: the attrs class of the table ``[engines.NAME]`` in the node's settings.
-    #: Attribute ``api_socket`` is written ``api_socket`` there, too, and all have defaults. None is
-    #: for an engine that has no settings.
+    #: For a host engine: the attrs class of the table ``[engines.NAME]`` in the node's settings,
+    #: or None if it has no settings. An attribute is written under its own name there
+    #: (``api_socket``), and must have a default.
     settings: type | None = field(default=None, validator=_settings)
-    #: Of a host engine: the container engine that an interface type has by default. A type that is
-    #: not in it has the container engine of the host engine's own name.
+    #: For a host engine: the default container engine of interface types. The default for other
+    #: types is the container engine with the host engine's name.
     container_engines: Mapping[str, str] = field(factory=dict, validator=_names)
-    #: Of a host engine: the interface types for which it honours :attr:`Attachment.bandwidth`.
+    #: For a host engine: the interface types for which it implements :attr:`Attachment.bandwidth`.
     bandwidth: tuple[str, ...] = field(default=(), validator=_texts)
 
     def __attrs_post_init__(self) -> None:

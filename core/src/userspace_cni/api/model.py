@@ -1,4 +1,4 @@
-"""What the runtime and the engines tell one another."""
+"""The objects that core and engines exchange."""
 
 from __future__ import annotations
 
@@ -15,19 +15,32 @@ from userspace_cni.cni.result import DNS, Interface, IPConfig, Route
 
 
 def attachment_id(network: str, container_id: str, ifname: str) -> str:
-    """Return the id of an attachment: 16 hexadecimal digits that name everything made for it.
+    """Return the id of an attachment: 16 hexadecimal digits that identify everything made for it.
 
-    A digest of the whole key, because container ids share prefixes and have no fixed length.
+    The id is a digest of the whole key, because container ids share prefixes and have no fixed
+    length.
+
+    Args:
+        network: The name of the network.
+        container_id: CNI_CONTAINERID.
+        ifname: CNI_IFNAME.
+
     """
     key = f"{network}\0{container_id}\0{ifname}"
-    # JSON may hold what is no Unicode text: half of a surrogate pair.
+    # JSON may contain invalid Unicode, such as half of a surrogate pair.
     return sha256(key.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def mac_address(attachment_id: str, end: Literal["container", "host"]) -> str:
-    """Return the MAC address of one *end* of an attachment that asks for none.
+    """Return the default MAC address of one *end* of an attachment.
 
-    It is the same after every restart of the switch, so that no neighbour cache goes stale.
+    The address is derived from the id. It stays the same after a restart of the switch, so that
+    neighbour caches remain valid.
+
+    Args:
+        attachment_id: The id of the attachment.
+        end: The container's end or the host's end.
+
     """
     digest = sha256(f"{attachment_id}/{end}".encode()).digest()
     # 02: locally administered, unicast (IEEE 802c).
@@ -36,48 +49,48 @@ def mac_address(attachment_id: str, end: Literal["container", "host"]) -> str:
 
 @frozen(kw_only=True)
 class Pod:
-    """The Kubernetes pod that an attachment is made for, where the runtime tells."""
+    """The Kubernetes pod of an attachment, if the runtime passes it."""
 
-    #: Its Kubernetes namespace.
+    #: The Kubernetes namespace.
     namespace: str
-    #: Its name.
+    #: The name.
     name: str
-    #: Its UID; empty where the runtime does not tell.
+    #: The UID; empty if the runtime does not pass it.
     uid: str = ""
 
 
 @frozen(kw_only=True)
 class Bandwidth:
-    """Limits of an attachment, as the CNI conventions have them: seen from the container.
+    """The rate limits of an attachment, seen from the container, as in the CNI conventions.
 
-    Rates are in bits per second, bursts in bits; 0 is no limit.
+    Rates are in bits per second, bursts in bits; 0 means no limit.
     """
 
-    #: Bits per second towards the container.
+    #: Rate of the traffic to the container, in bits per second.
     ingress_rate: int = 0
-    #: Bits towards the container that may be sent at once.
+    #: Burst of the traffic to the container, in bits.
     ingress_burst: int = 0
-    #: Bits per second from the container.
+    #: Rate of the traffic from the container, in bits per second.
     egress_rate: int = 0
-    #: Bits from the container that may be sent at once.
+    #: Burst of the traffic from the container, in bits.
     egress_burst: int = 0
 
 
 @frozen(kw_only=True)
 class Addresses:
-    """What IPAM gave an attachment; empty without IPAM."""
+    """The result of the IPAM plugin for an attachment; empty without IPAM."""
 
     #: The container's addresses.
     ips: tuple[IPConfig, ...] = ()
     #: The container's routes.
     routes: tuple[Route, ...] = ()
-    #: The configuration's name servers, else IPAM's.
+    #: The name servers of the configuration, otherwise those of IPAM.
     dns: DNS = field(factory=DNS)
 
 
 @frozen(kw_only=True, slots=False)
 class Attachment:
-    """One interface of one container on one network: what an engine is asked to make."""
+    """One interface of one container on one network, which an engine has to make."""
 
     #: The name of the network configuration.
     network: str
@@ -85,36 +98,39 @@ class Attachment:
     container_id: str
     #: CNI_IFNAME. With *network* and *container_id* it is the key of the attachment.
     ifname: str
-    #: Path of the container's network namespace.
+    #: The path of the container's network namespace.
     netns: str
-    #: Name of the interface in the container: ``if0name`` where the configuration has it, else
-    #: *ifname*.
+    #: The name that the interface must have in the container. The host engine that makes an
+    #: interface of the kernel moves it to the container and gives it this name.
     interface: str
-    #: The MAC address that the container's end must have; None leaves it to :meth:`mac_for`.
+    #: The requested MAC address of the container's end; None if none is requested. Use
+    #: :meth:`mac_for`.
     mac: str | None = None
-    #: In bytes; None leaves it to the engine.
+    #: The requested MTU in bytes; None: the engine decides.
     mtu: int | None = None
-    # Themselves, or a function that waits for them.
+    # The addresses, or a function that waits for them.
     _addresses: Addresses | Callable[[], Addresses] = field(factory=Addresses, alias="addresses")
-    #: The pod, None where the runtime does not tell.
+    #: The pod; None if the runtime does not pass it.
     pod: Pod | None = None
-    #: The limits that were asked for; None for none.
+    #: The requested limits; None if there are none.
     bandwidth: Bandwidth | None = None
-    #: What the request says beside the configuration: ``args.cni``, else CNI_ARGS. Keys are in
-    #: lower case; values are the pod's choice: an engine uses those that its configuration opens.
+    #: Further arguments of the request: ``args.cni`` of the configuration, otherwise CNI_ARGS, with
+    #: keys in lower case. A pod can choose the values, so an engine must only use those that the
+    #: network's configuration permits.
     args: Mapping[str, str] = field(factory=dict)
-    #: For sockets. It exists once the engine has asked for it; the runtime removes it.
+    #: The shared directory for sockets. It exists after the engine has called its ``provide``; core
+    #: removes it.
     directory: SharedDirectory = field(eq=False, repr=False)
 
     def wait_for_addresses(self) -> Addresses:
-        """Return what IPAM gave; in :meth:`.HostEngine.add`, wait for it.
+        """Return the addresses; in :meth:`.HostEngine.add`, wait for the IPAM plugin.
 
-        The IPAM plugin runs while :meth:`.HostEngine.add` does: make the port first, wait as late
-        as possible, and hold no lock meanwhile. Everywhere else the addresses are known, and this
-        returns at once. It may be called again.
+        The plugin runs at the same time as :meth:`.HostEngine.add`. Make the port first, call this
+        as late as possible, and do not hold a lock meanwhile. Everywhere else the addresses are
+        known, and this returns at once. It may be called several times.
 
         Raises:
-            CniError: the plugin's error; leave it to the runtime.
+            CniError: the plugin's error. Do not catch it.
 
         """
         return self._addresses() if callable(self._addresses) else self._addresses
@@ -125,7 +141,12 @@ class Attachment:
         return attachment_id(self.network, self.container_id, self.ifname)
 
     def mac_for(self, end: Literal["container", "host"]) -> str:
-        """Return the MAC address of one *end*: the requested one, else :func:`mac_address`."""
+        """Return the MAC address of one *end*: the requested one, otherwise :func:`mac_address`.
+
+        Args:
+            end: The container's end or the host's end.
+
+        """
         if end == "container" and self.mac:
             return self.mac
         return mac_address(self.id, end)
@@ -133,24 +154,25 @@ class Attachment:
 
 @frozen(kw_only=True)
 class HostPort:
-    """What a host engine made. It is stored, and given back to ``check``."""
+    """A port that a host engine made. Core stores it and passes it to ``check`` and ``restore``."""
 
     #: The port's name in the switch.
     name: str
-    #: Of the container's end.
+    #: The MAC address of the container's end.
     mac: str = ""
-    #: In bytes, of the container's end; 0 where it is not known.
+    #: The MTU of the container's end, in bytes; 0 if unknown.
     mtu: int = 0
-    #: Nothing but the gateway is on the link, the container's own subnet included (a routed port).
+    #: Whether the gateway is the only other station on the link, as with a routed port.
     point_to_point: bool = False
-    #: The host's interfaces that belong into the CNI result, such as the bridge and the veth's end.
+    #: The host's interfaces for the CNI result, such as the bridge and the host's end of a veth
+    #: pair. Core adds the container's interface.
     interfaces: tuple[Interface, ...] = ()
-    #: Routes that the container needs for this port, beside those that IPAM gave.
+    #: Routes that the container needs for this port, in addition to those from IPAM.
     routes: tuple[Route, ...] = ()
-    #: The :meth:`HostEngine.generation` of the switch that it was made in: in another one it has to
-    #: be looked for.
+    #: The :meth:`HostEngine.generation` of the switch in which it was made. The daemon checks the
+    #: port when the generation changes.
     generation: str = ""
-    #: How the container reaches it.
+    #: How the container reaches the port.
     port: Port = field(factory=Kernel)
 
     @property
@@ -163,19 +185,20 @@ class HostPort:
 class Handoff:
     """What the container needs to use its port, from the container's point of view."""
 
-    #: Name of the interface in the container.
+    #: The name of the interface in the container.
     interface: str
     #: The container's interface type, such as ``memif``.
     iftype: str
-    #: ``none``, ``bridge`` or ``interface``: what the container does with it.
+    #: How the container uses the interface: ``interface`` sets addresses on it, ``bridge`` adds it
+    #: to a bridge, ``none`` does neither.
     net_type: str
-    #: The MAC address of the container's end; empty for one that has none.
+    #: The MAC address of the container's end; empty if it has none.
     mac: str = ""
-    #: In bytes; 0 where it is not known.
+    #: The MTU in bytes; 0 if unknown.
     mtu: int = 0
     #: See :attr:`HostPort.point_to_point`.
     point_to_point: bool = False
-    #: With *net_type* ``bridge``: the bridge in the container, as the configuration names it.
+    #: The name of the bridge in the container, with *net_type* ``bridge``.
     bridge: str = ""
     #: The container's addresses.
     ips: tuple[IPConfig, ...] = ()

@@ -1,7 +1,7 @@
-"""What configuration sections of several engines have in common, for authors of engines.
+"""Base classes and validators for configuration sections, for authors of engines.
 
-Validators judge one value each and raise ValueError; the core puts the value's path before it. An
-engine derives its own sections from the classes here and adds what only its switch knows.
+A validator checks one value and raises ValueError; core adds the path of the key to the message. An
+engine derives its sections from the classes here, and adds the keys that only its switch has.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ __all__ = [
 VLAN_MAX = 4094
 #: The highest id of a memif.
 ID_MAX = 2**32 - 1
-#: Of a memif or vhost-user port.
+#: The highest number of queues of a memif or vhost-user port.
 QUEUES_MAX = 255
 
-#: The longest time that settings may tell to wait.
+#: The longest time limit in settings, in seconds.
 SECONDS_MAX = 3600
 
 _BARE_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.\-]{1,64}", re.ASCII)
 
 
 def within(low: int, high: int) -> Callable[[Any, Attribute[Any], int | None], None]:
-    """Return a validator for a number from *low* to *high*; None is fine."""
+    """Return a validator for a number from *low* to *high*, or None."""
 
     def validate(_: Any, __: Attribute[Any], value: int | None) -> None:
         if value is not None and not low <= value <= high:
@@ -61,7 +61,7 @@ def power_of_two(low: int, high: int) -> Callable[[Any, Attribute[Any], int], No
 
 
 def seconds(_: Any, __: Attribute[Any], value: float) -> None:
-    """Validate a time to wait: above 0, up to an hour."""
+    """Validate a time in seconds: more than 0 and at most an hour."""
     if not 0 < value <= SECONDS_MAX:
         raise ValueError(
             f"expected a number of seconds above 0, up to {SECONDS_MAX}, got {value:g}"
@@ -69,7 +69,7 @@ def seconds(_: Any, __: Attribute[Any], value: float) -> None:
 
 
 def file_name(_: Any, __: Attribute[Any], value: str) -> None:
-    """Validate the bare name of a file; empty is fine."""
+    """Validate the bare name of a file, or an empty text."""
     if value and not _BARE_NAME.fullmatch(value):
         raise ValueError(
             "expected the bare name of a file, 1 to 64 letters, digits, '_', '.' and '-', "
@@ -82,13 +82,13 @@ _VLAN = within(1, VLAN_MAX)
 
 @frozen(kw_only=True)
 class Trunk:
-    """One VLAN, or a range of VLANs, that a port carries tagged."""
+    """A VLAN, or a range of VLANs, for the tagged traffic of a port."""
 
     #: A single VLAN.
     id: int | None = field(default=None, validator=_VLAN)
-    #: The lowest of a range.
+    #: The lowest VLAN of a range.
     min_id: int | None = field(default=None, validator=_VLAN, metadata={"key": "minID"})
-    #: The highest of a range.
+    #: The highest VLAN of a range.
     max_id: int | None = field(default=None, validator=_VLAN, metadata={"key": "maxID"})
 
     def __attrs_post_init__(self) -> None:
@@ -111,19 +111,19 @@ class Trunk:
 class SocketSection:
     """A port with a socket in the container's shared directory."""
 
-    #: Name of the socket file, by default the interface's with ``.sock``.
+    #: The name of the socket; the default is the interface's name with ``.sock``.
     socketfile: str = field(default="", validator=file_name)
-    #: Who the application in the container runs as: owns the directory.
+    #: The user of the application in the container, who owns the directory.
     user: str = ""
-    #: The application's group: may write to the directory.
+    #: The group of the application, which may write to the directory.
     group: str = ""
 
 
 @frozen(kw_only=True)
 class MemifSection(SocketSection):
-    """``memif`` of the host or the container: numbers and roles are of the end that has it."""
+    """``memif`` of the host or the container; queues and the role are those of this end."""
 
-    #: The ``server``, which was called master, makes the socket.
+    #: The ``server`` (formerly ``master``) creates the socket.
     role: Literal["server", "client", "master", "slave"] | None = None
     #: What the packets begin with; both ends must agree.
     mode: Literal["ethernet", "ip", "inject-punt"] = "ethernet"
@@ -131,12 +131,12 @@ class MemifSection(SocketSection):
     id: int = field(default=0, validator=within(0, ID_MAX))
     #: Entries of a ring, a power of two.
     ring_size: int = field(default=1024, validator=power_of_two(2, 16384))
-    #: Let the client lend its own packet buffers. Each queue then keeps *ring_size* of them.
+    #: Let the client lend its own packet buffers. Each queue then occupies *ring_size* of them.
     zero_copy: bool = False
 
     @property
     def is_server(self) -> bool | None:
-        """Whether the section's end is the server; None where it does not say."""
+        """Whether this end is the server; None if the section does not define it."""
         return None if self.role is None else self.role in ("server", "master")
 
 
@@ -144,5 +144,5 @@ class MemifSection(SocketSection):
 class VhostSection(SocketSection):
     """``vhost`` of the host or the container: a vhost-user port."""
 
-    #: Pairs of queues that the application should set up.
+    #: The number of queue pairs that the application should set up.
     queues: int = field(default=1, validator=within(1, QUEUES_MAX))

@@ -1,4 +1,4 @@
-"""How a CNI call ends: an exit status, and at most one JSON object on standard output."""
+"""The answer to a CNI call: an exit status, and at most one JSON object on standard output."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 
 class Answer(NamedTuple):
-    """What the caller gets, and the request that it was."""
+    """The answer for the caller, with the request."""
 
     #: The exit status.
     status: int
-    #: Standard output: one JSON object, or nothing where the specification has none.
+    #: Standard output: one JSON object, or nothing if the specification does not define one.
     out: str
-    #: The code of the error, 0 for a success.
+    #: The error code; 0 for success.
     code: int
-    #: None for VERSION, and for what is not a request.
+    #: The request; None for VERSION, and if the input is not a valid request.
     request: Request | None = None
 
 
 def success(body: dict[str, Any] | None, request: Request | None = None) -> Answer:
-    """Return the answer to a *request* that succeeded, with the *body* that it is told."""
+    """Return the answer to a successful *request*, with *body* on standard output."""
     return Answer(0, "" if body is None else json.dumps(body) + "\n", 0, request)
 
 
 def failure(
     error: CniError, version: str = SUPPORTED[-1], request: Request | None = None
 ) -> Answer:
-    """Return how a caller of CNI *version* is told of *error*."""
+    """Return the answer for *error*, in CNI *version*."""
     out = json.dumps(error.to_json(version)) + "\n"
     return Answer(1, out, error.code or Code.INTERNAL, request)
