@@ -88,7 +88,7 @@ def test_the_switch_is_killed_again_before_anything_is_put_back(
     _idle(*applications)
     _kill(lab)
     lab.ovs.kill_switch()
-    assert "ovs-vswitchd does not run" in restore(lab, *containers)
+    assert "ovs-vswitchd is not running" in restore(lab, *containers)
     lab.ovs.start_switch()
     _put_back(lab, stack, kind, containers, applications)
     assert "failed to bind" not in lab.ovs.log

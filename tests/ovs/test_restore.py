@@ -146,11 +146,11 @@ def test_a_vhost_user_server_with_a_socket_in_its_way_needs_another_restart(
         lab.ovs.kill_switch()
         lab.ovs.start_switch()
     for _ in range(2):
-        assert "could not make the socket" in container.check().text
+        assert "could not create the socket" in container.check().text
         with pytest.raises(RuntimeError, match="restart ovs-vswitchd"):
             _restore(container)
     lab.ovs.kill_switch()
-    with pytest.raises(RuntimeError, match="ovs-vswitchd does not run"):
+    with pytest.raises(RuntimeError, match="ovs-vswitchd is not running"):
         _restore(container)
     lab.ovs.start_switch()
     _restored(container)
@@ -277,7 +277,7 @@ def test_an_end_is_told_from_a_restart(
         assert waiting.poll(20_000)
         os.close(lifeline.descriptor)
         for question in (engine.lifeline, engine.generation):
-            with pytest.raises(DataplaneUnavailable, match="ovs-vswitchd does not run"):
+            with pytest.raises(DataplaneUnavailable, match="ovs-vswitchd is not running"):
                 question(conf)
         lab.ovs.start_switch()
 

@@ -1,4 +1,4 @@
-"""The host engines ``ovs`` and ``ovs-dpdk``, which are one: Open vSwitch over its database."""
+"""Host engine ``ovs``, also called ``ovs-dpdk``: controls Open vSwitch through its database."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 _VHOST_CLIENT = "dpdkvhostuserclient"
 _VHOST_SERVER = "dpdkvhostuser"
-_RESTART = "see ovs-vswitchd.log for the cause, and restart ovs-vswitchd: DPDK cannot try it again"
+_RESTART = "see ovs-vswitchd.log for the cause, and restart ovs-vswitchd: DPDK cannot retry"
 _GRANTED = 0o660  # the mode that SharedDirectory.grant gives
 
 
 class OvsHostEngine(HostEngine):
-    """Ports on the bridges of one Open vSwitch."""
+    """Ports on the bridges of an Open vSwitch instance."""
 
     info: ClassVar[EngineInfo] = EngineInfo(
         name="ovs",
@@ -108,9 +108,9 @@ class OvsHostEngine(HostEngine):
         super().__init__(context)
         self._settings: OvsSettings = context.settings
         self._connections = Pool(context.settings)
-        #: Generations in which ovs-vswitchd has made its ports.
+        #: Generations of ovs-vswitchd that have recreated their ports.
         self._settled: set[str] = set()
-        #: Pid files that have been seen.
+        #: Pid files that have been held by a running ovs-vswitchd.
         self._seen: set[str] = set()
 
     def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
@@ -148,7 +148,7 @@ class OvsHostEngine(HostEngine):
         if found is None:
             raise CheckFailed(
                 f"the port {port.name} is gone from Open vSwitch, or has lost its tag",
-                f"expected external_ids:{tags.ID}={attachment.id}; DEL and ADD make it again",
+                f"expected external_ids:{tags.ID}={attachment.id}; DEL and ADD create it again",
             )
         if spec.type == _VHOST_SERVER and (problem := _spoiled(found)):
             raise CheckFailed(problem, _RESTART)
@@ -162,7 +162,7 @@ class OvsHostEngine(HostEngine):
             raise CheckFailed(
                 f"the switch sends to {wanted.port.rx_queues} queues of the memif {port.name}, "
                 f"which has {port.port.rx_queues}",
-                "pmd-cpu-mask was changed; DEL and ADD make the port with more queues",
+                "pmd-cpu-mask was changed; DEL and ADD create the port with more queues",
             )
         if conf.iftype == "veth":
             with Links() as links:
@@ -172,8 +172,8 @@ class OvsHostEngine(HostEngine):
         if problem := self._problem_of_socket(attachment, conf, spec, settings):
             raise CheckFailed(
                 f"no application can connect to the port {port.name}: {problem}",
-                "ovs-vswitchd was restarted, or somebody changed the socket; the node's daemon "
-                "puts it right, and so do DEL and ADD",
+                "ovs-vswitchd was restarted, or the socket was changed; the daemon repairs it, and "
+                "so do DEL and ADD",
             )
 
     def attachments(self, network: str, conf: EngineConf) -> Iterable[str]:
@@ -183,13 +183,14 @@ class OvsHostEngine(HostEngine):
             return switch.attachments(db, network)
 
     def switch_key(self, conf: EngineConf) -> str:
-        """See :meth:`.HostEngine.switch_key`: the database."""
+        """See :meth:`.HostEngine.switch_key`. The key is the database's address."""
         return self._endpoint(conf)
 
     def generation(self, conf: EngineConf) -> str:
-        """See :meth:`.HostEngine.generation`: ovs-vswitchd writes its pid file when it starts.
+        """See :meth:`.HostEngine.generation`. It identifies the pid file of ovs-vswitchd.
 
-        The empty text where that file is not to be seen from here: then :meth:`check` alone tells.
+        If the file is not visible from here, the generation is empty and only :meth:`check` notices
+        a restart.
         """
         with self._database(conf) as db:
             switch.require_database(db)
@@ -197,13 +198,13 @@ class OvsHostEngine(HostEngine):
             if found is None:
                 return ""
             if found.generation not in self._settled:
-                # Before it has made the ports anew, the database tells of the former ones.
+                # Until ovs-vswitchd has recreated its ports, the database describes the old ones.
                 switch.require_alive(db, self._settings.timeout)
                 self._settled.add(found.generation)
         return found.generation
 
     def lifeline(self, conf: EngineConf) -> Lifeline | None:
-        """See :meth:`.HostEngine.lifeline`: the process ovs-vswitchd itself."""
+        """See :meth:`.HostEngine.lifeline`. It is a pidfd of ovs-vswitchd."""
         found = self._process(conf)
         if found is None or not found.pid:
             return None
@@ -216,10 +217,10 @@ class OvsHostEngine(HostEngine):
         self,
         attachment: Attachment,
         conf: EngineConf,
-        port: HostPort,  # noqa: ARG002  the engine makes what the configuration says
+        port: HostPort,  # noqa: ARG002  the port is planned anew from the configuration
         undo: ExitStack,
     ) -> HostPort:
-        """See :meth:`.HostEngine.restore`. A veth pair stays: the container's end is in use."""
+        """See :meth:`.HostEngine.restore`. A veth pair is kept because the container uses it."""
         with self._database(conf) as db:
             found = self._process(conf)
             self._mend(db)
@@ -233,9 +234,9 @@ class OvsHostEngine(HostEngine):
                 limits.mend_inside(attachment, kernel.TAGS)
             if conf.iftype == "veth" and not veth.revive(attachment.id, kernel.TAGS):
                 veth.create_for_switch(attachment, wanted.mtu, kernel.TAGS, undo)
-                lost = True  # the switch has the former one open
+                lost = True  # the switch still uses the old pair
             if lost or not _is_made(there, spec):
-                # With what is left of it, such as its limits.
+                # This also removes remains of the port, such as its QoS row.
                 switch.remove_port(db, attachment.id, spec.bridge.name)
                 if conf.iftype in DPDK:
                     self._prepare(attachment, conf, spec, settings)
@@ -253,11 +254,11 @@ class OvsHostEngine(HostEngine):
     def _prepare(
         self, attachment: Attachment, conf: EngineConf, spec: PortSpec, settings: Row
     ) -> None:
-        """Make the directory for the port's socket, and way for the socket."""
+        """Create the directory for the port's socket, and remove stale sockets from it."""
         user, group = _owner(conf)
         directory = attachment.directory
         directory.provide(user=user, group=group)
-        # Of a switch that was killed; they would be in the way.
+        # A killed switch leaves its sockets behind, and the new one could not create its own.
         if _serves(spec):
             directory.make_way(ports.socket_name(attachment, conf))
         if spec.type == _VHOST_SERVER:
@@ -266,11 +267,11 @@ class OvsHostEngine(HostEngine):
     def _make(
         self, db: Ovsdb, attachment: Attachment, conf: EngineConf, spec: PortSpec, undo: ExitStack
     ) -> None:
-        """Have the switch make the port."""
+        """Add the port to the switch and wait until the switch has created it."""
         try:
             interface = switch.add_port(db, spec, needs_netdev=conf.iftype in DPDK)
         except DataplaneUnavailable:
-            # The answer did not come: the port may have been made all the same.
+            # The answer was lost, but the port may exist.
             undo.callback(self._remove_port, attachment.id, conf, spec.bridge.name)
             raise
         undo.callback(self._remove_port, attachment.id, conf, spec.bridge.name)
@@ -281,7 +282,7 @@ class OvsHostEngine(HostEngine):
     def _share(
         self, attachment: Attachment, conf: EngineConf, spec: PortSpec, settings: Row
     ) -> None:
-        """Let the application have the socket that the switch has made."""
+        """Give the application access to a socket that the switch created."""
         if not _serves(spec):
             return
         directory = attachment.directory
@@ -289,13 +290,13 @@ class OvsHostEngine(HostEngine):
         own = self._own_socket(conf, spec, settings)
         if own and os.path.lexists(own):
             directory.discard_stale(name)
-            # Moved, so that a switch that is killed leaves nothing in the way of the next one.
+            # Move the socket, so that a killed switch does not leave it in the next one's way.
             directory.take(own, name)
         user, group = _owner(conf)
         directory.grant(name, user=user, group=group)
 
     def _own_socket(self, conf: EngineConf, spec: PortSpec, settings: Row) -> str:
-        """Return where the switch makes a socket that is moved then, empty for another port."""
+        """Return the path of a socket that is moved after its creation; empty for other ports."""
         if spec.type != _VHOST_SERVER:
             return ""
         return f"{self._vhost_sockets(conf, settings)}/{spec.name}"
@@ -303,7 +304,7 @@ class OvsHostEngine(HostEngine):
     def _is_served(
         self, attachment: Attachment, conf: EngineConf, spec: PortSpec, settings: Row
     ) -> bool:
-        """Tell whether the switch listens on the port's socket, wherever that is."""
+        """Return whether the switch listens on the port's socket, moved already or not."""
         if attachment.directory.is_served(ports.socket_name(attachment, conf)):
             return True
         directory, name = os.path.split(self._own_socket(conf, spec, settings))
@@ -312,20 +313,20 @@ class OvsHostEngine(HostEngine):
     def _problem_of_socket(
         self, attachment: Attachment, conf: EngineConf, spec: PortSpec, settings: Row
     ) -> str:
-        """Say why no application can use the socket that the switch serves; empty if it can."""
+        """Return why no application can use the socket that the switch serves; empty if it can."""
         if not _serves(spec):
             return ""
         directory, name = attachment.directory, ports.socket_name(attachment, conf)
         path = f"{directory.path}/{name}"
         own = self._own_socket(conf, spec, settings)
         if own and os.path.lexists(own):
-            return f"the switch has made another socket, {own}, than {path}"
+            return f"the switch has created its socket at {own} instead of {path}"
         try:
             mode = os.lstat(path).st_mode
         except OSError:
             return f"its socket {path} is gone"
         if not directory.is_served(name):
-            return f"its socket {path} is no socket, or nobody listens on it"
+            return f"{path} is not a socket, or nobody listens on it"
         if stat.S_IMODE(mode) != _GRANTED:
             return f"its socket {path} has lost its owner"
         return ""
@@ -335,9 +336,9 @@ class OvsHostEngine(HostEngine):
             switch.remove_port(db, attachment_id, bridge)
 
     def _discard_sockets(self, conf: EngineConf, *names: str) -> None:
-        """Remove the sockets *names* that a killed ovs-vswitchd left, or all that are ours.
+        """Remove sockets that a killed ovs-vswitchd left behind, by default of all our ports.
 
-        They are few: each is moved to its container as soon as it is made.
+        There are few of them, because each socket is moved to its container after its creation.
         """
         with suppress(CniError), self._database(conf) as db:
             if left := names or switch.vhost_servers(db):
@@ -346,7 +347,7 @@ class OvsHostEngine(HostEngine):
                     directory.discard_stale(name)
 
     def _mend(self, db: Ovsdb) -> None:
-        """Remove sockets that a killed ovs-vswitchd left, and have it make those ports again."""
+        """Remove sockets left by a killed ovs-vswitchd, and have the failed ports recreated."""
         mended = []
         for failed in switch.failed_memifs(db):
             path, name = os.path.split(failed.socket)
@@ -359,7 +360,7 @@ class OvsHostEngine(HostEngine):
         if mended:
             switch.require_alive(db, self._settings.timeout)
         for directory, name, left in mended:
-            with suppress(CniError):  # the switch has failed again, which check() tells
+            with suppress(CniError):  # if the switch failed again, check() reports it
                 directory.grant(name, user=str(left.st_uid), group=str(left.st_gid))
 
     # -- settings
@@ -371,7 +372,7 @@ class OvsHostEngine(HostEngine):
         return conf.section(OvsSection).db or self._settings.db
 
     def _run_directory(self, conf: EngineConf) -> str:
-        """Return the directory that Open vSwitch runs in: that of its database's socket."""
+        """Return Open vSwitch's run directory, which contains the database's socket."""
         endpoint = self._endpoint(conf)
         path = endpoint.removeprefix("unix:")
         if not path.startswith("/"):
@@ -384,10 +385,10 @@ class OvsHostEngine(HostEngine):
         return os.path.dirname(path)
 
     def _process(self, conf: EngineConf) -> Process | None:
-        """Return the ovs-vswitchd that runs, None where nothing tells from here.
+        """Return the running ovs-vswitchd, or None if it cannot be observed from here.
 
         Raises:
-            DataplaneUnavailable: it has ended.
+            DataplaneUnavailable: if it has ended.
 
         """
         try:
@@ -398,23 +399,24 @@ class OvsHostEngine(HostEngine):
         if found is not None:
             self._seen.add(path)
         elif path in self._seen or os.path.exists(path):
-            # At once: the next one tries to make each socket once, and fails where one is left.
+            # Do this now: the next ovs-vswitchd tries only once to create each socket, and fails
+            # if an old one is in its way.
             self._discard_sockets(conf)
             raise DataplaneUnavailable(
-                "ovs-vswitchd does not run",
+                "ovs-vswitchd is not running",
                 f"no process holds its pid file {path}: start it, and see ovs-vswitchd.log",
             )
         return found
 
     def _made_by(self, found: Process | None, port: HostPort) -> HostPort:
-        """Return *port* as one that this ovs-vswitchd has made."""
+        """Return *port* with the generation of the ovs-vswitchd that created it."""
         if found is None:
             return port
         self._settled.add(found.generation)
         return evolve(port, generation=found.generation)
 
     def _vhost_sockets(self, conf: EngineConf, settings: Row) -> str:
-        """Return the directory in which Open vSwitch makes sockets of its own."""
+        """Return the directory in which Open vSwitch creates vhost-user server sockets."""
         if self._settings.vhost_socket_dir is not None:
             return str(self._settings.vhost_socket_dir)
         below = mapping(settings["other_config"]).get("vhost-sock-dir", "")
@@ -422,12 +424,12 @@ class OvsHostEngine(HostEngine):
 
 
 def _settings_for(db: Ovsdb, conf: EngineConf) -> Row:
-    """Return what the switch says of itself, where it matters to the kind of port."""
+    """Return the switch's settings if the port needs DPDK, otherwise an empty row."""
     return switch.settings(db) if conf.iftype in DPDK else {}
 
 
 def _plan(attachment: Attachment, conf: EngineConf, settings: Row) -> tuple[PortSpec, HostPort]:
-    """Return the port as it should be: in the switch's terms, and in the container's."""
+    """Return the wanted port, as the switch sees it and as the container sees it."""
     name = short_name(attachment.id)
     mtu = attachment.mtu or MTU
     spec = PortSpec(
@@ -435,7 +437,7 @@ def _plan(attachment: Attachment, conf: EngineConf, settings: Row) -> tuple[Port
         type="internal" if conf.iftype == "tap" else "",
         bridge=ports.bridge_section(conf),
         external_ids=ports.external_ids(attachment, conf),
-        # Those of a kernel interface are the kernel's.
+        # For kernel interfaces the kernel enforces the limits.
         bandwidth=attachment.bandwidth if conf.iftype in DPDK else None,
     )
     port = HostPort(
@@ -485,10 +487,10 @@ def _owner(conf: EngineConf) -> tuple[str, str]:
 
 
 def _transmit_queues(settings: Row) -> int:
-    """Return how many queues the switch sends to: one for each PMD thread, and one more.
+    """Return how many queues the switch sends to: one per PMD thread and one for its main thread.
 
-    Without a mask it has one PMD thread for each NUMA node (Open vSwitch, "Using DPDK: PMD
-    threads").
+    Without a mask there is one PMD thread per NUMA node (Open vSwitch documentation, "PMD
+    Threads").
     """
     mask = mapping(settings["other_config"]).get("pmd-cpu-mask", "")
     try:
@@ -512,14 +514,14 @@ def _numa_nodes() -> int:
 
 
 def _require_features(settings: Row, conf: EngineConf) -> None:
-    """Raise DataplaneUnavailable unless the switch has what ports of this kind need."""
+    """Raise DataplaneUnavailable unless the switch supports ports of this interface type."""
     if conf.iftype not in DPDK:
         return
     if not settings["dpdk_initialized"] and optional(settings["dpdk_version"]) in (None, "none"):
         raise DataplaneUnavailable(
             f"iftype {conf.iftype} needs Open vSwitch with DPDK, and this ovs-vswitchd is built "
             "without it",
-            "install the package that has it (Debian: openvswitch-switch-dpdk and "
+            "install a package with DPDK (Debian: openvswitch-switch-dpdk and "
             "librte-mempool-ring23), and select its ovs-vswitchd with update-alternatives",
         )
     if not settings["dpdk_initialized"]:
@@ -531,7 +533,7 @@ def _require_features(settings: Row, conf: EngineConf) -> None:
 
 
 def _compare(found: switch.Port, spec: PortSpec) -> None:
-    """Raise CheckFailed unless the port *found* is as *spec* says."""
+    """Raise CheckFailed unless the port *found* matches *spec*."""
     if found.bridge != spec.bridge.name:
         raise CheckFailed(
             f"the port {spec.name} is in another bridge",
@@ -563,32 +565,32 @@ def _compare(found: switch.Port, spec: PortSpec) -> None:
 
 
 def _require_mtu(found: switch.Port, spec: PortSpec) -> None:
-    """Raise CheckFailed if the switch has given the port another MTU than it was asked for.
+    """Raise CheckFailed if the port's MTU is not the requested one.
 
-    It has none before an application has connected.
+    A port has no MTU until an application has connected.
     """
     mtu = optional(found.interface["mtu"]) or spec.mtu_request
     if spec.mtu_request is not None and mtu != spec.mtu_request:
         raise CheckFailed(
-            f"Open vSwitch has not given the port {spec.name} the MTU that it was asked for",
-            f"expected {spec.mtu_request}, found {mtu}; its log says why",
+            f"Open vSwitch did not set the requested MTU on the port {spec.name}",
+            f"expected {spec.mtu_request}, found {mtu}; see ovs-vswitchd.log for the reason",
         )
 
 
 def _spoiled(found: switch.Port) -> str:
-    """Say so if the switch could not make the socket of a vhost-user server; empty if it could.
+    """Return a message if the switch could not create a vhost-user server's socket, else "".
 
-    DPDK 22.11 does not forget the descriptor of a first try that failed, and closes it with each
-    further one, whatever has that number now: the socket of another port, or one of Open vSwitch's
-    own, which then waits for ever on what gets the number next.
+    After a failed attempt DPDK 22.11 keeps the descriptor number and closes it again with each
+    further attempt. By then the number may belong to the socket of another port or to a descriptor
+    of Open vSwitch itself, which then waits forever. Therefore the port must not be retried.
     """
     if optional(found.interface["ofport"]) != -1:
         return ""
-    return f"ovs-vswitchd could not make the socket of the port {found.interface['name']}"
+    return f"ovs-vswitchd could not create the socket of the port {found.interface['name']}"
 
 
 def _is_made(found: switch.Port | None, spec: PortSpec) -> bool:
-    """Tell whether the port *found* is what *spec* says."""
+    """Return whether the port *found* exists and matches *spec*."""
     if found is None:
         return False
     try:
@@ -599,12 +601,12 @@ def _is_made(found: switch.Port | None, spec: PortSpec) -> bool:
 
 
 def _serves(spec: PortSpec) -> bool:
-    """Tell whether the switch makes the port's socket."""
+    """Return whether the switch creates the port's socket."""
     return spec.type in ("dpdk", _VHOST_SERVER)
 
 
 def _comparable(options: Mapping[str, str]) -> dict[str, str]:
-    """Return *options* without what is different each time, the name of a DPDK device."""
+    """Return *options* without the name of the DPDK device, which differs each time."""
     if "dpdk-devargs" not in options:
         return dict(options)
     return {**options, "dpdk-devargs": ports.device_arguments(options)}

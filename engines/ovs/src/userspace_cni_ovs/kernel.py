@@ -1,4 +1,4 @@
-"""The kernel's side of ports for containers that use the kernel: veth pairs and moved taps."""
+"""Kernel side of kernel ports: veth pairs, and taps moved into the container."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ TAGS = Tags("userspace-cni-ovs/1")
 
 
 def move_tap(attachment: Attachment, name: str, mtu: int, undo: ExitStack) -> None:
-    """Move the tap *name*, which the switch made, into the container as its interface."""
+    """Move the tap *name*, which the switch created, into the container as its interface.
+
+    Raises:
+        CniError: code 103 if the container already has an interface of that name.
+        DataplaneError: if there is no such tap in this namespace, or the kernel refuses.
+
+    """
     with Links() as links, Namespace(attachment.netns) as container:
         found = links.find(name)
         if found is None:
             raise DataplaneError(
-                f"Open vSwitch has made the port {name}, and there is no such interface here",
+                f"Open vSwitch created the port {name}, but this namespace has no such interface",
                 "iftype tap needs ovs-vswitchd in the network namespace of the CNI plugin; "
                 "use iftype vhostuser or memif otherwise",
             )
@@ -48,7 +54,7 @@ def move_tap(attachment: Attachment, name: str, mtu: int, undo: ExitStack) -> No
 
 
 def require_kernel_datapath() -> None:
-    """Raise DataplaneError unless this kernel has Open vSwitch's own datapath."""
+    """Raise DataplaneError unless the kernel has the Open vSwitch datapath."""
     from pyroute2 import GenericNetlinkSocket
     from pyroute2.netlink import genlmsg
 

@@ -1,7 +1,7 @@
-"""OVSDB (RFC 7047) over the ``ovs`` library's JSON-RPC: transactions, and nothing else.
+"""OVSDB client (RFC 7047) for transactions, based on the JSON-RPC of the ``ovs`` library.
 
-No copy of the database is kept: opening one costs many times what a transaction does, and grows
-with the number of ports.
+The library's replica of the database (IDL) is not used: opening it costs many times as much as a
+transaction, and the cost grows with the number of ports.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Row: TypeAlias = dict[str, Json]
 
 _DATABASE = "Open_vSwitch"
 _EOF = -1  # ovs.jsonrpc.EOF
-_IDLE_MAX = 4  # connections that are kept; more are for a rush
+_IDLE_MAX = 4  # idle connections that are kept
 
 
 class Refused(DataplaneError):
-    """The database refused a transaction; :attr:`error` is its word for it (RFC 7047, 3.1)."""
+    """The database refused a transaction; :attr:`error` is the error string (RFC 7047, 3.1)."""
 
     def __init__(self, action: str, error: str, details: str) -> None:
         super().__init__(f"cannot {action}", f"ovsdb-server says: {details or error} ({error})")
@@ -40,23 +40,23 @@ class Refused(DataplaneError):
 
 
 class Ovsdb:
-    """One connection to a database server, of one thread at a time."""
+    """A connection to a database server; not thread-safe."""
 
     def __init__(self, endpoint: str, settings: OvsSettings) -> None:
         """Connect.
 
         Args:
-            endpoint: ``unix:PATH``, ``tcp:HOST:PORT`` or ``ssl:HOST:PORT``; a bare path is a
-                socket's.
-            settings: How long to wait for the server, now and at each transaction, and the files
-                for ``ssl:``.
+            endpoint: ``unix:PATH``, ``tcp:HOST:PORT`` or ``ssl:HOST:PORT``; a bare path means a
+                Unix socket.
+            settings: supplies the timeout, which applies now and to each transaction, and the
+                files for ``ssl:``.
 
         Raises:
-            DataplaneUnavailable: when the server cannot be reached.
-            InvalidConfig: when a file is missing.
+            DataplaneUnavailable: if the server cannot be reached.
+            InvalidConfig: if a file for ``ssl:`` is not configured.
 
         """
-        # Slow to import; most calls of the program never come here.
+        # These modules are slow to import, and most requests do not need them.
         from ovs.jsonrpc import Connection
         from ovs.stream import Stream
 
@@ -68,18 +68,18 @@ class Ovsdb:
         if error:
             raise DataplaneUnavailable(
                 f"the Open vSwitch database {self._endpoint} cannot be reached",
-                f"{os.strerror(error)}; is ovsdb-server running, and is this its address? It comes "
-                "from host.ovs.db in the network, or db in [engines.ovs] of the node's settings",
+                f"{os.strerror(error)}; is ovsdb-server running, and is this its address? It is "
+                "set by host.ovs.db in the network, or db in [engines.ovs] of the node's settings",
             )
         self._connection: Any = Connection(stream)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._connection.close()
 
     @property
     def usable(self) -> bool:
-        """Whether the server is still at the other end; answers what it has asked meanwhile."""
+        """Whether the connection is still open; also answers pending requests of the server."""
         while True:
             self._connection.run()
             error, message = self._connection.recv()
@@ -91,16 +91,16 @@ class Ovsdb:
     def transact(
         self, action: str, *operations: Operation, timeout: float | None = None
     ) -> list[Row]:
-        """Carry *operations* out as one transaction and return the result of each.
+        """Execute *operations* as one transaction and return the result of each.
 
         Args:
-            action: What it is for, for error messages: "cannot <action>".
-            operations: See :func:`select` and its neighbours.
-            timeout: Seconds, in place of the connection's.
+            action: description for error messages, which put "cannot" before it.
+            operations: see :func:`select` and the functions after it.
+            timeout: in seconds; by default that of the connection.
 
         Raises:
-            Refused: when the server refuses; then nothing has changed.
-            DataplaneUnavailable: when no answer comes.
+            Refused: if the server refuses; nothing has changed.
+            DataplaneUnavailable: if no answer arrives; the transaction may have been executed.
 
         """
         from ovs.jsonrpc import Message
@@ -144,7 +144,7 @@ class Ovsdb:
         )
 
     def _answer(self, message: Any) -> int:
-        """Answer the server's question whether we live; let all else pass."""
+        """Answer an echo request of the server; ignore any other message."""
         from ovs.jsonrpc import Message
 
         if message.type != Message.T_REQUEST:
@@ -153,26 +153,29 @@ class Ovsdb:
 
 
 class Pool:
-    """Connections that are kept between requests, for any number of threads.
+    """A thread-safe pool of connections that are reused between requests.
 
-    One that waits for the switch keeps none of the others waiting.
+    Threads never share a connection, so a request that waits for the switch does not delay others.
     """
 
     def __init__(self, settings: OvsSettings) -> None:
-        """Keep none yet; make them as *settings* say."""
+        """Create an empty pool whose connections use *settings*."""
         self._settings = settings
         self._idle: list[tuple[tuple[str, int], Ovsdb]] = []
         self._lock = threading.Lock()
 
     @contextmanager
     def connection(self, endpoint: str) -> Iterator[Ovsdb]:
-        """Lend a connection, as :class:`Ovsdb` describes it; one that fails is not kept."""
+        """Yield a connection and keep it afterwards, unless it fails.
+
+        The arguments and errors are those of :class:`Ovsdb`.
+        """
         key = endpoint, os.getpid()
         db = self._take(key) or Ovsdb(endpoint, self._settings)
         try:
             yield db
         except BaseException as error:
-            # Of what else happened, the answer may still come.
+            # After any other exception an answer may still be on its way.
             if not isinstance(error, CniError) or isinstance(error, DataplaneUnavailable):
                 db.close()
                 raise
@@ -181,7 +184,7 @@ class Pool:
         self._give_back(key, db)
 
     def close(self) -> None:
-        """Close those that nobody uses now."""
+        """Close all idle connections."""
         with self._lock:
             while self._idle:
                 self._idle.pop()[1].close()
@@ -224,36 +227,44 @@ def _use_tls(stream: Any, settings: OvsSettings) -> None:
 
 
 def select(table: str, *where: Json, columns: Iterable[str]) -> Operation:
-    """Read *columns* of the rows that meet all conditions *where*."""
+    """Return an operation that reads *columns* of the rows that meet all conditions *where*."""
     return {"op": "select", "table": table, "where": list(where), "columns": list(columns)}
 
 
 def insert(table: str, name: str, row: Row) -> Operation:
-    """Add a row; ``named(name)`` refers to it within the transaction."""
+    """Return an operation that adds a row; ``named(name)`` refers to it in the transaction."""
     return {"op": "insert", "table": table, "uuid-name": name, "row": row}
 
 
 def mutate(table: str, *where: Json, change: tuple[str, str, Json]) -> Operation:
-    """Change one column by a mutator, such as ``("ports", "insert", ...)``."""
+    """Return an operation that changes one column by a mutation: ``("ports", "insert", ...)``."""
     return {"op": "mutate", "table": table, "where": list(where), "mutations": [list(change)]}
 
 
 def update(table: str, *where: Json, row: Row) -> Operation:
-    """Write the columns of *row*."""
+    """Return an operation that overwrites the columns in *row*."""
     return {"op": "update", "table": table, "where": list(where), "row": row}
 
 
 def delete(table: str, *where: Json) -> Operation:
-    """Remove rows of a root table."""
+    """Return an operation that removes rows of a root table."""
     return {"op": "delete", "table": table, "where": list(where)}
 
 
 def wait(
     table: str, *where: Json, column: str, until: str, value: Json, timeout: float
 ) -> Operation:
-    """Wait, *timeout* seconds at most, until *column* is (``==``) or is no more (``!=``) *value*.
+    """Return an operation that waits for a column's value.
 
-    With a timeout of 0 it makes the transaction fail at once ("timed out") if that is not so.
+    Args:
+        table: the table.
+        where: conditions that select the row.
+        column: the column to wait for.
+        until: ``==`` to wait until the column has *value*, ``!=`` until it differs.
+        value: the value to compare with.
+        timeout: in seconds. The transaction fails ("timed out") when it ends; with 0 it fails at
+            once unless the condition holds.
+
     """
     return {
         "op": "wait",
@@ -270,38 +281,38 @@ def wait(
 
 
 def named(name: str) -> Json:
-    """Return the reference to a row that the same transaction inserts."""
+    """Return a reference to a row that the same transaction inserts."""
     return ["named-uuid", name]
 
 
 def a_map(members: Mapping[str, str]) -> Json:
-    """Write a map of strings."""
+    """Encode a map of strings."""
     return ["map", [list(member) for member in members.items()]]
 
 
 def a_set(members: Iterable[Json]) -> Json:
-    """Write a set."""
+    """Encode a set."""
     return ["set", list(members)]
 
 
 def has(column: str, members: Mapping[str, str]) -> Json:
-    """Return the condition that the map *column* has all *members*."""
+    """Return the condition that the map *column* contains all *members*."""
     return [column, "includes", a_map(members)]
 
 
 def members(value: Json) -> list[Json]:
-    """Read a set; one of a single member is written without a list around it."""
+    """Decode a set; a set with one member is encoded as that member alone."""
     if isinstance(value, list) and value and value[0] == "set":
         return list(value[1])
     return [value]
 
 
 def mapping(value: Json) -> dict[str, str]:
-    """Read a map of strings."""
+    """Decode a map of strings."""
     return dict(value[1])
 
 
 def optional(value: Json) -> Json:
-    """Read a column that may be empty; None if it is."""
+    """Decode an optional column; return None if it is empty."""
     found = members(value)
     return found[0] if found else None

@@ -1,4 +1,4 @@
-"""What a port is in Open vSwitch's terms: the columns of its Interface, Port and QoS rows."""
+"""Ports in Open vSwitch's terms: the columns of their Interface, Port and QoS rows."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
     from userspace_cni.api import Attachment, CniError, EngineConf, SharedDirectory
     from userspace_cni_ovs.ovsdb import Row
 
-#: Those that DPDK drives, which need a bridge of the userspace datapath.
+#: Interface types driven by DPDK; they need a bridge of the userspace datapath.
 DPDK = ("vhostuser", "memif")
-#: Bytes, where nobody asks for another.
+#: Default MTU in bytes.
 MTU = 1500
-#: The largest MTU of a DPDK port in Open vSwitch (lib/netdev-dpdk.c: NETDEV_DPDK_MAX_PKT_LEN less
-#: Ethernet's header, two VLAN tags and the checksum). It refuses a larger one in its log alone.
+#: Largest MTU of a DPDK port (lib/netdev-dpdk.c: NETDEV_DPDK_MAX_PKT_LEN minus Ethernet header, two
+#: VLAN tags and checksum). Open vSwitch reports a larger one only in its log.
 _DPDK_MTU_MAX = 9702
-#: The bridge of netType none, where a controller rules: OVN's integration bridge.
+#: Default bridge of netType none, for controllers: OVN's integration bridge.
 _CONTROLLERS_BRIDGE = "br-int"
 _CHARACTERS_OF_DEVARGS = ",="
 
 
 @frozen(kw_only=True)
 class PortSpec:
-    """One port as it should be."""
+    """The wanted configuration of a port."""
 
     name: str
-    #: The Interface's type in Open vSwitch; empty for a device of the kernel.
+    #: The Interface's type in Open vSwitch; empty for a kernel device.
     type: str
     bridge: BridgeSection
     external_ids: Mapping[str, str]
     options: Mapping[str, str] = field(factory=dict)
-    #: In bytes; None leaves it to Open vSwitch.
+    #: In bytes; None for the default of Open vSwitch.
     mtu_request: int | None = None
     bandwidth: Bandwidth | None = None
 
@@ -72,9 +72,9 @@ class PortSpec:
 
     @property
     def policing(self) -> tuple[int, int]:
-        """The limit of what the container sends: rate in kbit/s, burst in kbit; 0 for none.
+        """Limit of what the container sends: rate in kbit/s and burst in kbit; 0 for none.
 
-        Open vSwitch calls this ingress: it is what comes into the switch.
+        Open vSwitch calls this ingress, because the traffic enters the switch.
         """
         limits = self.bandwidth
         if limits is None or not limits.egress_rate:
@@ -82,14 +82,14 @@ class PortSpec:
         return max(1, limits.egress_rate // 1000), max(1, limits.egress_burst // 1000)
 
     def qos(self) -> Row | None:
-        """Return the QoS row that limits what the container receives, None without a limit.
+        """Return the QoS row that limits what the container receives, or None without a limit.
 
-        ``egress-policer`` of the userspace datapath takes bytes per second and bytes.
+        The policer of the userspace datapath, ``egress-policer``, takes bytes per second and bytes.
         """
         limits = self.bandwidth
         if limits is None or not limits.ingress_rate:
             return None
-        # A burst below one frame would let nothing pass; without one: a tenth of a second.
+        # The default burst is a tenth of a second; less than one frame would block all traffic.
         burst = max((limits.ingress_burst or limits.ingress_rate // 10) // 8, 2 * MTU)
         return {
             "type": "egress-policer",
@@ -101,14 +101,14 @@ class PortSpec:
 
 
 def bridge_section(conf: EngineConf) -> BridgeSection:
-    """Return ``host.bridge`` with its name settled."""
+    """Return ``host.bridge`` with the bridge's final name in ``bridge_name``."""
     section = conf.section(BridgeSection)
     name = section.name or (_CONTROLLERS_BRIDGE if conf.net_type == "none" else "")
     return evolve(section, bridge_name=name, bridge_id=None)
 
 
 def problems(conf: EngineConf) -> Iterable[CniError]:
-    """Yield what :meth:`.HostEngine.problems` is to tell."""
+    """Yield the problems of *conf* for :meth:`.HostEngine.problems`."""
     yield from _problems_of_bridge(conf, conf.section(BridgeSection))
     yield from _problems_of_port(conf)
 
@@ -158,7 +158,7 @@ def _problems_of_port(conf: EngineConf) -> Iterable[CniError]:
     if memif.mode != "ethernet":
         yield InvalidConfig(
             "host.memif.mode",
-            f"Open vSwitch switches Ethernet frames alone, got {memif.mode!r}",
+            f"Open vSwitch switches only Ethernet frames, got {memif.mode!r}",
             "leave it out",
         )
     if conf.iftype == "memif" and conf.mtu not in (None, MTU):
@@ -176,7 +176,7 @@ def _problems_of_port(conf: EngineConf) -> Iterable[CniError]:
 
 
 def external_ids(attachment: Attachment, conf: EngineConf) -> dict[str, str]:
-    """Return the tags of the port, and its logical port's name where a pod may say it."""
+    """Return the port's tags, with the logical port's name if the pod may and does give it."""
     ids = tags.of(attachment)
     if conf.section(OvsSection).iface_id_from_args:
         logical = attachment.args.get("ovnport") or attachment.args.get("ifaceid")
@@ -210,10 +210,16 @@ def vhost_user(attachment: Attachment, conf: EngineConf, directory: SharedDirect
 def memif(
     attachment: Attachment, conf: EngineConf, directory: SharedDirectory, queues: int
 ) -> Memif:
-    """Return the container's view of a memif port of a switch that sends to *queues* queues.
+    """Return the container's view of a memif port.
+
+    Args:
+        attachment: the port's attachment.
+        conf: the engine's configuration.
+        directory: the container's shared directory.
+        queues: the number of queues that the switch sends to.
 
     Raises:
-        InvalidConfig: when the network sets too few.
+        InvalidConfig: if the network configures fewer queues.
 
     """
     section = conf.section(MemifSection)
@@ -239,20 +245,25 @@ def memif(
 
 
 def memif_device(attachment_id: str) -> str:
-    """Return a DPDK device name that was never used: one that failed stays taken (DPDK 22.11)."""
+    """Return a new DPDK device name: the name of a device that failed stays taken (DPDK 22.11)."""
     return f"net_memif{attachment_id}x{secrets.token_hex(4)}"
 
 
 def device_arguments(options: Mapping[str, str]) -> str:
-    """Return the arguments of a DPDK device without its name, empty for another port."""
+    """Return a DPDK device's arguments without its name; empty for other ports."""
     return options.get("dpdk-devargs", "").partition(",")[2]
 
 
 def memif_options(attachment_id: str, port: Memif, address: str) -> dict[str, str]:
-    """Return the Interface's options of a memif port whose socket the switch makes at *address*.
+    """Return the Interface's options for a memif port.
+
+    Args:
+        attachment_id: the attachment's ID.
+        port: the container's view of the port.
+        address: path at which the switch creates the socket.
 
     Raises:
-        InvalidConfig: when the path cannot be written as a device argument.
+        InvalidConfig: if the path contains characters that a device argument cannot contain.
 
     """
     if any(character in address for character in _CHARACTERS_OF_DEVARGS):
@@ -264,7 +275,7 @@ def memif_options(attachment_id: str, port: Memif, address: str) -> dict[str, st
     arguments = {
         "role": "server",
         "socket": address,
-        # An abstract one would be seen in the switch's own network namespace alone.
+        # An abstract socket would be visible only in the switch's own network namespace.
         "socket-abstract": "no",
         "id": str(port.id),
         "rsize": str(port.ring_size.bit_length() - 1),
@@ -276,6 +287,6 @@ def memif_options(attachment_id: str, port: Memif, address: str) -> dict[str, st
         "dpdk-devargs": ",".join(
             (memif_device(attachment_id), *(f"{key}={value}" for key, value in arguments.items()))
         ),
-        # As many as the application has to send from, else its link stays down.
+        # The link stays down unless this equals the number of queues that the application sends on.
         "n_rxq": str(port.tx_queues),
     }

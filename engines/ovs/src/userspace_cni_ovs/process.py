@@ -1,7 +1,7 @@
-"""The process ovs-vswitchd, as its pid file tells it.
+"""The ovs-vswitchd process, found through its pid file.
 
-Open vSwitch holds a lock on the file for as long as it runs (fcntl(2), F_SETLK): the kernel tells
-who does, by the number that the process has here, whatever number stands in the file.
+ovs-vswitchd locks the file while it runs (fcntl(2), F_SETLK). The kernel returns the PID of the
+lock's holder as seen from the caller's PID namespace; the number in the file is not used.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _FLOCK = struct.Struct("hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid
 
 @frozen
 class Process:
-    """An ovs-vswitchd that runs."""
+    """A running ovs-vswitchd."""
 
     #: Changes with every start.
     generation: str
-    #: 0 where it is in a process namespace that cannot be seen from here.
+    #: 0 if the process is in a PID namespace that is not visible from here.
     pid: int
 
 
 def of(path: str) -> Process | None:
-    """Return the process that has the pid file *path*, None where there is no file, or nobody."""
+    """Return the process that holds the pid file *path*; None without a file or a holder."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

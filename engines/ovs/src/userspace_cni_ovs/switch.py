@@ -1,7 +1,7 @@
-"""Bridges and ports in the database of Open vSwitch. Each change is one transaction.
+"""Bridges and ports in the Open vSwitch database. Each change is one transaction.
 
-Nothing is locked: what a change relies on is part of its transaction, which fails if it is so no
-more, and then is tried anew.
+There are no locks. Each transaction contains the conditions that it relies on; if one no longer
+holds, the transaction fails and is retried.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_RACES = 10  # how often a change is tried anew when others are faster
+_RACES = 10  # how often a change is retried after a concurrent change
 _WHO_ELSE = (
-    "see the changes with: ovsdb-client monitor Open_vSwitch Bridge name,ports; let whoever makes "
-    "and removes it rest, and try again"
+    "see the changes with: ovsdb-client monitor Open_vSwitch Bridge name,ports; stop the program "
+    "that creates and removes it, and try again"
 )
 _TIMED_OUT = "timed out"
 _CONSTRAINT = "constraint violation"
-#: Seconds that a removal waits for ovs-vswitchd. It is in the database by then, and done for good.
+#: How long a removal waits for ovs-vswitchd, in seconds. The database is already changed by then.
 _SETTLE = 3.0
 
 
 @frozen(kw_only=True)
 class Bridge:
-    """A bridge as the database tells it."""
+    """A bridge as stored in the database."""
 
     uuid: str
     name: str
@@ -64,17 +64,17 @@ class Bridge:
 
 @frozen(kw_only=True)
 class Port:
-    """A port of ours and its interface, as the database tells them."""
+    """A port of the engine and its interface, as stored in the database."""
 
     uuid: str
     port: Row
     interface: Row
-    #: Name of the bridge that it is in, empty if in none.
+    #: Name of the port's bridge; empty if it has none.
     bridge: str
 
 
 def find_bridge(db: Ovsdb, name: str) -> Bridge | None:
-    """Return the bridge *name*, None where there is none."""
+    """Return the bridge *name*, or None if it does not exist."""
     (found,) = db.transact(
         f"look for the bridge {name}",
         select(
@@ -87,10 +87,19 @@ def find_bridge(db: Ovsdb, name: str) -> Bridge | None:
 
 
 def add_port(db: Ovsdb, spec: PortSpec, *, needs_netdev: bool) -> str:
-    """Add a port to its bridge, which is made if need be; return the UUID of its Interface.
+    """Add a port to its bridge, and create the bridge if the network asks for that.
+
+    Args:
+        db: the database.
+        spec: the port.
+        needs_netdev: whether the port needs the userspace datapath.
+
+    Returns:
+        The UUID of the port's Interface row.
 
     Raises:
-        DataplaneError: when the bridge is missing or not fit, or the name is taken.
+        CniError: code 103 if the attachment already has a port.
+        DataplaneError: if the bridge is missing or unsuitable, or the name is taken.
 
     """
     for _ in range(_RACES):
@@ -109,22 +118,28 @@ def add_port(db: Ovsdb, spec: PortSpec, *, needs_netdev: bool) -> str:
                 _require_free(db, spec)
             elif error.error != _TIMED_OUT:
                 raise
-            _log.debug("somebody changed the bridge meanwhile: %s", error)
+            _log.debug("the bridge was changed meanwhile: %s", error)
             continue
-        # The first insertion is the Interface's.
+        # The first insert operation is that of the Interface.
         return str(next(answer["uuid"][1] for answer in answers if "uuid" in answer))
     raise DataplaneError(
-        f"the bridge {spec.bridge.name} is changed by others all the time",
+        f"other programs keep changing the bridge {spec.bridge.name}",
         _WHO_ELSE,
     )
 
 
 def await_port(db: Ovsdb, spec: PortSpec, interface: str, timeout: float) -> None:
-    """Wait until ovs-vswitchd has made the port.
+    """Wait until ovs-vswitchd has created the port.
+
+    Args:
+        db: the database.
+        spec: the port.
+        interface: the UUID that :func:`add_port` returned.
+        timeout: in seconds.
 
     Raises:
-        DataplaneUnavailable: when it has not within *timeout* seconds.
-        DataplaneError: when it could not; says why.
+        DataplaneUnavailable: if the port is not created in time.
+        DataplaneError: if ovs-vswitchd could not create it; the message contains the reason.
 
     """
     row = ["_uuid", "==", ["uuid", interface]]
@@ -139,7 +154,7 @@ def await_port(db: Ovsdb, spec: PortSpec, interface: str, timeout: float) -> Non
         if error.error != _TIMED_OUT:
             raise
         raise DataplaneUnavailable(
-            f"ovs-vswitchd has not made the port {spec.name} within {timeout:g} s",
+            f"ovs-vswitchd has not created the port {spec.name} within {timeout:g} s",
             "is it running, and is its log free of errors about the bridge "
             f"{spec.bridge.name}? (ovs-appctl version; the log is ovs-vswitchd.log)",
         ) from error
@@ -147,14 +162,14 @@ def await_port(db: Ovsdb, spec: PortSpec, interface: str, timeout: float) -> Non
     problem = optional(state["error"])
     if problem or optional(state["ofport"]) == -1:
         raise DataplaneError(
-            f"Open vSwitch cannot make the port {spec.name}: "
-            f"{without_secret(problem or 'it does not say why')}",
-            "ovs-vswitchd.log has the cause",
+            f"Open vSwitch cannot create the port {spec.name}: "
+            f"{without_secret(problem or 'it gives no reason')}",
+            "see ovs-vswitchd.log for the cause",
         )
 
 
 def find_port(db: Ovsdb, attachment_id: str) -> Port | None:
-    """Return the port of an attachment, by its tag."""
+    """Return the port with the attachment's tag, or None."""
     (found,) = db.transact(
         "look for the port",
         select("Port", has("external_ids", {tags.ID: attachment_id}), columns=_PORT_COLUMNS),
@@ -176,12 +191,15 @@ def find_port(db: Ovsdb, attachment_id: str) -> Port | None:
 
 
 def remove_port(db: Ovsdb, attachment_id: str, bridge_name: str) -> None:
-    """Remove what carries the tag of an attachment, and a bridge of ours that is empty then.
+    """Remove the attachment's port and, if the engine created it and it is now empty, the bridge.
 
     Args:
         db: the database.
-        attachment_id: whose.
-        bridge_name: where to look for an empty bridge if the port is gone already.
+        attachment_id: the attachment's ID.
+        bridge_name: the bridge to consider if the port is already gone.
+
+    Raises:
+        DataplaneError: if other programs keep changing the bridge.
 
     """
     for _ in range(_RACES):
@@ -193,7 +211,8 @@ def remove_port(db: Ovsdb, attachment_id: str, bridge_name: str) -> None:
         ports = [row["_uuid"] for row in found["rows"]]
         operations = _removals(db, ports, bridge_name)
         if limits["rows"]:
-            # What something refers to cannot be deleted, even if that is about to go, too.
+            # A QoS row cannot be deleted while a port refers to it, even a port in the same
+            # transaction.
             operations += [
                 *(update("Port", ["_uuid", "==", port], row={"qos": a_set(())}) for port in ports),
                 delete("QoS", ours),
@@ -209,21 +228,23 @@ def remove_port(db: Ovsdb, attachment_id: str, bridge_name: str) -> None:
         target = settled["rows"][0]["next_cfg"]
         if not _await_configuration(db, target, min(_SETTLE, db.timeout)):
             _log.warning(
-                "the port is out of the database, but ovs-vswitchd has not noticed; is it running?"
+                "the port is removed from the database, but ovs-vswitchd has not applied the "
+                "change; is it running?"
             )
         if ports:
-            # Of two that removed the last two ports at once, each has seen the other's.
+            # Look again for an empty bridge: if two requests remove the last two ports at the same
+            # time, each one still sees the other's port.
             remove_port(db, attachment_id, bridge_name)
         return
     raise DataplaneError(
-        f"the port of the attachment {attachment_id} cannot be removed: its bridge is changed by "
-        "others all the time",
+        f"the port of the attachment {attachment_id} cannot be removed: other programs keep "
+        "changing its bridge",
         _WHO_ELSE,
     )
 
 
 def attachments(db: Ovsdb, network: str) -> list[str]:
-    """Return the attachments of *network* that have a port."""
+    """Return the IDs of the attachments of *network* that have a port."""
     (found,) = db.transact(
         f"list the ports of the network {network}",
         select("Port", has("external_ids", {tags.NETWORK: network}), columns=("external_ids",)),
@@ -233,7 +254,7 @@ def attachments(db: Ovsdb, network: str) -> list[str]:
 
 
 def vhost_servers(db: Ovsdb) -> list[str]:
-    """Return the names of our vhost-user servers, which their sockets have too."""
+    """Return the names of the engine's vhost-user servers; their sockets have the same names."""
     (found,) = db.transact(
         "list the vhost-user servers",
         select("Interface", ["type", "==", "dpdkvhostuser"], columns=("name", "external_ids")),
@@ -242,7 +263,7 @@ def vhost_servers(db: Ovsdb) -> list[str]:
 
 
 def settings(db: Ovsdb) -> Row:
-    """Return what the switch says of itself."""
+    """Return the switch's settings and DPDK state."""
     (found,) = db.transact(
         "read the switch's settings",
         select(
@@ -264,26 +285,26 @@ def require_alive(db: Ovsdb, timeout: float) -> None:
     if not _await_configuration(db, settled["rows"][0]["next_cfg"], timeout):
         raise DataplaneUnavailable(
             f"ovs-vswitchd does not answer within {timeout:g} s",
-            "the database is there, the daemon is not, or it is stuck: start it, and see "
+            "the database answers, but ovs-vswitchd is not running or is stuck: start it, and see "
             "ovs-vswitchd.log",
         )
 
 
 @frozen(kw_only=True)
 class FailedMemif:
-    """A memif port of ours that the switch could not make."""
+    """A memif port of the engine that the switch could not create."""
 
-    #: Of the Interface.
+    #: UUID of the Interface row.
     uuid: str
-    #: The attachment's id.
+    #: The attachment's ID.
     id: str
-    #: Where its socket lies in the container's shared directory.
+    #: Path of the socket in the container's shared directory.
     socket: str
     options: dict[str, str]
 
 
 def failed_memifs(db: Ovsdb) -> list[FailedMemif]:
-    """Return our memif ports that the switch could not make."""
+    """Return the engine's memif ports that the switch could not create."""
     (found,) = db.transact(
         "look for ports that failed",
         select(
@@ -309,7 +330,7 @@ def failed_memifs(db: Ovsdb) -> list[FailedMemif]:
 
 
 def retry_memif(db: Ovsdb, failed: FailedMemif) -> None:
-    """Have the switch make a port again, by a device name that is not spent."""
+    """Make the switch create a port again, with a new device name."""
     devargs = f"{memif_device(failed.id)},{device_arguments(failed.options)}"
     db.transact(
         "have a port made again",
@@ -322,17 +343,17 @@ def retry_memif(db: Ovsdb, failed: FailedMemif) -> None:
 
 
 def require_fit(bridge: Bridge, *, needs_netdev: bool) -> None:
-    """Raise DataplaneError if a port that *needs_netdev* cannot be in *bridge*."""
+    """Raise DataplaneError if the port needs the userspace datapath and *bridge* has another."""
     if needs_netdev and bridge.datapath_type != "netdev":
         raise DataplaneError(
-            f"the bridge {bridge.name} is of the kernel's datapath, where DPDK ports cannot be",
+            f"the bridge {bridge.name} uses the kernel's datapath, which has no DPDK ports",
             "use another bridge, or change it with: "
             f"ovs-vsctl set bridge {bridge.name} datapath_type=netdev",
         )
 
 
 def without_secret(text: str) -> str:
-    """Return *text* without a memif's secret, which Open vSwitch repeats in its errors."""
+    """Return *text* without a memif's secret, which Open vSwitch includes in its errors."""
     return re.sub(r"secret=[^,'\"\s]*", "secret=...", text)
 
 
@@ -355,7 +376,7 @@ def _bridge(row: Row) -> Bridge:
     return Bridge(
         uuid=row["_uuid"][1],
         name=row["name"],
-        # Empty means the default (ovs-vswitchd.conf.db(5)).
+        # An empty type means the default (ovs-vswitchd.conf.db(5)).
         datapath_type=row["datapath_type"] or "system",
         ours=all(ids.get(key) == value for key, value in tags.BRIDGE.items()),
     )
@@ -379,7 +400,7 @@ def _additions(spec: PortSpec, bridge: Bridge | None) -> list[Operation]:
     if bridge is not None:
         row = ["_uuid", "==", ["uuid", bridge.uuid]]
         operations += [
-            # If it has gone meanwhile, fail.
+            # Fail if the bridge was removed meanwhile.
             wait("Bridge", row, column="name", until="==", value=bridge.name, timeout=0),
             mutate("Bridge", row, change=("ports", "insert", named("port"))),
         ]
@@ -415,7 +436,7 @@ def _next_configuration() -> list[Operation]:
 
 
 def _require_free(db: Ovsdb, spec: PortSpec) -> None:
-    """Raise if the port's name is taken: that is not going to change by trying anew."""
+    """Raise an error if the port's name is taken, because a retry would not help."""
     (found,) = db.transact(
         f"look for the port {spec.name}",
         select("Port", ["name", "==", spec.name], columns=("external_ids",)),
@@ -424,7 +445,7 @@ def _require_free(db: Ovsdb, spec: PortSpec) -> None:
         if mapping(row["external_ids"]).get(tags.ID) == spec.external_ids[tags.ID]:
             raise CniError(
                 Code.ALREADY_ATTACHED,
-                f"the attachment has the port {spec.name} in Open vSwitch already",
+                f"the attachment already has the port {spec.name} in Open vSwitch",
                 "DEL it first",
             )
         raise DataplaneError(
@@ -435,9 +456,9 @@ def _require_free(db: Ovsdb, spec: PortSpec) -> None:
 
 
 def _removals(db: Ovsdb, ports: list[Json], bridge_name: str) -> list[Operation]:
-    """Return the operations that remove *ports*, empty if there is nothing to do.
+    """Return the operations that remove *ports*; empty if there is nothing to do.
 
-    The ports of a bridge are not asked for, which may be a thousand.
+    The ports of a bridge are never read, because there may be a thousand.
     """
     conditions = [["ports", "includes", a_set([port])] for port in ports] or (
         [["name", "==", bridge_name]] if bridge_name else []
@@ -452,7 +473,7 @@ def _removals(db: Ovsdb, ports: list[Json], bridge_name: str) -> list[Operation]
         rest = _ports_if_unused(db, bridge, this, ports) if bridge.ours else None
         if rest is not None:
             operations += [
-                # If somebody adds a port meanwhile, fail.
+                # Fail if a port was added meanwhile.
                 wait("Bridge", this, column="ports", until="==", value=rest, timeout=0),
                 mutate("Open_vSwitch", change=("bridges", "delete", a_set([this[2]]))),
             ]
@@ -462,7 +483,7 @@ def _removals(db: Ovsdb, ports: list[Json], bridge_name: str) -> list[Operation]
 
 
 def _ports_if_unused(db: Ovsdb, bridge: Bridge, this: Json, ports: list[Json]) -> Json | None:
-    """Return all ports of *bridge* if they are no more than its own and *ports*, else None."""
+    """Return all ports of *bridge* if it has only its own port and *ports*, otherwise None."""
     (found,) = db.transact(
         f"look at the bridge {bridge.name}",
         select("Port", ["name", "==", bridge.name], columns=("_uuid",)),
@@ -477,7 +498,7 @@ def _ports_if_unused(db: Ovsdb, bridge: Bridge, this: Json, ports: list[Json]) -
 
 
 def _await_configuration(db: Ovsdb, target: int, timeout: float) -> bool:
-    """Wait until ovs-vswitchd has applied configuration number *target*; false if in vain."""
+    """Wait until ovs-vswitchd has applied configuration *target*; return False on timeout."""
     deadline = time.monotonic() + timeout
     while True:
         (found,) = db.transact(

@@ -1,7 +1,7 @@
-"""Ownership tags: ``external_ids`` of what we make in Open vSwitch.
+"""Ownership tags: ``external_ids`` of the rows that the engine creates in Open vSwitch.
 
-The id decides what is whose; the rest is for people who read ``ovs-vsctl list Interface``, and for
-controllers.
+Ownership is decided by the attachment's ID. The other keys are for controllers and for people who
+read ``ovs-vsctl list Interface``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from userspace_cni.api import Attachment
 
-#: On Port, Interface and QoS: the attachment's id.
+#: On Port, Interface and QoS: the attachment's ID.
 ID = "userspace-cni-id"
-#: On Port: the name of the network.
+#: On Port: the network's name.
 NETWORK = "userspace-cni-network"
-#: On Interface: where the switch's own socket lies in the container's shared directory.
+#: On Interface: path of a memif's socket in the container's shared directory.
 SOCKET = "userspace-cni-socket"
-#: On a Bridge that we made.
+#: On Bridge: the engine created the bridge.
 BRIDGE = {"userspace-cni": "bridge"}
 
 
@@ -28,7 +28,7 @@ def of(attachment: Attachment) -> dict[str, str]:
         NETWORK: attachment.network,
         "userspace-cni-container": attachment.container_id,
         "userspace-cni-ifname": attachment.ifname,
-        # What Open vSwitch's own integrations write (Documentation/topics/integration.rst).
+        # The key that Open vSwitch's integrations use (Documentation/topics/integration.rst).
         "attached-mac": attachment.mac_for("container"),
     }
     if attachment.pod is not None:
