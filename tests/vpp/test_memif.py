@@ -113,7 +113,7 @@ def test_a_memif_of_somebody_else_on_the_socket_stays(
     switch.tag(taken.index, tag or "x")
     if not tag:
         switch.api.call("sw_interface_tag_add_del", is_add=False, sw_if_index=taken.index, tag="")
-    with pytest.raises(DataplaneError, match="has a memif on the socket") as caught:
+    with pytest.raises(DataplaneError, match="already has a memif on the socket") as caught:
         lab.call(lab.engine.add, probe, host, ExitStack())
     assert made.name in caught.value.msg
     assert tag in caught.value.msg

@@ -1,4 +1,4 @@
-"""The engine's table ``[engines.ovs]`` in the node's settings."""
+"""Engine settings: the table ``[engines.ovs]`` of the node's settings."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from userspace_cni_ovs.sections import endpoint
 
 @frozen(kw_only=True)
 class OvsSettings:
-    """Where Open vSwitch is."""
+    """How to reach Open vSwitch."""
 
     #: ``unix:PATH``, a bare path, ``tcp:HOST:PORT`` or ``ssl:HOST:PORT``.
     db: str = field(default="unix:/run/openvswitch/db.sock", validator=endpoint)
-    #: Seconds, for the database and for ovs-vswitchd each.
+    #: In seconds, for the database and for ovs-vswitchd separately.
     timeout: float = field(default=10.0, validator=seconds)
-    #: For a database at ``ssl:``, like the two that follow.
+    #: PEM file for an ``ssl:`` database, like the next two.
     private_key: Path | None = None
     certificate: Path | None = None
     ca_cert: Path | None = None
-    #: Where ovs-vswitchd makes the sockets that it serves; by default the database tells.
+    #: Directory of vhost-user server sockets; by default it is read from the database.
     vhost_socket_dir: Path | None = None

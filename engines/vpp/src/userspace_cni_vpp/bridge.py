@@ -1,4 +1,7 @@
-"""Bridge domains: made when the first port comes, removed with the last if they are ours."""
+"""Bridge domains, created with their first port and removed with their last.
+
+Bridge domains that the engine did not create are used but never removed.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def problems(conf: EngineConf, end: str) -> Iterable[CniError]:
-    """Yield what is wrong with the section ``bridge`` of one *end*, which netType bridge needs."""
+    """Yield the problems of the section ``bridge`` of one *end*: ``host`` or ``container``."""
     if conf.section(BridgeSection).domain is None:
         yield InvalidConfig(
             f"{end}.bridge.bridgeName",
@@ -29,28 +32,32 @@ def problems(conf: EngineConf, end: str) -> Iterable[CniError]:
 
 
 def section_of(conf: EngineConf, end: str = "host") -> tuple[BridgeSection, int]:
-    """Return the section ``bridge``, and the number of its bridge domain.
+    """Return the section ``bridge`` and the number of its bridge domain.
 
     Raises:
-        CniError: when it names none.
+        CniError: if the section does not name a bridge domain.
 
     """
     section = conf.section(BridgeSection)
     for problem in problems(conf, end):
         raise problem
-    assert section.domain is not None  # noqa: S101  that would be a problem
+    assert section.domain is not None  # noqa: S101  problems() has checked it
     return section, section.domain
 
 
 def lock_name(domain: int) -> str:
-    """Return the name of the lock that work on a bridge domain takes."""
+    """Return the name of the lock for a bridge domain."""
     return f"bridge {domain}"
 
 
 def join(switch: Switch, port: int, section: BridgeSection, domain: int) -> None:
-    """Make the interface *port* a member of the bridge domain, which is made if it is not there.
+    """Add the interface *port* to the bridge domain; create the bridge domain if it is missing.
 
-    Call it under the lock: having a member keeps the bridge domain from being removed.
+    The caller holds the lock. Once it has a member, the bridge domain is not removed.
+
+    Raises:
+        DataplaneError: if the name stands for a bridge domain that belongs to another bridge.
+
     """
     if not switch.create_domain(domain, tags.of_bridge(section.name)) and not (
         section.bridge_id == domain or section.bridge_name.isdecimal()
@@ -64,7 +71,7 @@ def join(switch: Switch, port: int, section: BridgeSection, domain: int) -> None
 def provide_gateways(
     switch: Switch, section: BridgeSection, domain: int, addresses: list[IPInterface]
 ) -> None:
-    """Give the bridge domain an interface of its own (BVI) with *addresses*, under the lock."""
+    """Give the bridge domain a BVI with the gateway *addresses*. The caller holds the lock."""
     tag = tags.of_bridge(section.name)
     found = switch.domain(domain)
     bvi = found.bvi if found else None
@@ -79,7 +86,7 @@ def provide_gateways(
 
 
 def mend(switch: Switch, section: BridgeSection, domain: int) -> None:
-    """Put right what somebody changed of a bridge domain of ours, and of its BVI."""
+    """Undo foreign changes to a bridge domain that the engine created, and to its BVI."""
     tag = tags.of_bridge(section.name)
     found = switch.domain(domain)
     if found is None or found.tag != tag:
@@ -92,7 +99,12 @@ def mend(switch: Switch, section: BridgeSection, domain: int) -> None:
 
 
 def gateways(ips: tuple[IPConfig, ...]) -> list[IPInterface]:
-    """Return the gateways of the container's addresses *ips*, with the length of their networks."""
+    """Return the gateways of the container's addresses *ips*, with their prefix lengths.
+
+    Raises:
+        InvalidConfig: if an address has no gateway, or there is no address.
+
+    """
     missing = [str(ip.address) for ip in ips if ip.gateway is None]
     if missing or not ips:
         raise InvalidConfig(
@@ -104,7 +116,10 @@ def gateways(ips: tuple[IPConfig, ...]) -> list[IPInterface]:
 
 
 def remove_if_unused(switch: Switch, section: BridgeSection, domain: int) -> None:
-    """Remove the bridge domain if it is ours and has no port, under the lock."""
+    """Remove the bridge domain if the engine created it and it has no port.
+
+    The caller holds the lock.
+    """
     tag = tags.of_bridge(section.name)
     found = switch.domain(domain)
     if found is None or found.tag != tag or found.members - {found.bvi}:
@@ -113,7 +128,7 @@ def remove_if_unused(switch: Switch, section: BridgeSection, domain: int) -> Non
         bvi = switch.loopback(tag, tags.shared_mac(tag))
         if bvi is not None:
             switch.remove(bvi)
-    with suppress(Refused):  # a BVI that is not ours keeps it
+    with suppress(Refused):  # refused while a BVI remains that is not ours
         switch.remove_domain(domain)
 
 
@@ -140,7 +155,7 @@ def check(
     tag = tags.of_bridge(section.name)
     if found.tag == tag and found.off:
         raise CheckFailed(
-            f"somebody has switched off in bridge domain {domain}: {', '.join(found.off)}",
+            f"bridge domain {domain} has these features switched off: {', '.join(found.off)}",
             f"mend it with: vppctl set bridge-domain {found.off[0].replace('_', '-')} {domain}",
         )
     if section.gateway:
@@ -150,7 +165,7 @@ def check(
 def _check_gateway(
     switch: Switch, found: Domain, attachment: Attachment, tag: str, domain: int
 ) -> None:
-    """Raise CheckFailed unless the bridge domain *found* has a BVI that answers."""
+    """Raise CheckFailed unless the bridge domain *found* has a working BVI."""
     bvi = switch.find(found.bvi) if found.bvi is not None else None
     there = switch.addresses(bvi.index) if bvi is not None else set()
     lost = [
@@ -177,6 +192,7 @@ def _require_name(found: Domain | None, section: BridgeSection, domain: int) -> 
     tag = tags.of_bridge(section.name)
     if found is not None and found.tag not in (tag, section.name):
         raise DataplaneError(
-            f"bridge domain {domain}, which the name {section.name!r} stands for, is another's",
-            f"it is tagged {found.tag!r}; choose another name, or a number",
+            f"bridge domain {domain}, which the name {section.name!r} stands for, belongs to "
+            "another bridge",
+            f"its tag is {found.tag!r}; choose another name, or a number",
         )

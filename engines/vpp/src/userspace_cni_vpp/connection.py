@@ -1,7 +1,8 @@
-"""A connection to VPP's binary API: a stream of messages over a unix socket.
+"""Client of VPP's binary API: a stream of messages over a Unix socket.
 
-Each message has a header of 16 bytes, of which only the length counts; then the message's number,
-which VPP assigns at its start and tells by name and CRC when a client connects.
+Each message begins with a header of 16 bytes, of which only the length is used, and the message's
+number. VPP assigns the numbers when it starts, and sends a table of names, CRCs and numbers when a
+client connects.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from userspace_cni_vpp.definitions import Request
 
 _CLIENT = b"userspace-cni"
-# These three have fixed numbers, or none in the table: a client needs them to get the table.
+# A client needs these messages to get the table, so they have fixed numbers or a fixed name.
 _SOCKCLNT_CREATE = 15
 _SOCKCLNT_CREATE_REPLY = 16
 _SOCKCLNT_DELETE = "sockclnt_delete_8ac76db6"
@@ -41,9 +42,9 @@ _ENTRY = struct.Struct(">H64s")
 _DELETE = struct.Struct(">HIII")
 _NUMBER_AND_CONTEXT = struct.Struct(">HI")
 _RETVAL = struct.Struct(">i")
-_MESSAGE_MAX = 64 << 20  # bytes; no VPP sends such
-_CHUNK = 1 << 16  # bytes to read at once: a list is many small messages
-#: Seconds that a VPP which does not answer gets for our good-bye.
+_MESSAGE_MAX = 64 << 20  # bytes; a longer message means that the stream is corrupt
+_CHUNK = 1 << 16  # bytes per read; a list consists of many small messages
+#: How long to wait for VPP when a connection is closed, in seconds.
 _FAREWELL = 1.0
 
 
@@ -54,25 +55,29 @@ class Refused(DataplaneError):
         about = f" of {subject}" if subject else ""
         super().__init__(
             f"VPP refuses {request}{about}: {retvals.describe(retval)}",
-            "its own log may tell more: vppctl show logging",
+            "see VPP's log for details: vppctl show logging",
         )
         self.retval = retval
 
 
 class Connection:
-    """One client of one VPP. Threads may share it: requests go one after the other."""
+    """A connection to VPP. It is thread-safe; requests are serialized."""
 
     def __init__(self, path: str, timeout: float, api_dir: str) -> None:
-        """Connect to the API socket *path*; each answer may take *timeout* seconds.
+        """Connect.
 
-        *api_dir* has the API files of this VPP; they are read only where ours do not fit.
+        Args:
+            path: the API socket.
+            timeout: how many seconds each answer may take.
+            api_dir: directory with the API files of this VPP, which are read only for messages
+                whose CRC differs from ours.
 
         Raises:
-            DataplaneUnavailable: when nobody answers.
+            DataplaneUnavailable: if VPP does not answer.
 
         """
         self.path = path
-        #: No other connection ever has it: a VPP that restarts loses its connections.
+        #: Identifies this connection and so this run of VPP: a restart closes all connections.
         self.id = secrets.token_hex(8)
         self._timeout = timeout
         self._received = bytearray()
@@ -94,9 +99,9 @@ class Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether it is open, VPP is at the other end, and it is this process's own."""
+        """Whether the connection is open and was opened by this process."""
         if self._pid != os.getpid():
-            self._drop()  # our copy of it
+            self._drop()  # closes only this process's copy of the descriptor
             return False
         with self._lock:
             try:
@@ -107,10 +112,10 @@ class Connection:
             return self._socket is not None
 
     def duplicate(self) -> int:
-        """Return a descriptor of our own end of it, which hangs up when the connection ends.
+        """Return a duplicate of the socket's descriptor, which hangs up when the connection ends.
 
         Raises:
-            DataplaneUnavailable: when it has ended.
+            DataplaneUnavailable: if the connection has ended.
 
         """
         with self._lock:
@@ -119,14 +124,14 @@ class Connection:
             return os.dup(self._socket.fileno())
 
     def has(self, request: str) -> bool:
-        """Tell whether the running VPP knows *request*, also by a definition that we cannot use.
+        """Return whether the running VPP offers *request*, even if its definition is unusable.
 
-        Without the plugin that brings it, nothing of that plugin's kind exists either.
+        If the request's plugin is not loaded, none of the plugin's objects exist either.
         """
         return request in self._offered
 
     def require(self, *requests: str) -> None:
-        """Raise DataplaneError for the first of *requests* that the running VPP does not have."""
+        """Raise DataplaneError for the first of *requests* that cannot be used with this VPP."""
         for request in requests:
             if request not in self._requests:
                 raise DataplaneError(*self._unusable[request])
@@ -134,9 +139,14 @@ class Connection:
     def call(self, request: str, *, subject: str = "", **fields: Any) -> Any:
         """Send a request and return VPP's reply.
 
+        Args:
+            request: name of the message.
+            subject: the object concerned, for error messages.
+            fields: fields of the message.
+
         Raises:
-            Refused: when its ``retval`` is an error; *subject* says of what, for the operator.
-            DataplaneUnavailable: when VPP does not answer in time, or goes away.
+            Refused: if the reply's ``retval`` is an error.
+            DataplaneUnavailable: if VPP does not answer in time or closes the connection.
 
         """
         found = self._request(request)
@@ -155,10 +165,17 @@ class Connection:
     def dump(
         self, request: str, *, containing: Sequence[bytes] | None = None, **fields: Any
     ) -> list[Any]:
-        """Send a request for a list and return VPP's answers.
+        """Send a request for a list and return VPP's replies.
 
-        To decode costs more than to receive: where *containing* is given, answers without any of
-        these byte strings are dropped as they come.
+        Args:
+            request: name of the message.
+            containing: if given, replies without any of these byte strings are dropped undecoded,
+                because decoding costs more than receiving.
+            fields: fields of the message.
+
+        Raises:
+            DataplaneUnavailable: if VPP does not answer in time or closes the connection.
+
         """
         found = self._request(request)
         ping = self._requests["control_ping"]
@@ -178,26 +195,26 @@ class Connection:
         return [found.reply.unpack(answer) for answer in answers]
 
     def close(self) -> None:
-        """Say good-bye and close; VPP must hear of it.
+        """Deregister the client and close the connection.
 
-        A VPP that loses sixteen clients at once without their ``sockclnt_delete`` can hang for ever
-        (VPP 26.10-rc0, vlib_file_poll).
+        VPP can hang forever if sixteen clients disconnect at the same time without a
+        ``sockclnt_delete`` (VPP 26.10-rc0, vlib_file_poll).
         """
         with self._lock:
             if self._socket is not None and self._pid == os.getpid():
                 try:
                     number = self._table[_SOCKCLNT_DELETE]
                     self._write(_DELETE.pack(number, self._client, 0, self._client), _FAREWELL)
-                    # Whatever comes first: then VPP has read it, or has gone.
+                    # Any message or error means that VPP has read the request or has ended.
                     self._receive(time.monotonic() + _FAREWELL)
                 except (OSError, KeyError, DataplaneUnavailable):
                     pass
             self._drop()
 
-    # -- at the start
+    # -- handshake
 
     def _introduce(self) -> tuple[int, Mapping[str, int]]:
-        """Return our number as a client, and VPP's messages: number by name and CRC."""
+        """Register; return the client index and VPP's table of message numbers."""
         self._write(_CREATE.pack(_SOCKCLNT_CREATE, 1, _CLIENT))
         data = self._receive(time.monotonic() + self._timeout)
         number, _, _, response, client, count = _CREATED.unpack_from(data)
@@ -209,11 +226,11 @@ class Connection:
         return client, {name.rstrip(b"\0").decode(): number for number, name in table}
 
     def _agree(self, api_dir: str) -> tuple[dict[str, Request], dict[str, tuple[str, str]]]:
-        """Return the requests that can be used, and why the others cannot."""
+        """Return the usable requests, and an error text for each of the others."""
         usable = {n: r for n, r in definitions.own().items() if self._has(r)}
         others = [r for n, r in definitions.own().items() if n not in usable]
         changed = [r for r in others if r.message.name in self._offered]
-        failure = "they do not have it"
+        failure = "they do not contain it"
         if changed:
             try:
                 theirs = definitions.of_running(api_dir, changed)
@@ -225,9 +242,9 @@ class Connection:
             name = request.message.name
             if request in changed:
                 reasons[name] = (
-                    f"the running VPP has another definition of {name} than we know",
+                    f"the running VPP has another definition of {name} than this engine",
                     (
-                        f"its own API files are looked for below {api_dir}: {failure}; set "
+                        f"its API files could not be used from {api_dir}: {failure}; set "
                         "api_dir in [engines.vpp] of the node's settings"
                     ),
                 )
@@ -259,7 +276,7 @@ class Connection:
         return self._table[message.key]
 
     def _send(self, request: Request, fields: Mapping[str, Any]) -> int:
-        """Send *request* and return its context, which VPP's answers repeat."""
+        """Send *request* and return its context, which VPP's replies contain."""
         self._context = self._context % 0xFFFFFFFF + 1
         head = {
             "_vl_msg_id": self._number(request.message),
@@ -281,13 +298,13 @@ class Connection:
             self.close()
             raise DataplaneUnavailable(
                 f"VPP at {self.path} has not answered {request} within {self._timeout:g} s",
-                "it hangs, or is very busy: see vppctl show runtime; restart it if that hangs, too",
+                "it hangs or is very busy: see vppctl show runtime; restart VPP if that hangs too",
             ) from error
         except OSError as error:
             self._drop()
             raise self._gone(request) from error
         except BaseException:
-            # Interrupted within a message, or within a list of them.
+            # The stream is at an unknown position: within a message or within a list.
             self.close()
             raise
         number, context = _NUMBER_AND_CONTEXT.unpack_from(data)
@@ -300,7 +317,7 @@ class Connection:
         self._socket.sendall(_HEADER.pack(0, len(data), 0) + data)
 
     def _readable(self) -> bool:
-        # Not select(2): the descriptors of a process with many threads are not all below 1024.
+        # poll(2), because select(2) is limited to descriptors below 1024.
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)  # type: ignore[arg-type]
         return bool(self._received or poll.poll(0))
@@ -317,7 +334,7 @@ class Connection:
         return data
 
     def _fill(self, length: int, deadline: float) -> None:
-        """Read until *length* bytes are there."""
+        """Read until the buffer has *length* bytes."""
         while len(self._received) < length:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -333,8 +350,8 @@ class Connection:
     def _drop(self) -> None:
         if self._socket is not None:
             if self._pid == os.getpid():
-                with suppress(OSError):  # VPP was faster
-                    self._socket.shutdown(socket.SHUT_RDWR)  # duplicates included
+                with suppress(OSError):  # VPP may have closed the connection already
+                    self._socket.shutdown(socket.SHUT_RDWR)  # also affects duplicates
             self._socket.close()
             self._socket = None
 
@@ -356,7 +373,7 @@ class Connection:
 
 @define(eq=False)
 class _Endpoint:
-    """One VPP that this process speaks to, and the lock of whoever connects to it."""
+    """The connection to one VPP, and the lock that must be held to open it."""
 
     lock: threading.Lock = field(factory=threading.Lock)
     connection: Connection | None = None
@@ -366,19 +383,21 @@ _endpoints: dict[tuple[str, str], _Endpoint] = {}
 
 
 def connect(path: str, timeout: float, api_dir: str) -> Connection:
-    """Return this process's one connection to the VPP at *path*; a new one after its restart.
+    """Return this process's connection to the VPP at *path*; open one if there is none.
+
+    The arguments are those of :class:`Connection`.
 
     Raises:
-        DataplaneUnavailable: when nobody answers.
+        DataplaneUnavailable: if VPP does not answer within *timeout* seconds.
 
     """
-    # One operation of a dict, and so of one thread.
+    # setdefault() is atomic.
     endpoint = _endpoints.setdefault((path, api_dir), _Endpoint())
-    # Of many that a VPP keeps waiting, none waits for all before it.
+    # The timeout keeps threads from waiting one after the other for a VPP that hangs.
     if not endpoint.lock.acquire(timeout=timeout):
         raise DataplaneUnavailable(
             f"VPP at {path} has not answered within {timeout:g} s",
-            "others wait for it to accept a connection: see vppctl show runtime",
+            "other requests are waiting for it to accept a connection: see vppctl show runtime",
         )
     try:
         if endpoint.connection is None or not endpoint.connection.usable:
@@ -390,7 +409,7 @@ def connect(path: str, timeout: float, api_dir: str) -> Connection:
 
 
 def disconnect() -> None:
-    """Close all connections of this process; the next request opens a new one."""
+    """Close all connections of this process; the next request opens new ones."""
     for endpoint in list(_endpoints.values()):
         with endpoint.lock:
             if endpoint.connection is not None:

@@ -1,4 +1,4 @@
-"""The container engine ``vpp``: configures the VPP that runs inside the container."""
+"""Container engine ``vpp``: configures the VPP that runs inside the container."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     )
     from userspace_cni_vpp.switch import Port
 
-#: Environment variables of the program in the container, where its VPP is not in the usual place.
+#: Environment variables for the program in the container, if its VPP uses other paths.
 API_SOCKET_VARIABLE = "USERSPACE_CNI_VPP_API_SOCKET"
 API_DIR_VARIABLE = "USERSPACE_CNI_VPP_API_DIR"
 
 
 class VppContainerEngine(ContainerEngine):
-    """The opposite end of a memif, in the container's VPP."""
+    """The container's end of a memif, in the container's VPP."""
 
     info: ClassVar[EngineInfo] = EngineInfo(
         name="vpp",
@@ -127,7 +127,7 @@ class VppContainerEngine(ContainerEngine):
         _configure(switch, index, handoff)
 
     def restore(self, handoff: Handoff) -> None:
-        """See :meth:`.ContainerEngine.restore`. A memif that is there still is kept."""
+        """See :meth:`.ContainerEngine.restore`. An existing memif is kept."""
         switch = _switch()
         port = switch.tagged(tags.in_container(handoff.interface))
         if port is not None and _is_memif_of(switch, port, handoff):
@@ -160,7 +160,7 @@ class VppContainerEngine(ContainerEngine):
             for dst, _ in _routes(handoff):
                 if switch.route_to(dst, 0) != port.index:
                     raise CheckFailed(
-                        f"the container's VPP has lost the route {dst} by {port.name}"
+                        f"the container's VPP has lost the route {dst} through {port.name}"
                     )
 
     def delete(self, handoff: Handoff) -> None:
@@ -181,18 +181,18 @@ def _switch() -> Switch:
 
 def _memif(handoff: Handoff) -> Memif:
     if not isinstance(handoff.port, Memif):
-        raise InvalidConfig("iftype", f"engine 'vpp' has memif, got {handoff.iftype!r}")
+        raise InvalidConfig("iftype", f"engine 'vpp' supports only memif, got {handoff.iftype!r}")
     return handoff.port
 
 
 def _is_memif_of(switch: Switch, port: Port, handoff: Handoff) -> bool:
-    """Tell whether *port* is the memif of *handoff*."""
+    """Return whether *port* is the memif of *handoff*."""
     memif, found = _memif(handoff), switch.memif(port.index)
     return found is not None and (found.server, found.id) == (memif.role == "server", memif.id)
 
 
 def _configure(switch: Switch, index: int, handoff: Handoff) -> None:
-    """Give the interface *index* all that *handoff* says; what it has already stays."""
+    """Configure the interface *index* as *handoff* says; it may be partly configured already."""
     switch.set_mtu(index, handoff.mtu or MTU)
     if handoff.net_type == "bridge":
         section, domain = _bridge(handoff)
@@ -208,25 +208,28 @@ def _configure(switch: Switch, index: int, handoff: Handoff) -> None:
 
 def _bridge(handoff: Handoff) -> tuple[BridgeSection, int]:
     section = BridgeSection(bridge_name=handoff.bridge)
-    assert section.domain is not None  # noqa: S101  prepare() has seen to it
+    assert section.domain is not None  # noqa: S101  prepare() has checked it
     return section, section.domain
 
 
 def _address(handoff: Handoff, address: IPInterface) -> IPInterface:
-    """Return the address as VPP gets it: a routed port has no neighbour but the gateway."""
+    """Return the address to configure: on a routed port without its network's prefix length.
+
+    A routed port has no neighbour but the gateway.
+    """
     if not handoff.point_to_point:
         return address
     return type(address)(address.ip)
 
 
 def _remove(switch: Switch, handoff: Handoff) -> None:
-    """Remove the interface of *handoff*, also one that was made and not tagged; and its routes."""
+    """Remove the interface of *handoff*, even if it is not tagged yet, and its routes."""
     tag = tags.in_container(handoff.interface)
     number = tags.number(tag)
     unfinished = f"memif{number}/"
     for port in switch.ports(containing=[tag.encode(), unfinished.encode()]):
         if port.tag == tag or (not port.tag and port.name.startswith(unfinished)):
-            # VPP would keep them, and give them to the next interface of this index.
+            # VPP would keep the routes and apply them to the next interface with this index.
             for dst, _ in _routes(handoff):
                 if switch.route_to(dst, 0) == port.index:
                     switch.remove_route(dst, port.index, 0)
@@ -235,7 +238,7 @@ def _remove(switch: Switch, handoff: Handoff) -> None:
 
 
 def _routes(handoff: Handoff) -> Iterator[tuple[IPNetwork, IPAddress | None]]:
-    """Yield the routes: first those to gateways that are in no network of the interface."""
+    """Yield the routes, first those to gateways outside the interface's networks."""
     if handoff.point_to_point:
         for gateway in {ip.gateway for ip in handoff.ips if ip.gateway is not None}:
             yield ip_network(gateway), None
@@ -247,7 +250,7 @@ def _routes(handoff: Handoff) -> Iterator[tuple[IPNetwork, IPAddress | None]]:
 
 
 def _gateway(handoff: Handoff, route: Route) -> IPAddress | None:
-    """Return the gateway of a route that names none: that of an address of its family."""
+    """Return the default gateway for a route: that of an address of the same family."""
     gateways = (ip.gateway for ip in handoff.ips if ip.address.version == route.dst.version)
     return next((gateway for gateway in gateways if gateway is not None), None)
 

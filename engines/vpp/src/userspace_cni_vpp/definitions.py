@@ -1,8 +1,8 @@
-"""What the messages look like that we exchange with VPP.
+"""Definitions of the VPP API messages that the engine uses.
 
-We carry a definition of our own (``definitions.json``: names, fields, types and CRCs) of just the
-messages that we use. VPP tells each message's CRC when a client connects; where one is not ours,
-the definition comes from the API files of the VPP that is running (``*.api.json``).
+``definitions.json`` contains the names, fields, types and CRCs of these messages. VPP sends the CRC
+of each message when a client connects. If a CRC differs from ours, the definition is read from the
+API files of the running VPP (``*.api.json``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from attrs import frozen
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: The plugins of VPP that have the messages of a module; all else is in its core.
+#: The VPP plugin that provides a module's messages; other modules belong to VPP's core.
 PLUGINS = {
     "memif": "memif_plugin.so",
     "vhost_user": "vhost_plugin.so",
@@ -27,13 +27,13 @@ PLUGINS = {
     "af_packet": "af_packet_plugin.so",
 }
 _TYPE_PREFIX = "vl_api_"
-#: vpp-papi keeps one table of types for the process.
+#: Protects vpp-papi's process-wide table of types.
 _types_lock = threading.Lock()
 
 
 @frozen
 class Message:
-    """One message: its name, the CRC of its definition, and how it is written and read."""
+    """A message: its name, the CRC of its definition, and its codec."""
 
     name: str
     #: Eight hexadecimal digits.
@@ -42,49 +42,49 @@ class Message:
 
     @property
     def key(self) -> str:
-        """What VPP calls this definition of the message in its table."""
+        """The name of this definition in VPP's message table."""
         return f"{self.name}_{self.crc}"
 
     def pack(self, fields: Mapping[str, Any]) -> bytes:
-        """Return the message as VPP reads it; a field that is not given is 0 or empty."""
+        """Encode the message; a missing field is 0 or empty."""
         return bytes(self._codec.pack(dict(fields)))
 
     def unpack(self, data: bytes) -> Any:
-        """Return a named tuple of the message's fields; addresses stay bytes."""
+        """Decode a message to a named tuple; addresses remain bytes."""
         return self._codec.unpack(data, ntc=True)[0]
 
 
 @frozen
 class Request:
-    """A message that we send, and what VPP answers."""
+    """A request and its reply."""
 
     message: Message
     reply: Message
-    #: VPP answers with any number of *reply*, whose end a ``control_ping`` finds.
+    #: VPP answers with any number of replies; a ``control_ping`` marks their end.
     stream: bool
     #: The API file that defines it, without ``.api.json``.
     module: str
 
     @property
     def messages(self) -> tuple[Message, Message]:
-        """Both of them."""
+        """The request and the reply."""
         return self.message, self.reply
 
 
 @cache
 def own() -> Mapping[str, Request]:
-    """Return our own definitions, by the name of the request."""
+    """Return the definitions in this package by name of the request."""
     text = files(__package__).joinpath("definitions.json").read_text(encoding="utf-8")
     modules: dict[str, list[str]] = json.loads(text)["modules"]
     return _requests(_parse([text]), {n: m for m, names in modules.items() for n in names})
 
 
 def of_running(api_dir: str, requests: Iterable[Request]) -> Mapping[str, Request]:
-    """Return the definitions of *requests* that the API files below *api_dir* have.
+    """Return the definitions of *requests* from the API files below *api_dir*.
 
     Raises:
-        OSError: when a file cannot be read.
-        ValueError: when it is no API file.
+        OSError: if a file cannot be read.
+        ValueError: if a file is not an API file.
 
     """
     wanted = {request.message.name: request.module for request in requests}
@@ -94,10 +94,10 @@ def of_running(api_dir: str, requests: Iterable[Request]) -> Mapping[str, Reques
 
 
 def _parse(texts: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return messages and services of API files, by name.
+    """Return the messages and services of API files by name.
 
-    Each file has all types that it needs. The same name may mean something else in another VPP, so
-    none of them may outlive this in vpp-papi's table.
+    Each file contains all types that it needs. A type's definition may differ between VPP versions,
+    so types of earlier files are removed from vpp-papi's table first.
     """
     from vpp_papi import vpp_serializer
     from vpp_papi.vpp_papi import VPPApiJSONFiles

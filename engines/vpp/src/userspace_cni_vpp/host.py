@@ -1,4 +1,4 @@
-"""The host engine ``vpp``: ports on one running VPP, over its binary API."""
+"""Host engine ``vpp``: controls a running VPP through its binary API."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _POOL = re.compile(
 
 
 class VppHostEngine(HostEngine):
-    """Ports on one VPP."""
+    """Ports on a VPP instance."""
 
     info: ClassVar[EngineInfo] = EngineInfo(
         name="vpp",
@@ -135,7 +135,7 @@ class VppHostEngine(HostEngine):
         if found is None or found.tag != tags.of(attachment):
             raise CheckFailed(
                 f"the interface {port.name} is gone from VPP, or has lost its tag",
-                f"expected the tag {tags.of(attachment)!r}; DEL and ADD make it again",
+                f"expected the tag {tags.of(attachment)!r}; DEL and ADD create it again",
             )
         if not found.up:
             raise CheckFailed(
@@ -168,30 +168,30 @@ class VppHostEngine(HostEngine):
         return [tag.id for tag in parsed if tag is not None and tag.network == network_id]
 
     def switch_key(self, conf: EngineConf) -> str:
-        """See :meth:`.HostEngine.switch_key`: the socket of the API."""
+        """See :meth:`.HostEngine.switch_key`. The key is the API socket's path."""
         settings: VppSettings = self.context.settings
         return conf.section(VppSection).api_socket or str(settings.api_socket)
 
     def generation(self, conf: EngineConf) -> str:
-        """See :meth:`.HostEngine.generation`: VPP's restart breaks the connection to it."""
+        """See :meth:`.HostEngine.generation`. It identifies the connection, which ends with VPP."""
         api = self._switch(conf).api
         api.call("control_ping")
         return api.id
 
     def lifeline(self, conf: EngineConf) -> Lifeline | None:
-        """See :meth:`.HostEngine.lifeline`: the connection itself."""
+        """See :meth:`.HostEngine.lifeline`. It is a duplicate of the API connection."""
         return Lifeline(self._switch(conf).api.duplicate(), select.POLLRDHUP)
 
     def restore(
         self, attachment: Attachment, conf: EngineConf, port: HostPort, undo: ExitStack
     ) -> HostPort:
-        """See :meth:`.HostEngine.restore`. Names follow from the id, and so stay."""
+        """See :meth:`.HostEngine.restore`. Names derive from the attachment's ID and stay."""
         switch = self._switch(conf)
         if conf.iftype in self.info.bandwidth:
             limits.mend_inside(attachment, kernel.TAGS)
         found = switch.named(port.name)
         if found is not None and found.tag == tags.of(attachment):
-            # What the peer is connected to is kept if that is enough.
+            # Keep the interface if repairing it is enough, because the peer is connected to it.
             with suppress(CheckFailed, Refused):
                 self._mend(attachment, conf, switch, found)
                 self._configure(attachment, conf, switch, found.index)
@@ -215,7 +215,7 @@ class VppHostEngine(HostEngine):
         *,
         again: bool = False,
     ) -> HostPort:
-        # By tag, and so of whatever has been made by then.
+        # The undo step finds interfaces by tag, so it also works if creation stops half way.
         undo.callback(self._remove, attachment.id, conf)
         index = ports.create(attachment, conf, switch, undo, again=again)
         self._configure(attachment, conf, switch, index)
@@ -224,7 +224,7 @@ class VppHostEngine(HostEngine):
     def _configure(
         self, attachment: Attachment, conf: EngineConf, switch: Switch, index: int
     ) -> None:
-        """Connect the interface *index* as *conf* says, and set it up."""
+        """Set the MTU of interface *index*, bridge or route it as *conf* says, and set it up."""
         switch.set_mtu(index, attachment.mtu or ports.MTU)
         if conf.net_type == "bridge":
             section, domain = bridge.section_of(conf)
@@ -244,7 +244,7 @@ class VppHostEngine(HostEngine):
         switch.up(index)
 
     def _mend(self, attachment: Attachment, conf: EngineConf, switch: Switch, found: Port) -> None:
-        """Put right what :meth:`_configure` leaves alone because a new port has it right."""
+        """Repair what :meth:`_configure` does not set because a new port has it right."""
         mac = tags.host_mac(attachment.id)
         if ports.has_mac(conf) and found.mac != mac.hex(":"):
             switch.set_mac(found.index, mac)
@@ -254,7 +254,7 @@ class VppHostEngine(HostEngine):
                 bridge.mend(switch, section, domain)
 
     def _remove(self, attachment_id: str, conf: EngineConf) -> None:
-        """Remove the attachment's interface, and shared things of ours that are left unused."""
+        """Remove the attachment's interface and the engine's shared objects that are now unused."""
         switch = self._switch(conf)
         found = ports.find(switch, attachment_id, conf)
         if conf.net_type == "interface":
@@ -266,7 +266,7 @@ class VppHostEngine(HostEngine):
         for port in found if conf.net_type != "interface" else ():
             switch.remove(port)
         if conf.iftype == "memif" and not found:
-            # Of an ADD that was killed before it made the interface.
+            # An ADD that was killed before it created the interface leaves the socket behind.
             switch.remove_memif_socket(tags.number(attachment_id))
         if conf.net_type == "bridge":
             section, domain = bridge.section_of(conf)
@@ -304,7 +304,7 @@ class VppHostEngine(HostEngine):
 
 
 def _require_buffers(switch: Switch, conf: EngineConf) -> None:
-    """Raise DataplaneUnavailable if VPP has not the packet buffers left for one more port."""
+    """Raise DataplaneUnavailable if VPP lacks free packet buffers for one more port."""
     needed = conf.section(MemifSection).ring_size if conf.iftype == "memif" else 256
     shown = switch.api.call("cli_inband", cmd="show buffers").reply
     free = [int(pool["free"]) + int(pool["cached"]) for pool in _POOL.finditer(shown)]

@@ -1,4 +1,4 @@
-"""The kernel's part of ports for containers that use the kernel."""
+"""Kernel side of kernel ports."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 from userspace_cni.api import DataplaneUnavailable
 from userspace_cni.kernel.tags import Tags
 
-#: Of veth pairs.
+#: Tags of veth pairs.
 TAGS = Tags("userspace-cni-vpp/1")
 
 _VHOST_NET = "/dev/vhost-net"
 
 
 def require_vhost_net() -> None:
-    """Raise DataplaneUnavailable unless this node has what VPP's tap needs."""
+    """Raise DataplaneUnavailable unless this node has vhost-net, which VPP's tap needs."""
     if not os.path.exists(_VHOST_NET):
         raise DataplaneUnavailable(
             f"iftype tap needs {_VHOST_NET}, which this node does not have",

@@ -1,4 +1,4 @@
-"""Makes the host's interface of an attachment, of each interface type."""
+"""The host's interface of an attachment, for each interface type."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from userspace_cni_vpp.switch import Port, Switch
 
 MTU = 1500
-"""In bytes, where nobody asks for another."""
+"""Default MTU in bytes."""
 
-#: The requests that VPP must have for an interface type, and which its plugin brings.
+#: The requests that an interface type needs; VPP has them if the type's plugin is loaded.
 REQUESTS = {
     "memif": ("memif_create_v2", "memif_delete", "memif_socket_filename_add_del_v2"),
     "vhostuser": ("create_vhost_user_if_v2", "delete_vhost_user_if"),
@@ -42,7 +42,7 @@ _GRANTED = 0o660  # the mode that SharedDirectory.grant gives
 
 
 def port_of(attachment: Attachment, conf: EngineConf) -> PortKind:
-    """Return how the container reaches the port."""
+    """Return the container's view of the port."""
     match conf.iftype:
         case "memif":
             return memif_of(attachment, conf)
@@ -65,7 +65,7 @@ def memif_of(attachment: Attachment, conf: EngineConf) -> Memif:
         mode=section.mode,
         id=section.id,
         secret=section.secret,
-        # What one end sends, the other receives.
+        # The container's receive queues are the host's transmit queues, and vice versa.
         rx_queues=section.tx_queues,
         tx_queues=section.rx_queues,
         ring_size=section.ring_size,
@@ -93,7 +93,7 @@ def socket_name(attachment: Attachment, conf: EngineConf) -> str:
 
 
 def vpp_socket(socket: str, netns: str = "") -> str:
-    """Return a memif's *socket* as VPP writes it; an abstract one is in *netns*, by its path."""
+    """Return a memif's *socket* in VPP's notation; *netns* is the namespace of an abstract one."""
     if not socket.startswith(_ABSTRACT):
         return socket
     name = f"abstract:{socket.removeprefix(_ABSTRACT)}"
@@ -103,9 +103,21 @@ def vpp_socket(socket: str, netns: str = "") -> str:
 def create(
     attachment: Attachment, conf: EngineConf, switch: Switch, undo: ExitStack, *, again: bool
 ) -> int:
-    """Make the interface of *attachment*, tagged, and return its index.
+    """Create and tag the interface of *attachment*, and return its index.
 
-    *again*: it was made before, and what is left of it in the kernel stays.
+    Args:
+        attachment: the attachment.
+        conf: the engine's configuration.
+        switch: the VPP instance.
+        undo: receives undo steps.
+        again: whether this is a restoration; an existing veth pair is then kept.
+
+    Raises:
+        CniError: code 103 if the container already has an interface of that name.
+        InvalidConfig: if VPP does not support a value, such as too long a path.
+        DataplaneError: if VPP or the kernel refuses.
+        DataplaneUnavailable: if VPP does not answer.
+
     """
     match conf.iftype:
         case "memif":
@@ -121,9 +133,9 @@ def create(
 
 
 def require_new(attachment: Attachment, conf: EngineConf, switch: Switch) -> None:
-    """Raise CniError 103 if VPP has the interface of *attachment*, which may be in use.
+    """Raise CniError 103 if VPP already has an interface of *attachment*.
 
-    The request that made it may have been forgotten; undoing this one would remove it.
+    That interface may be in use, and undoing this request would remove it.
     """
     name = name_of(attachment.id, conf)
     found = switch.named(name) if name else None
@@ -131,15 +143,16 @@ def require_new(attachment: Attachment, conf: EngineConf, switch: Switch) -> Non
     if found is not None and tag is not None and tag.id == attachment.id:
         raise CniError(
             Code.ALREADY_ATTACHED,
-            f"the attachment has the interface {found.name} in VPP already",
+            f"the attachment already has the interface {found.name} in VPP",
             "DEL it first",
         )
 
 
 def find(switch: Switch, attachment_id: str, conf: EngineConf) -> list[Port]:
-    """Return the interfaces of an attachment: tagged so, or made and not yet tagged.
+    """Return the interfaces of an attachment, including those that are not tagged yet.
 
-    What has no tag yet is known by its name or its MAC address, which follow from the id.
+    An interface without a tag is recognized by its name or MAC address, which are derived from the
+    attachment's ID.
     """
     name, mac = name_of(attachment_id, conf), tags.host_mac(attachment_id)
 
@@ -149,20 +162,20 @@ def find(switch: Switch, attachment_id: str, conf: EngineConf) -> list[Port]:
             return tag is not None and tag.id == attachment_id
         return port.name == name or port.mac == mac.hex(":")
 
-    # By name first: a list of all takes VPP milliseconds where there are a thousand.
+    # Look up the name first: with a thousand interfaces VPP takes milliseconds to list them all.
     named = filter(is_ours, switch.ports(name=name) if name else ())
     return [*named] or [*filter(is_ours, switch.ports(containing=[attachment_id.encode(), mac]))]
 
 
 def has_mac(conf: EngineConf) -> bool:
-    """Tell whether the port carries Ethernet frames."""
+    """Return whether the port carries Ethernet frames and so has a MAC address."""
     return conf.iftype != "memif" or conf.section(MemifSection).mode == "ethernet"
 
 
 def check(attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
-    """Raise CheckFailed unless *port* is what *conf* says, with its socket or its veth pair.
+    """Raise CheckFailed unless *port* matches *conf* and its socket or veth pair exists.
 
-    VPP is not asked: nobody can change these of an interface, only remove it.
+    This does not query VPP, which cannot change these properties of an existing interface.
     """
     match port.port:
         case Memif() as memif:
@@ -191,7 +204,7 @@ def _compare(port: HostPort, wanted: PortKind, what: Iterable[str]) -> None:
 
 
 def _check_socket(port: HostPort) -> None:
-    """Raise CheckFailed unless the socket that VPP made is there, for the application to use."""
+    """Raise CheckFailed unless VPP's socket exists and the application may use it."""
     with suppress(OSError):
         mode = os.lstat(port.socket).st_mode
         if stat.S_ISSOCK(mode) and stat.S_IMODE(mode) == _GRANTED:
@@ -317,7 +330,7 @@ def _create_af_packet(attachment: Attachment, switch: Switch, name: str) -> int:
 
 
 def name_of(attachment_id: str, conf: EngineConf) -> str:
-    """Return what VPP calls the interface of an attachment, empty where that is not known."""
+    """Return the name of the attachment's interface in VPP; empty for taps, which VPP numbers."""
     number = tags.number(attachment_id)
     match conf.iftype:
         case "memif":

@@ -1,4 +1,4 @@
-"""VPP's error numbers, as far as our requests meet them, in words."""
+"""VPP's error numbers that the engine's requests can return, with descriptions."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ _WORDS = {
     Retval.INVALID_SW_IF_INDEX: "there is no such interface",
     Retval.NO_SUCH_FIB: "there is no such table",
     Retval.NO_SUCH_ENTRY: "there is no such entry",
-    Retval.SYSCALL_ERROR_4: "its operating system refuses, as for a socket whose directory is "
-    "missing or whose name is taken",
-    Retval.SYSCALL_ERROR_1: "its operating system refuses, as where /dev/vhost-net is missing",
-    Retval.SYSCALL_ERROR_2: "its operating system refuses, as for a socket whose directory is "
+    Retval.SYSCALL_ERROR_4: "a system call failed, for example because the socket's directory is "
+    "missing or its name is taken",
+    Retval.SYSCALL_ERROR_1: "a system call failed, for example because /dev/vhost-net is missing",
+    Retval.SYSCALL_ERROR_2: "a system call failed, for example because the socket's directory is "
     "missing",
-    Retval.SUBIF_ALREADY_EXISTS: "the socket has an interface of that id already",
-    Retval.ENTRY_ALREADY_EXISTS: "it exists already",
+    Retval.SUBIF_ALREADY_EXISTS: "the socket already has an interface with that id",
+    Retval.ENTRY_ALREADY_EXISTS: "it already exists",
     Retval.BD_IN_USE: "the bridge domain has interfaces",
-    Retval.ADDRESS_IN_USE: "an interface of the table has the address, or one of its network",
-    Retval.DUPLICATE_IF_ADDRESS: "another interface of the table has the address",
-    Retval.BD_ALREADY_HAS_BVI: "the bridge domain has a BVI already",
+    Retval.ADDRESS_IN_USE: "an interface in the same table has this address or one of its network",
+    Retval.DUPLICATE_IF_ADDRESS: "another interface in the same table has this address",
+    Retval.BD_ALREADY_HAS_BVI: "the bridge domain already has a BVI",
 }
 
 
 def describe(retval: int) -> str:
-    """Return *retval* for people: its number, VPP's name for it, and what it means here."""
+    """Describe *retval* for error messages: its meaning, VPP's name for it, and its number."""
     try:
         known = Retval(retval)
     except ValueError:

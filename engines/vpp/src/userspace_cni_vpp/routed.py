@@ -1,4 +1,4 @@
-"""The host's end of a routed port: the container's gateway, and its one neighbour."""
+"""Host's end of a routed port: the container's gateway and only neighbour."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from userspace_cni_vpp.sections import InterfaceSection
     from userspace_cni_vpp.switch import Port, Switch
 
-#: Of all routed ports: they share loopbacks and tables.
+#: Lock for all routed ports, because they share loopbacks and tables.
 LOCK = "routes"
 _VERSIONS = (4, 6)
 
 
 def require_gateways(ips: tuple[IPConfig, ...], section: InterfaceSection) -> None:
-    """Raise InvalidConfig unless the host's end can have an address."""
+    """Raise InvalidConfig unless there is an address for the host's end."""
     if section.addresses:
         return
     lacking = [str(ip.address) for ip in ips if ip.gateway is None]
@@ -41,9 +41,20 @@ def configure(
     section: InterfaceSection,
     mac: str,
 ) -> None:
-    """Give the host's end addresses, and routes to the container's *ips*. Call it under the lock.
+    """Configure the host's end's addresses and the routes to the container.
 
-    *mac* is the container's, empty for a port without one.
+    The caller holds the lock.
+
+    Args:
+        switch: the VPP instance.
+        port: index of the host's end.
+        ips: the container's addresses.
+        section: the network's section ``interface``.
+        mac: the container's MAC address; empty if the port has none.
+
+    Raises:
+        DataplaneError: if VPP already routes one of the addresses to another interface.
+
     """
     for version in _versions(ips, section) if section.vrf else ():
         switch.create_table(section.vrf, version, tags.of_table())
@@ -61,27 +72,30 @@ def configure(
         there = switch.route_to(dst, section.vrf)
         if there is not None and there != port and _is_used(switch, there):
             raise DataplaneError(
-                f"VPP routes {dst}, the container's address, elsewhere already",
+                f"VPP already routes {dst}, the container's address, to another interface",
                 "another container may have this address: see "
                 f"vppctl show ip{'6' if dst.version == 6 else ''} fib {dst}",
             )
         if mac:
-            # It is ours to choose; and nobody has to ask for it.
+            # We chose the MAC address, so VPP need not resolve it.
             switch.add_neighbour(port, ip.address.ip, mac_bytes(mac))
         switch.add_route(dst, port, section.vrf)
 
 
 def clean_up(switch: Switch, port: Port) -> None:
-    """Remove what of :func:`configure` does not go with the interface, under the lock."""
+    """Remove the routes of :func:`configure`, which VPP would keep when the interface is removed.
+
+    The caller holds the lock.
+    """
     for version in _VERSIONS:
         switch.remove_routes(port.index, switch.table_of(port.index, version), version)
 
 
 def remove_unused(switch: Switch, vrf: int) -> None:
-    """Remove our loopbacks whose addresses nobody borrows, and table *vrf* if ours and empty.
+    """Remove the engine's unused loopbacks, and its table *vrf* if that is empty.
 
-    Call it under the lock. A loopback that was made and not tagged before the connection broke is
-    known by its MAC address.
+    The caller holds the lock. A loopback that was not tagged because the connection broke is
+    recognized by its MAC address.
     """
     tag, mac = tags.GATEWAY, tags.GATEWAY_MAC
     candidates = [
@@ -101,7 +115,7 @@ def remove_unused(switch: Switch, vrf: int) -> None:
 
 
 def check(switch: Switch, port: Port, ips: tuple[IPConfig, ...], section: InterfaceSection) -> None:
-    """Raise CheckFailed unless *port* is as :func:`configure` left it."""
+    """Raise CheckFailed unless *port* is configured as :func:`configure` does it."""
     for version in _versions(ips, section):
         table = switch.table_of(port.index, version)
         if table != section.vrf:
@@ -132,7 +146,7 @@ def check(switch: Switch, port: Port, ips: tuple[IPConfig, ...], section: Interf
 
 
 def _gateway(switch: Switch, addresses: set[IPInterface], vrf: int) -> int:
-    """Return the loopback that lends *addresses* in table *vrf*, made if it is not there."""
+    """Return the loopback with *addresses* in table *vrf*; create it if it is missing."""
     tag = tags.of_gateway(vrf, [str(address) for address in addresses])
     mac = tags.shared_mac(tag)
     found = switch.loopback(tag, mac)
@@ -141,7 +155,7 @@ def _gateway(switch: Switch, addresses: set[IPInterface], vrf: int) -> int:
         switch.tag(index, tag)
     if found is None or not found.up:
         for version in sorted({a.version for a in addresses}) if vrf else ():
-            # VPP refuses it once there is an address, also if nothing would change.
+            # VPP refuses this if the interface has an address, even if the table is the same.
             if switch.table_of(index, version) != vrf:
                 switch.set_table(index, vrf, version)
     for address in sorted(addresses, key=str):
@@ -152,16 +166,17 @@ def _gateway(switch: Switch, addresses: set[IPInterface], vrf: int) -> int:
 
 
 def _is_used(switch: Switch, index: int) -> bool:
-    """Tell whether routes through interface *index* are meant.
+    """Return whether routes through interface *index* are in use.
 
-    VPP keeps those of an interface that was removed by hand, also when its number goes to another.
+    VPP keeps the routes of an interface that was removed by hand, even when another interface gets
+    its index.
     """
     found = switch.find(index)
     return found is not None and not found.tag.startswith(tags.GATEWAY)
 
 
 def _gateways(ips: tuple[IPConfig, ...]) -> set[IPInterface]:
-    # Host addresses: the container's network is on the container's port alone.
+    # Full-length prefixes, because the container's network is reachable only through its own port.
     return {ip_interface(ip.gateway) for ip in ips if ip.gateway is not None}
 
 

@@ -1,6 +1,6 @@
-"""The engine's sections of the network configuration, of the host's end and of the container's.
+"""Configuration sections of the engine, for the host's end and the container's end.
 
-The validators judge one value each and raise ValueError; the core puts the value's path before it.
+Each validator checks one value and raises ValueError; core adds the path of the key.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from userspace_cni.api import sections
 from userspace_cni.api.sections import ID_MAX, QUEUES_MAX, VLAN_MAX, power_of_two, within
 
 _BRIDGE_ID_MAX = (1 << 24) - 1  # VPP's L2_BD_ID_MAX; bridge domain 0 cannot be changed
-#: Named bridges have ids of the upper half; who chooses numbers rarely chooses such.
+#: Named bridges get IDs in the upper half of the range, which people rarely choose as numbers.
 _NAMED_BRIDGES = 1 << 23
-_SECRET_MAX = 23  # bytes: the 24 of the memif protocol less the NUL
+_SECRET_MAX = 23  # bytes: the memif protocol's 24 minus the NUL
 
-#: A bridge's name becomes part of a tag, which has 63 bytes.
+#: A bridge's name becomes part of a tag, which is limited to 63 bytes.
 _BRIDGE_NAME = re.compile(r"[!-~]{1,32}", re.ASCII)
 
 
@@ -32,7 +32,7 @@ def _bridge_name(_: Any, __: Attribute[Any], value: str) -> None:
 
 
 def _secret(_: Any, __: Attribute[Any], value: str) -> None:
-    # The value is not repeated: it is a secret, and this goes into logs.
+    # The message does not contain the value, because it is a secret and messages are logged.
     if value and not re.fullmatch(rf"[!-~]{{1,{_SECRET_MAX}}}", value, re.ASCII):
         raise ValueError(f"expected 1 to {_SECRET_MAX} visible ASCII characters (it is not shown)")
 
@@ -41,7 +41,7 @@ def _addresses(_: Any, __: Attribute[Any], value: tuple[str, ...]) -> None:
     for address in value:
         if "/" not in address:
             raise ValueError(f"expected an address with its prefix length, got {address!r}")
-        ip_interface(address)  # its own error says what is wrong
+        ip_interface(address)  # raises a ValueError that says what is wrong
 
 
 def _absolute(_: Any, __: Attribute[Any], value: str) -> None:
@@ -51,20 +51,20 @@ def _absolute(_: Any, __: Attribute[Any], value: str) -> None:
 
 @frozen(kw_only=True)
 class BridgeSection:
-    """``bridge``: the bridge domain that the port belongs to; made where it does not exist."""
+    """``bridge``: the port's bridge domain, which is created if it does not exist."""
 
-    #: A number is the bridge domain's; any other name stands for a number derived from it.
+    #: The bridge domain's number, or a name from which the number is derived.
     bridge_name: str = field(default="", validator=_bridge_name)
-    #: The predecessor's; *bridge_name* wins.
+    #: Key of the predecessor; *bridge_name* takes precedence.
     bridge_id: int | None = field(default=None, validator=within(1, _BRIDGE_ID_MAX))
-    #: The port's own VLAN: what the container sends untagged has this tag in the bridge domain.
+    #: VLAN of the port: the container's untagged frames have this tag in the bridge domain.
     vlan_id: int | None = field(default=None, validator=within(1, VLAN_MAX))
-    #: Of the host: give the bridge domain an interface (BVI) with the gateways' addresses.
+    #: Host only: give the bridge domain an interface (BVI) with the gateway addresses.
     gateway: bool = False
 
     @property
     def domain(self) -> int | None:
-        """The bridge domain's number; None where the section names none."""
+        """The bridge domain's number; None if neither key is given."""
         if not self.bridge_name:
             return self.bridge_id
         if self.bridge_name.isdecimal():
@@ -74,7 +74,7 @@ class BridgeSection:
 
     @property
     def name(self) -> str:
-        """The name for people."""
+        """The bridge domain's name or number as given."""
         return self.bridge_name or str(self.bridge_id)
 
 
@@ -82,10 +82,10 @@ class BridgeSection:
 class InterfaceSection:
     """``host.interface``: the host's end of a routed port."""
 
-    #: The table (VRF) that the port and its routes belong to; made where it does not exist.
+    #: Routing table (VRF) of the port and its routes; created if it does not exist.
     vrf: int = field(default=0, validator=within(0, ID_MAX - 1))
-    #: The port's own addresses with prefix length. Without any it borrows those of a loopback,
-    #: which are the gateways that IPAM gave.
+    #: The port's own addresses, with prefix lengths. By default the port is unnumbered and uses a
+    #: loopback's addresses, which are the gateways from IPAM.
     addresses: tuple[str, ...] = field(default=(), validator=_addresses)
 
 
@@ -93,8 +93,8 @@ class InterfaceSection:
 class MemifSection(sections.MemifSection):
     """``memif`` of the host or the container. The host's end is the server by default."""
 
-    #: ``path``: a file in the directory that the container shares; ``abstract``: a name in the
-    #: container's network namespace, for which nothing is shared.
+    #: ``path``: a file in the container's shared directory; ``abstract``: an abstract socket in the
+    #: container's network namespace, which needs no shared directory.
     socket: Literal["path", "abstract"] = "path"
     secret: str = field(default="", validator=_secret, repr=False)
     buffer_size: int = field(default=2048, validator=power_of_two(256, 32768))
@@ -103,16 +103,16 @@ class MemifSection(sections.MemifSection):
 
     @property
     def peer_role(self) -> Literal["server", "client"]:
-        """The container's role, where the section is the host's."""
+        """The container's role, if this is the host's section."""
         return "server" if self.is_server is False else "client"
 
 
 @frozen(kw_only=True)
 class VhostSection(sections.VhostSection):
-    """``host.vhost``: a vhost-user port, whose application in the container has a virtio driver."""
+    """``host.vhost``: a vhost-user port for an application with a virtio driver."""
 
-    #: Of the host: the ``server`` makes the socket. By default the host is the client, because a
-    #: virtio-user application that is the client connects once and never again.
+    #: The host's mode; the ``server`` creates the socket. By default the host is the client,
+    #: because a virtio-user application in client mode connects only once.
     mode: Literal["client", "server"] = "client"
 
     @property
@@ -123,7 +123,7 @@ class VhostSection(sections.VhostSection):
 
 @frozen(kw_only=True)
 class VppSection:
-    """``host.vpp``: which VPP; by default the node's settings."""
+    """``host.vpp``: how to reach VPP; by default the node's settings are used."""
 
     api_socket: str = field(default="", validator=_absolute)
     api_dir: str = field(default="", validator=_absolute)

@@ -1,4 +1,4 @@
-"""The engine's table ``[engines.vpp]`` in the node's settings."""
+"""Engine settings: the table ``[engines.vpp]`` of the node's settings."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from userspace_cni.api.sections import seconds
 
 @frozen(kw_only=True)
 class VppSettings:
-    """Where VPP is; in a container, the defaults hold."""
+    """How to reach VPP. The container engine uses the defaults."""
 
-    #: Of the binary API.
+    #: Socket of the binary API.
     api_socket: Path = Path("/run/vpp/api.sock")
-    #: The JSON files that describe the API.
+    #: Directory with the JSON files that describe the API.
     api_dir: Path = Path("/usr/share/vpp/api")
-    #: Seconds, for each answer.
+    #: In seconds, for each answer.
     timeout: float = field(default=10.0, validator=seconds)

@@ -1,4 +1,4 @@
-"""What we ask of a VPP, in the words of its operator: interfaces, bridge domains, addresses."""
+"""VPP operations on interfaces, bridge domains, addresses and routes."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ if TYPE_CHECKING:
     from userspace_cni_vpp.connection import Connection
 
 NONE = 0xFFFFFFFF
-"""VPP's "no such", "any" or "choose one": ~0."""
+"""~0, which VPP uses for "none", "any" or "choose one"."""
 _ADMIN_UP = 1
 _LINK_UP = 2
-_PUSH_1 = 1  # L2_VTR_PUSH_1: tag on the way in, untag on the way out
-#: What a bridge domain of ours does, by VPP's name of the field, with the flag (BRIDGE_API_FLAG_*).
+_PUSH_1 = 1  # L2_VTR_PUSH_1: add the tag on input, remove it on output
+#: Features of the engine's bridge domains: VPP's field names and flags (BRIDGE_API_FLAG_*).
 FORWARDING = {"learn": 1, "forward": 2, "flood": 4, "uu_flood": 8}
 _NORMAL_PORT = 0
 _BVI_PORT = 1
 _DROP = 2  # FIB_API_PATH_TYPE_DROP
 _LINK_LOCAL = "fe80::/10"
 _STATIC = 1  # IP_API_NEIGHBOR_FLAG_STATIC
-#: How VPP says that there is no interface to delete; of af_packet the last.
+#: Errors for an interface that does not exist; the last one is af_packet's.
 _GONE = (Retval.INVALID_SW_IF_INDEX, Retval.INVALID_INTERFACE, Retval.SYSCALL_ERROR_1)
-#: Of MPLS, in a path: vpp-papi fills up no lists.
+#: MPLS labels of a path; vpp-papi does not pad lists of fixed length.
 _NO_LABELS: list[dict[str, int]] = [{}] * 16
 MODES = ("ethernet", "ip", "inject-punt")
-"""Of a memif, by VPP's number."""
+"""Memif modes, indexed by VPP's number."""
 
 
 @frozen(kw_only=True)
 class Port:
-    """One interface of VPP."""
+    """An interface of VPP."""
 
-    #: VPP's number (sw_if_index); another after a restart.
+    #: VPP's ``sw_if_index``, which changes with a restart.
     index: int
     name: str
     tag: str
-    #: Empty where it has none (a memif of mode ip).
+    #: Empty if the interface has none (a memif in mode ip).
     mac: str
     up: bool
     #: Whether the peer is connected.
     link: bool
-    #: Of IP packets, in bytes.
+    #: MTU of IP packets, in bytes.
     mtu: int
-    #: The tag that frames get in the bridge domain, None for none.
+    #: VLAN tag that frames get in the bridge domain.
     vlan: int | None
 
 
 @frozen(kw_only=True)
 class MemifPort:
-    """What VPP says of a memif."""
+    """A memif as VPP describes it."""
 
     index: int
     id: int
@@ -69,22 +69,26 @@ class MemifPort:
 
 @frozen(kw_only=True)
 class Domain:
-    """One bridge domain."""
+    """A bridge domain."""
 
     tag: str
-    #: Index of its BVI, None without one.
+    #: Index of its BVI.
     bvi: int | None
-    #: Indices of all its interfaces, the BVI included.
+    #: Indices of all its interfaces, including the BVI.
     members: frozenset[int]
-    #: What it should do and does not: some of FORWARDING.
+    #: Features of FORWARDING that are switched off.
     off: tuple[str, ...]
 
 
 class Switch:
-    """One VPP, behind a connection."""
+    """Operations on one VPP.
+
+    Every method raises :class:`.Refused` when VPP refuses a request, and
+    :class:`.DataplaneUnavailable` when it does not answer.
+    """
 
     def __init__(self, api: Connection) -> None:
-        """Speak over *api*."""
+        """Use the connection *api*."""
         self.api = api
 
     # -- interfaces
@@ -92,8 +96,10 @@ class Switch:
     def ports(self, *, containing: Sequence[bytes] | None = None, name: str = "") -> list[Port]:
         """Return interfaces, by default all.
 
-        *containing*: those whose description contains one of these byte strings. *name*: those
-        whose name contains it, which VPP itself looks for.
+        Args:
+            containing: only interfaces whose encoded description contains one of these strings.
+            name: only interfaces whose name contains this text; VPP itself filters by it.
+
         """
         found = self.api.dump(
             "sw_interface_dump",
@@ -107,27 +113,27 @@ class Switch:
     def port(self, index: int) -> Port:
         """Return the interface *index*, which must exist."""
         found = self.find(index)
-        assert found is not None, index  # noqa: S101  it has just been made
+        assert found is not None, index  # noqa: S101  it has just been created
         return found
 
     def find(self, index: int) -> Port | None:
-        """Return the interface *index*, None if there is none."""
+        """Return the interface *index*, or None if it does not exist."""
         found = self.api.dump("sw_interface_dump", sw_if_index=index)
         return next((_port(details) for details in found if details.sw_if_index == index), None)
 
     def named(self, name: str) -> Port | None:
-        """Return the interface *name*, None if there is none. Costs the same among many."""
+        """Return the interface *name*, or None; fast even if there are many interfaces."""
         return next((port for port in self.ports(name=name) if port.name == name), None)
 
     def tagged(self, tag: str) -> Port | None:
-        """Return the interface that has exactly this *tag*."""
+        """Return the interface with exactly this *tag*, or None."""
         ports = self.ports(containing=[tag.encode()])
         return next((port for port in ports if port.tag == tag), None)
 
     def loopback(self, tag: str, mac: bytes) -> Port | None:
-        """Return the loopback with this *tag*; or without any, and with this MAC address.
+        """Return the loopback with this *tag*, or without a tag and with this MAC address.
 
-        So does one look that was made, and not tagged before the connection broke.
+        The latter was created by a request whose connection broke before it could tag it.
         """
         found = self.ports(containing=[tag.encode(), mac], name="loop")
         ours = (p for p in found if p.tag == tag or (not p.tag and p.mac == mac.hex(":")))
@@ -138,12 +144,12 @@ class Switch:
         self.api.call("sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=tag)
 
     def up(self, index: int) -> None:
-        """Set an interface admin up."""
+        """Set an interface administratively up."""
         self.api.call("sw_interface_set_flags", sw_if_index=index, flags=_ADMIN_UP)
 
     def set_mtu(self, index: int, mtu: int) -> None:
         """Set the MTU of IP packets, in bytes."""
-        # The others of the four (IP4, IP6, MPLS) are 0: as the first.
+        # L3, IP4, IP6, MPLS; 0 means the value of L3.
         self.api.call("sw_interface_set_mtu", sw_if_index=index, mtu=[mtu, 0, 0, 0])
 
     def set_mac(self, index: int, mac: bytes) -> None:
@@ -151,12 +157,12 @@ class Switch:
         self.api.call("sw_interface_set_mac_address", sw_if_index=index, mac_address=mac)
 
     def remove(self, port: Port) -> None:
-        """Remove an interface, of whichever kind; what is gone already is no error."""
+        """Remove an interface of any kind; do nothing if it no longer exists."""
         name, index = port.name, port.index
         try:
             if name.startswith("memif"):
                 self.api.call("memif_delete", subject=name, sw_if_index=index)
-                # It is called memif<socket>/<id>.
+                # The name is memif<socket>/<id>.
                 self.remove_memif_socket(int(name.removeprefix("memif").partition("/")[0]))
             elif name.startswith("VirtualEthernet"):
                 self.api.call("delete_vhost_user_if", subject=name, sw_if_index=index)
@@ -180,7 +186,7 @@ class Switch:
         number: int,
         server: bool,
         mode: str,
-        id: int,  # noqa: A002  VPP's word
+        id: int,  # noqa: A002  VPP's name of the field
         secret: str,
         ring_size: int,
         buffer_size: int,
@@ -189,9 +195,25 @@ class Switch:
         zero_copy: bool,
         mac: bytes,
     ) -> int:
-        """Make a memif on *socket*, as VPP writes it, and return its index.
+        """Create a memif and return its index.
 
-        The socket has that *number* in VPP, or one of VPP's choice where another socket has it.
+        Args:
+            socket: in VPP's notation, see :func:`.ports.vpp_socket`.
+            number: preferred number of the socket; if it is taken, VPP chooses another.
+            server: whether this end creates the socket.
+            mode: one of :data:`MODES`.
+            id: number of the memif on its socket.
+            secret: shared secret, or empty.
+            ring_size: number of descriptors of each ring.
+            buffer_size: in bytes.
+            rx_queues: number of receive queues.
+            tx_queues: number of transmit queues.
+            zero_copy: whether VPP may use the peer's buffers without copying.
+            mac: MAC address; zero bytes let VPP choose one.
+
+        Raises:
+            DataplaneError: if another memif uses the socket, or VPP refuses.
+
         """
         try:
             socket_id = self._add_memif_socket(socket, number)
@@ -223,8 +245,8 @@ class Switch:
         return int(reply.sw_if_index)
 
     def memif(self, index: int) -> MemifPort | None:
-        """Return what VPP says of the memif *index*, None if it is none."""
-        # Not by name: the id may be told to be any number.
+        """Return the memif *index*, or None if that interface is not a memif."""
+        # Search for the index, because the name contains only the socket's number and the ID.
         for found in self.api.dump("memif_dump", containing=[struct.pack(">I", index)]):
             if found.sw_if_index == index:
                 return MemifPort(
@@ -246,7 +268,7 @@ class Switch:
         return int(reply.socket_id)
 
     def remove_memif_socket(self, socket_id: int) -> None:
-        """Remove a memif socket that no interface is on; what is gone already is no error."""
+        """Remove a memif socket unless it is in use or no longer exists."""
         request = "memif_socket_filename_add_del_v2"
         if not self.api.has(request):
             return
@@ -258,14 +280,14 @@ class Switch:
                 socket_filename="",
             )
         except Refused as error:
-            # Another interface is on it, which is not ours; or it is gone.
+            # The socket is used by an interface that is not ours, or it no longer exists.
             if error.retval not in (Retval.UNEXPECTED_INTF_STATE, Retval.INVALID_ARGUMENT):
                 raise
 
     def _clean_up_socket(self, socket_id: int, id_: int) -> None:
-        """Remove what VPP keeps of the memif *id_* that it refused to make.
+        """Remove what VPP keeps of the memif *id_* whose creation it refused.
 
-        That has no tag yet. What has one is not what was refused.
+        An interface with a tag is kept: it is not the one whose creation was refused.
         """
         for port in self._on_socket(socket_id):
             if port.name == f"memif{socket_id}/{id_}" and not port.tag:
@@ -273,25 +295,25 @@ class Switch:
         self.remove_memif_socket(socket_id)
 
     def _taken(self, socket: str, socket_id: int) -> DataplaneError:
-        """Return the error that names whose memif is on *socket* already."""
+        """Return an error that names the memif that already uses *socket*."""
         whose = ", ".join(
             f"{port.name}, tagged {port.tag!r}" if port.tag else f"{port.name}, without a tag"
             for port in self._on_socket(socket_id)
         )
         return DataplaneError(
-            f"VPP has a memif on the socket {socket} already: {whose}",
+            f"VPP already has a memif on the socket {socket}: {whose}",
             "choose another socketfile, or remove that interface if nobody needs it: "
             "vppctl delete interface memif NAME",
         )
 
     def _on_socket(self, socket_id: int) -> list[Port]:
-        """Return the memifs on a socket, which are called memif<socket>/<id>."""
+        """Return the memifs on a socket; their names are memif<socket>/<id>."""
         return self.ports(name=f"memif{socket_id}/")
 
     # -- bridge domains
 
     def create_domain(self, domain: int, tag: str) -> bool:
-        """Make a bridge domain that learns and floods; tell whether it is new."""
+        """Create a bridge domain that learns and floods; return False if it already exists."""
         try:
             self.api.call(
                 "bridge_domain_add_del_v2",
@@ -308,7 +330,7 @@ class Switch:
         return True
 
     def domain(self, domain: int) -> Domain | None:
-        """Return a bridge domain, None if it does not exist."""
+        """Return a bridge domain, or None if it does not exist."""
         for found in self.api.dump("bridge_domain_dump", bd_id=domain, sw_if_index=NONE):
             if found.bd_id == domain:
                 bvi = found.bvi_sw_if_index
@@ -321,7 +343,7 @@ class Switch:
         return None
 
     def set_forwarding(self, domain: int) -> None:
-        """Make a bridge domain learn, forward and flood, as one that we make does."""
+        """Switch on learning, forwarding and flooding in a bridge domain."""
         self.api.call(
             "bridge_flags",
             subject=f"bridge domain {domain}",
@@ -331,7 +353,7 @@ class Switch:
         )
 
     def remove_domain(self, domain: int) -> None:
-        """Remove an empty bridge domain; one that somebody has just begun to use stays."""
+        """Remove a bridge domain unless it is in use or no longer exists."""
         try:
             self.api.call("bridge_domain_add_del_v2", bd_id=domain, is_add=False)
         except Refused as error:
@@ -339,7 +361,7 @@ class Switch:
                 raise
 
     def join(self, index: int, domain: int, *, bvi: bool = False) -> None:
-        """Make an interface a member of a bridge domain."""
+        """Add an interface to a bridge domain, optionally as its BVI."""
         self.api.call(
             "sw_interface_set_l2_bridge",
             subject=f"bridge domain {domain}",
@@ -352,8 +374,8 @@ class Switch:
     def set_vlan(self, index: int, vlan: int) -> None:
         """Make an interface an access port of *vlan*.
 
-        The tag rewrite alone would strip any VLAN's tag on the way out; the filter keeps all but
-        its own away.
+        The tag rewrite alone would strip the tag of any VLAN on output; the filter drops frames of
+        other VLANs.
         """
         self.api.call(
             "l2_interface_vlan_tag_rewrite",
@@ -365,15 +387,16 @@ class Switch:
         try:
             self.api.call("l2_interface_efp_filter", sw_if_index=index, enable_disable=True)
         except Refused as error:
-            # Its retval is the error of whichever request had the last one (VPP 26.10-rc0,
-            # vnet_main.api_errno); only a wrong interface is an error of its own.
+            # The retval may be the last error of an unrelated request (VPP 26.10-rc0,
+            # vnet_main.api_errno). Only a wrong interface is an error of this request.
             if error.retval == Retval.INVALID_SW_IF_INDEX:
                 raise
 
     def filters_vlan(self, name: str) -> bool:
-        """Tell whether the interface *name* has the filter of :meth:`set_vlan`.
+        """Return whether the interface *name* has the filter of :meth:`set_vlan`.
 
-        No message of the API tells it. A VPP that does not answer as expected is believed.
+        The API has no message for this, so CLI output is parsed. If it has an unexpected format,
+        the filter is assumed to be set.
         """
         shown = self.api.call("cli_inband", cmd=f"show interface {name} features").reply
         _, told, features = shown.partition("l2-output:")
@@ -382,14 +405,14 @@ class Switch:
     # -- addresses and routes
 
     def create_loopback(self, mac: bytes) -> int:
-        """Make a loopback interface and return its index."""
+        """Create a loopback interface and return its index."""
         reply = self.api.call(
             "create_loopback_instance", mac_address=mac, is_specified=False, user_instance=NONE
         )
         return int(reply.sw_if_index)
 
     def add_address(self, index: int, address: IPInterface) -> None:
-        """Give an interface an address; that it has it already is no error."""
+        """Add an address to an interface; do nothing if it already has the address."""
         try:
             self.api.call(
                 "sw_interface_add_del_address",
@@ -399,7 +422,7 @@ class Switch:
                 prefix=_prefix(address.ip, address.network.prefixlen),
             )
         except Refused as error:
-            # VPP says the same of IPv4 whether it is this interface's or another's.
+            # For IPv4 the error is the same whether this interface or another one has the address.
             taken = error.retval in (Retval.ADDRESS_IN_USE, Retval.DUPLICATE_IF_ADDRESS)
             if not taken or address not in self.addresses(index):
                 raise
@@ -413,7 +436,7 @@ class Switch:
         }
 
     def enable_ipv6(self, index: int) -> None:
-        """Let an interface without an IPv6 address of its own take part in IPv6."""
+        """Enable IPv6 on an interface without an IPv6 address of its own."""
         try:
             self.api.call("sw_interface_ip6_enable_disable", sw_if_index=index, enable=True)
         except Refused as error:
@@ -435,7 +458,7 @@ class Switch:
         return {details.sw_if_index: details.ip_sw_if_index for details in found}
 
     def create_table(self, vrf: int, version: int, name: str) -> None:
-        """Make a routing table; one that exists stays as it is."""
+        """Create a routing table; do nothing if it exists."""
         self.api.call(
             "ip_table_add_del",
             is_add=True,
@@ -443,20 +466,20 @@ class Switch:
         )
 
     def tables(self) -> dict[tuple[int, int], str]:
-        """Return the names of all routing tables, by number and version of IP."""
+        """Return the names of all routing tables by table number and IP version."""
         return {
             (found.table.table_id, 6 if found.table.is_ip6 else 4): found.table.name
             for found in self.api.dump("ip_table_dump")
         }
 
     def remove_table(self, vrf: int, version: int) -> None:
-        """Give a routing table up; VPP keeps it for as long as an interface is part of it."""
+        """Remove a routing table; VPP keeps it as long as an interface uses it."""
         self.api.call(
             "ip_table_add_del", is_add=False, table={"table_id": vrf, "is_ip6": version == 6}
         )
 
     def set_table(self, index: int, vrf: int, version: int) -> None:
-        """Make an interface part of a routing table."""
+        """Bind an interface to a routing table."""
         self.api.call(
             "sw_interface_set_table",
             subject=f"table {vrf}",
@@ -466,7 +489,7 @@ class Switch:
         )
 
     def is_routed(self, vrf: int, version: int) -> bool:
-        """Tell whether a table has more than what VPP puts into each: drops, and fe80::/10."""
+        """Return whether a table has routes besides VPP's own, which are drops and fe80::/10."""
         found = self.api.dump("ip_route_dump", table={"table_id": vrf, "is_ip6": version == 6})
         return any(
             path.type != _DROP
@@ -476,7 +499,7 @@ class Switch:
         )
 
     def table_of(self, index: int, version: int) -> int:
-        """Return the routing table of an interface."""
+        """Return the number of an interface's routing table."""
         reply = self.api.call(
             "sw_interface_get_table",
             sw_if_index=index,
@@ -487,7 +510,7 @@ class Switch:
     def add_route(
         self, dst: IPNetwork, index: int, vrf: int, gateway: IPAddress | None = None
     ) -> None:
-        """Route *dst* through an interface, by *gateway* if given; replaces what was there."""
+        """Route *dst* through an interface, via *gateway* if given; replace an existing route."""
         self._route(dst, index, vrf, gateway, is_add=True)
 
     def remove_route(self, dst: IPNetwork, index: int, vrf: int) -> None:
@@ -495,7 +518,7 @@ class Switch:
         self._route(dst, index, vrf, None, is_add=False)
 
     def remove_routes(self, index: int, vrf: int, version: int) -> None:
-        """Remove the routes to single addresses that lead through an interface."""
+        """Remove all host routes (/32 or /128) through an interface."""
         bits = 32 if version == 4 else 128
         found = self.api.dump(
             "ip_route_dump",
@@ -509,7 +532,7 @@ class Switch:
                 self.remove_route(dst, index, vrf)
 
     def route_to(self, dst: IPNetwork, vrf: int) -> int | None:
-        """Return the interface that exactly *dst* is routed through, None without such a route."""
+        """Return the interface of the route to exactly *dst*, or None without such a route."""
         try:
             reply = self.api.call(
                 "ip_route_lookup",
@@ -525,7 +548,7 @@ class Switch:
         return int(paths[0].sw_if_index) if paths else None
 
     def add_neighbour(self, index: int, address: IPAddress, mac: bytes) -> None:
-        """Tell VPP for good which MAC address *address* has."""
+        """Add a static neighbour entry."""
         self.api.call(
             "ip_neighbor_add_del",
             is_add=True,
