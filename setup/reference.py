@@ -33,7 +33,7 @@ class Reference(Extension):
             if member.is_alias:
                 continue
             if isinstance(member, Attribute):
-                member.labels -= {"class-attribute", "instance-attribute"}
+                member.labels -= {"class-attribute", "instance-attribute", "module-attribute"}
                 if text := _comment(member):
                     member.docstring = Docstring(text, parent=member)
             if isinstance(member, Object) and member.docstring:

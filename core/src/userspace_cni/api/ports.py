@@ -1,7 +1,7 @@
-"""How a container reaches its end of a port: a tagged union of kinds, with an open case.
+"""How a container reaches a port: a tagged union of kinds, with an open case.
 
-Each kind has a name (``kind``), the path of a ``socket`` and the container's ``role`` at it; where
-there is no socket, both are empty. All is said from the container's point of view.
+Each kind has a name (``kind``), the path of a ``socket``, and the container's ``role`` at the
+socket; both are empty if there is no socket. Everything is from the container's point of view.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from attrs import Attribute, field, frozen
 
 _KIND = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
-#: Who the container is: the ``server`` makes the socket, the ``client`` connects to it.
+#: The container's role: the ``server`` creates the socket, the ``client`` connects to it.
 Role: TypeAlias = Literal["server", "client", ""]
 
 
 @frozen(kw_only=True)
 class Kernel:
-    """An interface of the kernel: the container finds it in its network namespace.
+    """An interface of the kernel, in the container's network namespace.
 
-    It is the only kind that is not handed over.
+    It is the only kind that needs no hand-over document.
     """
 
     #: The name of the kind.
     kind: ClassVar[str] = "kernel"
-    #: It has none.
+    #: Always empty, because there is no socket.
     socket: ClassVar[str] = ""
-    #: It has none.
+    #: Always empty, because there is no socket.
     role: ClassVar[Role] = ""
 
 
@@ -40,25 +40,25 @@ class Memif:
 
     #: The name of the kind.
     kind: ClassVar[str] = "memif"
-    #: The container's: the ``server`` makes the socket, the ``client`` connects to it.
+    #: The container's role: the ``server`` creates the socket, the ``client`` connects to it.
     role: Literal["server", "client"]
-    #: Path of the socket on the node; ``@NAME`` is an abstract socket in the container's network
-    #: namespace.
+    #: The path of the socket on the node; ``@NAME`` is an abstract socket in the container's
+    #: network namespace.
     socket: str
-    #: What the packets begin with.
+    #: The format of packets: with an Ethernet header, or only the IP packet.
     mode: Literal["ethernet", "ip", "inject-punt"] = "ethernet"
-    #: Tells the interfaces on one socket apart.
+    #: The id of the interface, which distinguishes the interfaces on one socket.
     id: int = 0
-    #: Both ends must have the same.
+    #: The secret, which must be the same on both ends.
     secret: str = field(default="", repr=False)
-    #: How many receive queues the container must have at least: the switch may use any of them,
-    #: and what it puts into one that does not exist is lost.
+    #: The minimum number of receive queues in the container. The switch may use any of them, and
+    #: packets to a queue that does not exist are lost.
     rx_queues: int = 1
-    #: How many transmit queues it may have at most.
+    #: The maximum number of transmit queues in the container.
     tx_queues: int = 1
-    #: Entries of a ring, a power of two.
+    #: The number of entries of a ring, a power of two.
     ring_size: int = 1024
-    #: Bytes of a packet buffer.
+    #: The size of a packet buffer in bytes.
     buffer_size: int = 2048
     #: Whether the client lends its own packet buffers.
     zero_copy: bool = False
@@ -70,11 +70,11 @@ class VhostUser:
 
     #: The name of the kind.
     kind: ClassVar[str] = "vhost-user"
-    #: The container's role: the ``server`` makes the socket, the ``client`` connects to it.
+    #: The container's role: the ``server`` creates the socket, the ``client`` connects to it.
     mode: Literal["server", "client"]
-    #: Path of the socket on the node.
+    #: The path of the socket on the node.
     socket: str
-    #: Pairs of queues.
+    #: The number of queue pairs.
     queues: int = 1
 
     @property
@@ -92,7 +92,7 @@ def _custom_kind(_: object, __: Attribute[Any], value: str) -> None:
 
 
 def _as_json(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return *values* as they come back from a file, so that what is given back is the same."""
+    """Return *values* in the form that JSON gives back, so that they stay equal when stored."""
     try:
         told: Mapping[str, Any] = json.loads(json.dumps(values, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -112,24 +112,26 @@ def _device_info(_: object, __: Attribute[Any], value: Mapping[str, Any]) -> Non
 class CustomPort:
     """A port of any other kind, such as AF_XDP or vDPA.
 
-    Core hands it over, stores it and gives it back as it is, also where the engine that made it is
+    Core hands it over, stores it and returns it unchanged, even where the engine that made it is
     not installed: in the container, or after the engine was removed.
     """
 
-    #: What both engines call it, such as ``af_xdp``.
+    #: The name of the kind, which both engines use, such as ``af_xdp``.
     kind: str = field(validator=_custom_kind)
-    #: Path of its socket on the node, in the shared directory; as with :class:`Memif` it may be
-    #: abstract. Each reader sees the path at which it has that directory.
+    #: The path of the socket on the node, in the shared directory, or an abstract socket as with
+    #: :class:`Memif`; empty if there is none. Each reader gets the path for its own mount of the
+    #: directory.
     socket: str = ""
-    #: Who the container is at the socket; empty for a port without one.
+    #: The container's role at the socket; empty if there is none.
     role: Role = ""
-    #: What else the container must know, of JSON's types.
+    #: Everything else that the container needs, with JSON's types.
     values: Mapping[str, Any] = field(factory=dict, converter=_as_json, repr=False)
-    #: Its device-info, if the specification has a type for it: ``{"type": "vdpa", "vdpa": {...}}``.
-    #: Core adds the version. It goes into the file that the runtime asks for, nowhere else.
+    #: The device-info, if the specification has a type for it: ``{"type": "vdpa", "vdpa": {...}}``.
+    #: Core adds the version, and only writes it to the file that the runtime requests.
     device_info: Mapping[str, Any] = field(
         factory=dict, converter=_as_json, validator=_device_info, repr=False
     )
 
 
+#: How a container reaches a port: one of the four kinds.
 Port: TypeAlias = Kernel | Memif | VhostUser | CustomPort

@@ -27,8 +27,11 @@ from userspace_cni.cni.versions import SUPPORTED, at_least
 #: The versions that :func:`load` and :func:`dump` support.
 VERSIONS = SUPPORTED
 
+#: An address, from :mod:`ipaddress`.
 IPAddress = IPv4Address | IPv6Address
+#: An address with the length of its prefix, from :mod:`ipaddress`.
 IPInterface = IPv4Interface | IPv6Interface
+#: A network, from :mod:`ipaddress`.
 IPNetwork = IPv4Network | IPv6Network
 Json = dict[str, Any]
 
