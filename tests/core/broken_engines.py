@@ -74,6 +74,17 @@ class TestEager(Contract):
     notices = "test_it_opens_nothing_before_it_is_asked"
 
 
+class Inquisitive(ExampleHostEngine):
+    def switch_key(self, conf: EngineConf) -> str:
+        with open(self._switch() / ".key", "w") as file:
+            return file.name
+
+
+class TestInquisitive(Contract):
+    host = Inquisitive
+    notices = "test_it_opens_nothing_before_it_is_asked"
+
+
 class Untagged(ExampleHostEngine):
     def attachments(self, network: str, conf: EngineConf) -> Iterator[str]:
         return iter(())

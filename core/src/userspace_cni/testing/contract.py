@@ -76,8 +76,12 @@ class EngineContract(ABC):
     def test_it_opens_nothing_before_it_is_asked(self, bench: Bench) -> None:
         with failing() as calls:
             engine = bench.place.engine(bench.place.context([]))
+            key = engine.switch_key(bench.conf)
         engine.close()
-        assert calls.count == 0, "__init__ made external calls (files, sockets, processes)"
+        assert isinstance(key, str), f"switch_key returned {key!r}, which is no text"
+        assert calls.count == 0, (
+            "__init__ or switch_key made external calls (files, sockets, processes)"
+        )
 
     # -- the life of a port
 
