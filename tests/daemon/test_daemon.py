@@ -130,13 +130,16 @@ def test_each_request_is_one_line_of_the_log(lab: ExampleLab) -> None:
     assert r'container="a\nb=c"' in daemon.said()
 
 
-def test_a_table_of_settings_that_no_engine_reads_is_told_at_the_start(lab: ExampleLab) -> None:
+def test_a_table_of_settings_that_no_engine_can_use_is_told_at_the_start(lab: ExampleLab) -> None:
     path = Path(lab.plugin.env["USERSPACE_CNI_CONFIG"])
-    path.write_text(f"{path.read_text()}[engines.exmaple]\n[engines.ovs-dpdk]\n")
+    path.write_text(
+        f"{path.read_text()}[engines.exmaple]\n[engines.ovs-dpdk]\n[engines.vpp]\nx = 1\n"
+    )
     told = started(lab).said()
     assert "[engines.exmaple] in the node's settings is not used" in told
     assert 'did you mean "example"?' in told
     assert "the engine 'ovs-dpdk' reads [engines.ovs]" in told
+    assert f"node settings {path}: engines.vpp.x: unknown key with value 1" in told
     assert "[engines.example] in" not in told
 
 
