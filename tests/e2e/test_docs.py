@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import griffe
 import pytest
 
 from lab import wheels
@@ -78,6 +79,23 @@ def test_the_reference_has_every_module_of_the_kernel_room() -> None:
     shown = re.findall(r"^::: userspace_cni\.kernel\.(\w+)$", page.read_text(), re.MULTILINE)
     modules = {path.stem for path in Path(*kernel.__path__).glob("*.py")}
     assert set(shown) == modules - {"__init__"}
+
+
+def test_the_reference_shows_comments_of_fields_and_links() -> None:
+    extensions = griffe.load_extensions(str(ROOT / "setup/reference.py"))
+    core = griffe.load(
+        "userspace_cni",
+        search_paths=[ROOT / "core/src"],
+        docstring_parser="google",
+        extensions=extensions,
+    )
+    field = core["api.model.Attachment.interface"].docstring
+    assert field.value.startswith("The name that the interface must have in the container.")
+    method = core["api.engine.HostEngine.status"].docstring
+    link = '<autoref identifier="userspace_cni.api.engine.HostEngine.add" optional>`add`</autoref>'
+    assert f"Return if an {link} with *conf*" in method.value
+    raised = [one for part in method.parsed if part.kind == "raises" for one in part.value]
+    assert [str(one.annotation) for one in raised] == ["DataplaneUnavailable"]
 
 
 def test_the_architecture_shows_the_layers_that_are_checked() -> None:
