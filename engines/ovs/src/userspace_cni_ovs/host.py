@@ -369,7 +369,9 @@ class OvsHostEngine(HostEngine):
         return self._connections.connection(self._endpoint(conf))
 
     def _endpoint(self, conf: EngineConf) -> str:
-        return conf.section(OvsSection).db or self._settings.db
+        """Return the address of the database, with its scheme."""
+        endpoint = conf.section(OvsSection).db or self._settings.db
+        return f"unix:{endpoint}" if endpoint.startswith("/") else endpoint
 
     def _run_directory(self, conf: EngineConf) -> str:
         """Return Open vSwitch's run directory, which contains the database's socket."""

@@ -46,8 +46,7 @@ class Ovsdb:
         """Connect.
 
         Args:
-            endpoint: ``unix:PATH``, ``tcp:HOST:PORT`` or ``ssl:HOST:PORT``; a bare path means a
-                Unix socket.
+            endpoint: ``unix:PATH``, ``tcp:HOST:PORT`` or ``ssl:HOST:PORT``.
             settings: supplies the timeout, which applies now and to each transaction, and the
                 files for ``ssl:``.
 
@@ -60,7 +59,7 @@ class Ovsdb:
         from ovs.jsonrpc import Connection
         from ovs.stream import Stream
 
-        self._endpoint = endpoint if not endpoint.startswith("/") else f"unix:{endpoint}"
+        self._endpoint = endpoint
         self.timeout = settings.timeout
         if self._endpoint.startswith("ssl:"):
             _use_tls(Stream, settings)
