@@ -14,9 +14,12 @@ from userspace_cni.api import (
     API_VERSION,
     CONTAINER_ENGINES,
     HOST_ENGINES,
+    IPAM_ENGINES,
     ContainerEngine,
     EngineInfo,
     HostEngine,
+    IpamEngine,
+    IpamInfo,
 )
 from userspace_cni.api.version import version_text
 from userspace_cni.cni.errors import CniError, Code, did_you_mean
@@ -28,6 +31,13 @@ if TYPE_CHECKING:
     from userspace_cni.config.settings import Settings
 
 _T = TypeVar("_T")
+
+#: The kinds of engines: the word for one, its entry point group, and its class.
+_KINDS: tuple[tuple[str, str, type[HostEngine | ContainerEngine | IpamEngine]], ...] = (
+    ("host", HOST_ENGINES, HostEngine),
+    ("container", CONTAINER_ENGINES, ContainerEngine),
+    ("ipam", IPAM_ENGINES, IpamEngine),
+)
 
 
 @frozen(kw_only=True)
@@ -58,6 +68,22 @@ def container_engine(name: str) -> type[ContainerEngine]:
     return _load(CONTAINER_ENGINES, "container", name, ContainerEngine)
 
 
+def ipam_engine(name: str) -> type[IpamEngine] | None:
+    """Return the class of IPAM engine *name*, None where it is not installed.
+
+    Raises:
+        CniError: 101 when its package cannot be loaded.
+
+    """
+    try:
+        return _load(IPAM_ENGINES, "ipam", name, IpamEngine)
+    except CniError as error:
+        if error.code != Code.ENGINE_NOT_INSTALLED:
+            raise
+        logger.warning("%s; it may be executed", error)
+        return None
+
+
 def fitting(engine: object, kind: type[_T], end: str, name: str) -> type[_T]:
     """Return *engine*, which is announced as the *kind* called *name*.
 
@@ -73,8 +99,9 @@ def fitting(engine: object, kind: type[_T], end: str, name: str) -> type[_T]:
         raise misfit(f"{engine!r} is not a subclass of {kind.__name__}", "correct its entry point")
     own = engine.__name__
     info = getattr(engine, "info", None)
-    if not isinstance(info, EngineInfo):
-        raise misfit(f"{own}.info is {info!r}", "set it to an EngineInfo")
+    kind_of_info = IpamInfo if issubclass(engine, IpamEngine) else EngineInfo
+    if not isinstance(info, kind_of_info):
+        raise misfit(f"{own}.info is {info!r}", f"set it to an {kind_of_info.__name__}")
     _require_version(info, own, misfit)
     if lacking := sorted(getattr(engine, "__abstractmethods__", ())):
         raise misfit(f"{own} has no {', '.join(lacking)}", f"write what {kind.__name__} demands")
@@ -101,17 +128,14 @@ def make(engine: type[_T], *arguments: object) -> _T:
     except CniError:
         raise
     except (Exception, SystemExit) as error:
-        end = "host" if issubclass(engine, HostEngine) else "container"
-        info: EngineInfo = engine.info  # type: ignore[attr-defined]  # it was loaded
+        end = next(end for end, _, kind in _KINDS if issubclass(engine, kind))
+        info: EngineInfo | IpamInfo = engine.info  # type: ignore[attr-defined]  # it was loaded
         raise _broken(end, info.name, f"its constructor raises {_told(error)}") from error
 
 
 def installed() -> Iterator[Installed]:
     """Load and describe every installed engine, the broken ones too."""
-    for end, group, kind in (
-        ("host", HOST_ENGINES, HostEngine),
-        ("container", CONTAINER_ENGINES, ContainerEngine),
-    ):
+    for end, group, kind in _KINDS:
         for entry_point, distribution in sorted(_announced(group), key=lambda found: found[0].name):
             try:
                 summary, usable = _load(group, end, entry_point.name, kind).info.summary, True
@@ -222,7 +246,9 @@ def _load_afresh(group: str, end: str, name: str, failures: Iterable[BaseExcepti
         raise _broken(end, name, _told(error)) from error
 
 
-def _require_version(info: EngineInfo, engine: str, misfit: Callable[[str, str], CniError]) -> None:
+def _require_version(
+    info: EngineInfo | IpamInfo, engine: str, misfit: Callable[[str, str], CniError]
+) -> None:
     if info.api_version[0] == API_VERSION[0] and info.api_version <= API_VERSION:
         return
     remedy = (
@@ -251,7 +277,7 @@ def _unreadable() -> Iterator[Distribution]:
     """Yield the packages of engines that cannot be read."""
     for distribution in _distributions():
         text = distribution.read_text("entry_points.txt") or ""
-        if HOST_ENGINES in text or CONTAINER_ENGINES in text:
+        if any(group in text for _, group, _ in _KINDS):
             try:
                 list(distribution.entry_points)
             except Exception:  # noqa: BLE001  that is the question

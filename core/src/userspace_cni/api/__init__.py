@@ -21,6 +21,12 @@ from userspace_cni.api.engine import (
 from userspace_cni.api.info import (
     EngineInfo,
 )
+from userspace_cni.api.ipam import (
+    IPAM_ENGINES,
+    IpamEngine,
+    IpamInfo,
+    IpamRequest,
+)
 from userspace_cni.api.model import (
     Addresses,
     Attachment,
@@ -58,6 +64,7 @@ from userspace_cni.cni.result import (
     IPConfig,
     IPInterface,
     IPNetwork,
+    Result,
     Route,
 )
 
@@ -66,6 +73,7 @@ __all__ = [
     "CONTAINER_ENGINES",
     "DNS",
     "HOST_ENGINES",
+    "IPAM_ENGINES",
     "Addresses",
     "Attachment",
     "Bandwidth",
@@ -88,11 +96,15 @@ __all__ = [
     "IPNetwork",
     "Interface",
     "InvalidConfig",
+    "IpamEngine",
+    "IpamInfo",
+    "IpamRequest",
     "Kernel",
     "Lifeline",
     "Memif",
     "Pod",
     "Port",
+    "Result",
     "Role",
     "Route",
     "SharedDirectory",

@@ -1,11 +1,12 @@
-"""Delegation to IPAM plugins (CNI SPEC, section 4)."""
+"""Delegation to an IPAM plugin's executable (CNI SPEC, section 4)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.result import Result
 from userspace_cni.cni.versions import SINCE, SUPPORTED, at_least
 from userspace_cni.executable import ERR_MAX, OUT_MAX, Child, find
+from userspace_cni.ipam.allocation import Allocation
 from userspace_cni.log import logger
 
 #: Every plugin in the field speaks this version and those before it: nobody is asked.
@@ -28,6 +30,9 @@ _LEAST_PART = 0.1
 _OWN_CODES = 100
 _CODE_MAX = 2**32 - 1
 
+#: Returns the container ids and interface names of the attachments that are valid by then.
+Valid = Callable[[], Collection[tuple[str, str]]]
+
 #: What executables have answered to VERSION, by path; with what tells when one was replaced.
 _answered: dict[Path, tuple[tuple[int, int], tuple[str, ...]]] = {}
 
@@ -37,7 +42,7 @@ class NotStarted(CniError):
 
 
 @define(kw_only=True, slots=False)
-class Ipam:
+class Executable:
     """The IPAM plugin of one network, called on behalf of one request."""
 
     #: The name of the executable.
@@ -68,7 +73,7 @@ class Ipam:
                 f"too little time is left to ask the IPAM plugin {self.type} for an address",
                 "the request has waited for something else; see the messages before",
             )
-        return Allocation(self)
+        return _Allocation(self)
 
     def delete(self) -> None:
         """Free what :meth:`add` allocated.
@@ -284,7 +289,7 @@ class Deletion:
     which ends a plugin that was not told.
     """
 
-    def __init__(self, ipam: Ipam) -> None:
+    def __init__(self, ipam: Executable) -> None:
         """Start the plugin of *ipam*; that it cannot be started is told later."""
         self._ipam = ipam
         self._child: Child | None = None
@@ -302,7 +307,7 @@ class Deletion:
             self._child.kill()
 
     def carry_out(self) -> None:
-        """Free the addresses; raises as :meth:`Ipam.delete` does."""
+        """Free the addresses; raises as :meth:`Executable.delete` does."""
         child, self._child = self._child, None
         if child is not None:
             child.tell(self._ipam.stdin)
@@ -311,70 +316,27 @@ class Deletion:
             raise self._problem
 
 
-class Allocation:
-    """The addresses that an IPAM plugin allocates, for one thread to wait for.
+class _Allocation(Allocation):
+    """The addresses that the plugin allocates.
 
-    The plugin has started, which takes it longer than to find an address, and does nothing before
-    it is told to. A context manager, which ends a plugin that was not told.
+    It has started, which takes it longer than to find an address, and does nothing before it is
+    told to. One that was not told is ended.
     """
 
-    def __init__(self, ipam: Ipam) -> None:
-        """Start the plugin of *ipam* for an ADD; raises as :meth:`Ipam.add`."""
+    def __init__(self, ipam: Executable) -> None:
+        """Start the plugin of *ipam* for an ADD; raises as :meth:`Executable.add`."""
+        super().__init__(ipam)
         self._ipam = ipam
         self._child = ipam.start("ADD")
-        #: When it must have ended; None before it has begun.
-        self._until: float | None = None
-        self._outcome: Result | CniError | None = None
-
-    def __enter__(self) -> Self:
-        return self
+        self._until = inf
 
     def __exit__(self, *_: object) -> None:
-        if self._until is None:
+        if not self._begun:
             self._child.kill()
 
-    def begin(self) -> None:
-        """Tell the plugin to allocate. Only from now on there may be something to :meth:`undo`."""
+    def _begin(self) -> None:
         self._until = deadline.after(self._ipam.timeout)
         self._child.tell(self._ipam.stdin)
 
-    def result(self) -> Result:
-        """Wait for the addresses and return them.
-
-        Raises:
-            CniError: the plugin's own error, or 105 when it does not behave as one.
-
-        """
-        if self._outcome is None:
-            try:
-                self._outcome = self._ipam.allocated(
-                    self._ipam.finish("ADD", self._child, self._until)
-                )
-            except CniError as error:
-                self._outcome = error
-        if isinstance(self._outcome, CniError):
-            raise self._outcome
-        return self._outcome
-
-    @property
-    def failed(self) -> bool:
-        """Whether no address was given; waits for the plugin, if it was told to allocate."""
-        if self._until is not None:
-            with suppress(CniError):
-                self.result()
-        return isinstance(self._outcome, CniError)
-
-    def undo(self) -> None:
-        """Free what was allocated, if anything; raises as :meth:`Ipam.delete` does."""
-        if self._until is None:
-            return
-        if self.failed:
-            # It may have allocated something all the same (SPEC, section 4). That this cannot be
-            # undone by a plugin which does not work anyway is no reason to remember the attachment:
-            # the runtime's own DEL calls it again.
-            try:
-                self._ipam.delete()
-            except CniError as error:
-                logger.warning("IPAM DEL after a failed IPAM ADD: %s", error)
-        else:
-            self._ipam.delete()
+    def _wait(self) -> Result:
+        return self._ipam.allocated(self._ipam.finish("ADD", self._child, self._until))

@@ -1,0 +1,133 @@
+"""An IPAM engine of this process, called in place of the executable of the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self, TypeVar
+
+from attrs import define
+
+from userspace_cni import deadline
+from userspace_cni.api import CniError, Code, IpamEngine, IpamRequest, Result
+from userspace_cni.cni.errors import internal_error
+from userspace_cni.ipam.allocation import Allocation
+from userspace_cni.ipam.executable import Executable, Valid
+from userspace_cni.log import logger
+
+_T = TypeVar("_T")
+
+
+@define(kw_only=True)
+class InProcess:
+    """The IPAM engine of one network, called on behalf of one request.
+
+    It has the methods of :class:`.Executable`, and never waits for anything but locks.
+    """
+
+    engine: IpamEngine
+    #: What it is called in place of.
+    instead_of: Executable
+    #: The section ``ipam``.
+    section: object
+
+    def add(self) -> Allocation:
+        """Return the allocation, which is carried out as soon as it begins."""
+        return _Allocation(self)
+
+    def deletion(self) -> Deletion:
+        """Return what frees the addresses."""
+        return Deletion(self)
+
+    def allocate(self) -> Result:
+        """Allocate addresses.
+
+        Raises:
+            CniError: the engine's own error.
+
+        """
+        allocated = self._call(self.engine.add)
+        if not allocated.ips:
+            raise self._told(CniError(Code.IPAM, "ADD returned no IP address"))
+        return allocated
+
+    def delete(self) -> None:
+        """Free what was allocated; raises as :meth:`allocate` does."""
+        self._call(self.engine.delete)
+
+    def check(self) -> None:
+        """Verify that the addresses are still ours; raises as :meth:`allocate` does."""
+        self._call(self.engine.check)
+
+    def status(self) -> None:
+        """Ask whether addresses can be had; raises as :meth:`allocate` does."""
+        self._call(self.engine.status)
+
+    def gc(self, valid: Valid) -> None:
+        """Free what belongs to none of the *valid* attachments; raises as :meth:`allocate` does."""
+        self._call(lambda request: self.engine.gc(request, valid))
+
+    def _call(self, method: Callable[[IpamRequest], _T]) -> _T:
+        called = self.instead_of
+        pairs = (pair.partition("=") for pair in called.environ.get("CNI_ARGS", "").split(";"))
+        request = IpamRequest(
+            network=str(called.config["name"]),
+            container_id=called.environ.get("CNI_CONTAINERID", ""),
+            ifname=called.environ.get("CNI_IFNAME", ""),
+            section=self.section,
+            config=called.config,
+            args={key: value for key, equals, value in pairs if equals},
+            until=deadline.after(called.timeout),
+        )
+        try:
+            return method(request)
+        except CniError as error:
+            raise self._told(error) from error
+        except OSError as error:
+            problem = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+            remedy = "see whether its file system is full, read-only or damaged"
+            raise self._told(CniError(Code.IO_FAILURE, problem, remedy)) from error
+        except Exception as error:
+            logger.exception("internal error of the IPAM engine %s", called.type)
+            raise self._told(internal_error(error)) from error
+
+    def _told(self, error: CniError) -> CniError:
+        return CniError(error.code, f"ipam {self.instead_of.type}: {error.msg}", error.details)
+
+
+class Deletion:
+    """Addresses to be freed when all else is removed. A context manager."""
+
+    def __init__(self, ipam: InProcess) -> None:
+        """Free nothing yet."""
+        self._ipam = ipam
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def carry_out(self) -> None:
+        """Free the addresses; raises as :meth:`InProcess.delete` does."""
+        self._ipam.delete()
+
+
+class _Allocation(Allocation):
+    """Addresses that are there as soon as they are asked for."""
+
+    def __init__(self, ipam: InProcess) -> None:
+        """Allocate nothing yet."""
+        super().__init__(ipam)
+        self._ipam = ipam
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _begin(self) -> None:
+        try:
+            self._outcome = self._ipam.allocate()
+        except CniError as error:
+            self._outcome = error
+
+    def _wait(self) -> Result:
+        raise AssertionError("it is there since it has begun")

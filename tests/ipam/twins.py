@@ -1,0 +1,144 @@
+"""Debian's IPAM plugins and ours, given the same to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from userspace_cni.cni import result
+from userspace_cni.cni.errors import CniError
+from userspace_cni.cni.result import Result
+from userspace_cni.ipam import Chooser, Executable, InProcess
+
+BIN = Path("/usr/lib/cni")
+TYPE = "host-local"
+NETWORK = "twins"
+
+#: What both say of a failure, by what it means.
+_MEANINGS = {
+    "exhausted": r"no IP addresses available in|no address is left in",
+    "duplicate": r"duplicate allocation|has the address .* already",
+    "taken": r"is not available in range set|that is asked for is taken",
+    "gateway": r"is subnet's gateway|is the subnet's gateway",
+    "not given": r"failed to allocate all requested|cannot give the addresses",
+    "not found": r"Failed to find address|has no address for",
+}
+
+
+def meaning(message: str) -> str:
+    """Return what an error is about; all about the configuration is one."""
+    found = (name for name, words in _MEANINGS.items() if re.search(words, message))
+    return next(found, "configuration")
+
+
+#: The version that both speak and that says most.
+VERSION = "1.0.0"
+
+
+@attrs.frozen
+class Call:
+    """One call of either."""
+
+    command: str
+    container: str = "c1"
+    ifname: str = "eth0"
+    #: CNI_ARGS.
+    args: str = ""
+    #: Further keys of the network's configuration.
+    keys: Mapping[str, Any] = attrs.field(factory=dict)
+
+    def environ(self) -> dict[str, str]:
+        """Return what the runtime says by environment."""
+        return {
+            "CNI_COMMAND": self.command,
+            "CNI_CONTAINERID": self.container,
+            "CNI_IFNAME": self.ifname,
+            "CNI_NETNS": "/run/netns/none",
+            "CNI_PATH": str(BIN),
+            "CNI_ARGS": self.args,
+        }
+
+
+def network(ipam: Mapping[str, Any], data_dir: Path, version: str = VERSION) -> dict[str, Any]:
+    """Return the configuration of a network with that section *ipam*."""
+    section = {"type": TYPE, "dataDir": str(data_dir), **ipam}
+    return {"cniVersion": version, "name": NETWORK, "type": "userspace", "ipam": section}
+
+
+def by_executable(conf: dict[str, Any], call: Call) -> Result | str | None:
+    """Let Debian's host-local do it; return its result, or what its error means."""
+    done = subprocess.run(
+        [BIN / conf["ipam"]["type"]],
+        input=json.dumps({**conf, **call.keys}).encode(),
+        env=call.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=False,
+        close_fds=False,
+    )
+    if done.returncode:
+        return meaning(json.loads(done.stdout)["msg"])
+    if not done.stdout:
+        return None
+    answer = json.loads(done.stdout)
+    found = result.load(answer, answer["cniVersion"])
+    # The runtime refuses what has no address.
+    return found if found.ips else "configuration"
+
+
+def by_engine(chooser: Chooser, conf: dict[str, Any], call: Call) -> Result | str | None:
+    """Let ours do it; return the same."""
+    try:
+        return _by_engine(chooser, conf, call)
+    except CniError as error:
+        return meaning(error.msg)
+
+
+def _by_engine(chooser: Chooser, conf: dict[str, Any], call: Call) -> Result | None:
+    ipam = engine(chooser, conf, call)
+    assert ipam is not None
+    match call.command:
+        case "ADD":
+            version = conf["cniVersion"]
+            # An older version cannot say all: theirs have lost it already.
+            return result.load(result.dump(ipam.allocate(), version), version)
+        case "DEL":
+            ipam.delete()
+        case "CHECK":
+            ipam.check()
+    return None
+
+
+def engine(chooser: Chooser, conf: dict[str, Any], call: Call) -> InProcess | None:
+    """Return our engine for the network *conf*, None where that is left to the executable."""
+    chosen = chooser.choose(
+        Executable(
+            type=conf["ipam"]["type"],
+            config={**conf, **call.keys},
+            cni_version=conf["cniVersion"],
+            path=(str(BIN),),
+            environ=call.environ(),
+            timeout=30,
+        )
+    )
+    return chosen if isinstance(chosen, InProcess) else None
+
+
+def contents(directory: Path) -> dict[str, bytes | str]:
+    """Return what is below *directory*: files with their content, all else with its kind."""
+    found: dict[str, bytes | str] = {}
+    for root, directories, files in os.walk(directory):
+        for name in (*directories, *files):
+            path = Path(root, name)
+            mode = path.lstat().st_mode
+            key = str(path.relative_to(directory))
+            found[key] = path.read_bytes() if stat.S_ISREG(mode) else stat.filemode(mode)[0]
+    return found
