@@ -8,41 +8,44 @@ import pytest
 
 from userspace_cni import config, handover
 from userspace_cni.api import attachment_id, mac_address
-from userspace_cni.cni.errors import CniError
-from userspace_cni.cni.request import Request
+from userspace_cni.cni.errors import CniError, Problems
+from userspace_cni.cni.request import Target
 from userspace_cni.config import NetConf
 
 
-def _loaded(cni_args: dict[str, str] | None = None, /, **keys: Any) -> tuple[NetConf, Request]:
+def _loaded(**keys: Any) -> NetConf:
+    return config.load(_target({}, keys))
+
+
+def _target(cni_args: dict[str, str], keys: dict[str, Any]) -> Target:
     raw = {"cniVersion": "1.0.0", "name": "n", "type": "userspace", "host": {}, **keys}
-    request = Request(
-        command="ADD", cni_version="1.0.0", network="n", config=raw, args=cni_args or {}
-    )
-    return config.load(request), request
+    return Target(network="n", config=raw, args=cni_args)
+
+
+def _mac(cni_args: dict[str, str], /, command: str = "ADD", **keys: Any) -> str | None:
+    """Return the MAC address that a request asks for."""
+    target, problems = _target(cni_args, keys), Problems()
+    asked = config.ask(config.load(target), target, problems, command)
+    problems.settle()
+    return asked.mac
 
 
 _MAC = "02:00:00:00:00:01"
 
 
 def test_a_mac_address_by_cni_args_must_be_opened_by_the_network() -> None:
-    conf, request = _loaded({"MAC": _MAC})
-    assert conf.requested_mac(request) is None
+    assert _mac({"MAC": _MAC}, "CHECK") is None
     with pytest.raises(CniError, match="lets nobody choose") as caught:
-        conf.require_open(request)
+        _mac({"MAC": _MAC})
     assert caught.value.code == 7
-    conf, request = _loaded({"MAC": _MAC}, macFromArgs=True)
-    conf.require_open(request)
-    assert conf.requested_mac(request) == _MAC
+    assert _mac({"MAC": _MAC}, macFromArgs=True) == _MAC
     # What it has anyway, as podman repeats when it reloads a network.
     own = mac_address(attachment_id("n", "", ""), "container")
-    conf, request = _loaded({"MAC": own.upper()})
-    conf.require_open(request)
+    assert _mac({"MAC": own.upper()}) is None
     # What counts before CNI_ARGS anyway.
     other = "02:00:00:00:00:02"
     for keys in ({"runtimeConfig": {"mac": other}}, {"args": {"cni": {"mac": other}}}):
-        conf, request = _loaded({"MAC": _MAC}, **keys)
-        conf.require_open(request)
-        assert conf.requested_mac(request) == other
+        assert _mac({"MAC": _MAC}, **keys) == other
 
 
 def test_what_multus_puts_in_for_a_device_is_taken() -> None:
@@ -51,9 +54,9 @@ def test_what_multus_puts_in_for_a_device_is_taken() -> None:
 
 
 def test_a_directory_in_the_container_must_leave_room_for_a_name() -> None:
-    conf, _ = _loaded(containerDir="/" + "x" * 104)
+    conf = _loaded(containerDir="/" + "x" * 104)
     handover.require_possible(conf)
-    conf, _ = _loaded(containerDir="/" + "x" * 105)
+    conf = _loaded(containerDir="/" + "x" * 105)
     with pytest.raises(CniError, match="containerDir") as caught:
         handover.require_possible(conf)
     assert caught.value.code == 7

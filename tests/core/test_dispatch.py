@@ -32,7 +32,7 @@ def test_an_answer_tells_which_request_it_is_for(lab: ExampleLab) -> None:
         answer = _call(dispatcher, lab, "ADD", conf)
         assert (answer.status, answer.code) == (0, 0)
         assert answer.request
-        assert (answer.request.command, answer.request.network) == ("ADD", conf["name"])
+        assert (answer.request.command, answer.request.target.network) == ("ADD", conf["name"])
         refused = _call(dispatcher, lab, "ADD", conf)
         assert (refused.status, refused.code) == (1, json.loads(refused.out)["code"])
         assert refused.request == answer.request

@@ -13,7 +13,7 @@ from attrs import field, frozen
 from userspace_cni import config
 from userspace_cni.api import EngineInfo
 from userspace_cni.cni.errors import CniError
-from userspace_cni.cni.request import Request
+from userspace_cni.cni.request import Target
 from userspace_cni.store import Store
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def test_no_error_has_the_secret(host: dict[str, Any]) -> None:
 def test_nor_has_that_of_a_network(keys: dict[str, Any]) -> None:
     raw = {"cniVersion": "1.0.0", "name": "n", "type": "userspace", "host": {}, **keys}
     with pytest.raises(CniError) as caught:
-        config.load(Request(command="ADD", cni_version="1.0.0", network="n", config=raw))
+        config.load(Target(network="n", config=raw))
     assert _SECRET not in json.dumps(caught.value.to_json("1.0.0"))
 
 

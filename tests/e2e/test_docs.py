@@ -15,7 +15,7 @@ import pytest
 from lab import wheels
 from lab.node import Node
 from userspace_cni import api, config, kernel, registry, runtime, testing
-from userspace_cni.cni.request import Request
+from userspace_cni.cni.request import Target
 from userspace_cni.config import settings
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ def networks() -> list[Any]:
 @pytest.mark.parametrize("network", networks())
 def test_every_example_of_a_network_is_one(network: dict[str, Any]) -> None:
     conf = config.load(
-        Request(
-            command="ADD",
-            cni_version="1.0.0",
+        Target(
             network="docs",
             config={"name": "docs", **network},
         )

@@ -15,7 +15,7 @@ from userspace_cni import config, registry
 from userspace_cni.agent import command
 from userspace_cni.agent.sources import ANNOTATIONS, DIRECTORY
 from userspace_cni.api import Pod
-from userspace_cni.cni.request import Request
+from userspace_cni.cni.request import Target
 from userspace_cni.config.settings import Settings
 from userspace_cni.handover import device_info, legacy
 from userspace_cni.handover.pod import KubernetesPod
@@ -37,9 +37,7 @@ def _network(name: str) -> config.NetConf:
     network = json.loads(manifest["spec"]["config"])
     assert manifest["metadata"]["name"] == network["name"]
     return config.load(
-        Request(
-            command="ADD",
-            cni_version=network["cniVersion"],
+        Target(
             network=network["name"],
             config=network,
         )
@@ -175,7 +173,5 @@ def test_the_pods_of_the_docs_are_told_of_their_ports(tmp_path: Path) -> None:
             (manifest,) = _manifests(name)
             network = json.loads(manifest["spec"]["config"])
             config_ = _as_multus_calls(network, selected, tmp_path / "info")
-            conf = config.load(
-                Request(command="ADD", cni_version="1.0.0", network=name, config=config_)
-            )
+            conf = config.load(Target(network=name, config=config_))
             assert device_info.path_of(conf.runtime_config) == str(tmp_path / "info")

@@ -11,14 +11,13 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from attrs import evolve
 
 from lab.node import poll
 from lab.vpp import api_dir
 from lab.vpp_lab import Attached, Guest, VppLab, conf, route
 from userspace_cni.api import Bandwidth, attachment_id
 from userspace_cni.cni.errors import CheckFailed, DataplaneUnavailable
-from userspace_cni.cni.request import Request
+from userspace_cni.cni.request import Caller, Request, Target
 from userspace_cni.config.settings import DaemonSettings, Settings
 from userspace_cni.daemon.observer import Observer
 from userspace_cni.daemon.reconcile import Reconciler
@@ -77,37 +76,21 @@ class Node:
             "host": {"engine": "vpp", **host},
             "ipam": ipam,
         }
-        return Request(
-            command=command,
-            container_id=name,
-            netns=container.path,
-            ifname=ifname,
-            path=("/usr/lib/cni",),
-            cni_version="1.0.0",
-            network=network,
-            config=config,
+        target = Target(
+            network=network, container_id=name, ifname=ifname, netns=container.path, config=config
         )
+        caller = Caller(path=("/usr/lib/cni",), environ={"PATH": "/usr/bin:/bin"})
+        return Request(command=command, target=target, caller=caller)
 
     def serve(self, request: Request) -> Any:
-        """Serve *request* as the plugin of that one request does: IPAM gets its environment."""
-        environ = _environ(request)
+        """Serve *request* as the plugin of that one request does."""
         with closing(Runtime(self.settings)) as runtime:
-            return self.lab.call(runtime.serve, evolve(request, environ=environ))
+            return self.lab.call(runtime.serve, request)
 
     def restore(self, request: Request) -> bool:
-        id_ = attachment_id(request.network, request.container_id, request.ifname)
+        target = request.target
+        id_ = attachment_id(target.network, target.container_id, target.ifname)
         return bool(self.lab.call(self.runtime.restore, id_))
-
-
-def _environ(request: Request) -> dict[str, str]:
-    return {
-        "PATH": "/usr/bin:/bin",
-        "CNI_COMMAND": request.command,
-        "CNI_CONTAINERID": request.container_id,
-        "CNI_NETNS": request.netns,
-        "CNI_IFNAME": request.ifname,
-        "CNI_PATH": request.path[0],
-    }
 
 
 @pytest.fixture
@@ -142,7 +125,13 @@ def test_fifty_attachments_outlive_a_restart(lab: VppLab, node: Node) -> None:
     for number, request in enumerate(requests):
         host = NETWORKS[number % len(NETWORKS)]
         node.serve(
-            node.request("DEL", host, request.container_id, containers[number % 10], request.ifname)
+            node.request(
+                "DEL",
+                host,
+                request.target.container_id,
+                containers[number % 10],
+                request.target.ifname,
+            )
         )
     lab.assert_clean()
 
@@ -166,10 +155,10 @@ def test_a_restart_before_the_first_question_is_noticed(
     host = NETWORKS[0]
     requests = [node.request("ADD", host, f"c{n}", lab.container(), "eth0") for n in range(3)]
     for request in requests:
-        lab.call(node.runtime.serve, evolve(request, environ=_environ(request)))
+        lab.call(node.runtime.serve, request)
     before = {port.name for port in lab.switch.ports()}
     lab.restart()
-    reconciler.notice(requests[0].config["host"])
+    reconciler.notice(requests[0].target.config["host"])
     poll(lambda: {port.name for port in lab.switch.ports()} == before, "all is back")
     poll(lambda: reconciler.dataplanes == {"vpp": "up"}, "it is up")
     # And the next restart by nothing but the broken connection.

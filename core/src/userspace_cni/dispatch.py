@@ -89,7 +89,7 @@ class Dispatcher:
             runtime = self._runtime = _runtime_of(request)
         with deadline.within(runtime.settings.budget):
             if request.command == "ADD" and _is_any(runtime.settings.queue):
-                self.queue_in(runtime.settings.queue).replay_before(request.environ)
+                self.queue_in(runtime.settings.queue).replay_before(request.caller.environ)
             return _serve(runtime, request, stderr)
 
 
@@ -112,7 +112,7 @@ def _runtime_of(request: Request) -> Runtime:
     from userspace_cni.config.settings import load
     from userspace_cni.runtime import Runtime
 
-    return Runtime(load(request.environ))
+    return Runtime(load(request.caller.environ))
 
 
 def _is_any(directory: Path) -> bool:
@@ -130,12 +130,13 @@ def _serve(runtime: Runtime, request: Request, stderr: TextIO) -> dict[str, Any]
     from userspace_cni import log
     from userspace_cni.config import RecordedConf
 
-    own = RecordedConf(request.config)
+    target = request.target
+    own = RecordedConf(target.config)
     with log.scope(
         own.log_level or runtime.settings.log_level,
         own.log_file or runtime.settings.log_file,
-        f"{request.command} network={request.network} container={request.container_id} "
-        f"ifname={request.ifname}: ",
+        f"{request.command} network={target.network} container={target.container_id} "
+        f"ifname={target.ifname}: ",
         stderr,
     ):
         try:

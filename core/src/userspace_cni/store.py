@@ -26,8 +26,10 @@ from userspace_cni import directories
 from userspace_cni.api import CustomPort, HostPort, Kernel, Memif, Port, VhostUser, attachment_id
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.cni.request import Target
 from userspace_cni.cni.result import Result
 from userspace_cni.cni.versions import SUPPORTED
+from userspace_cni.config import RecordedConf
 from userspace_cni.log import logger
 
 #: ``adding`` from before anything is touched, ``attached`` once ADD is done, ``deleting`` from
@@ -105,7 +107,7 @@ class Record:
     #: The host engine's name.
     engine: str
     state: State = "adding"
-    #: The network configuration of the ADD.
+    #: The network configuration of the ADD; see :attr:`conf`.
     config: dict[str, Any]
     #: The CNI_ARGS of the ADD.
     args: Mapping[str, str] = field(factory=dict)
@@ -121,6 +123,23 @@ class Record:
     #: What cannot be read of its row, empty where all can.
     damage: str = ""
     _id: str = field(default="", alias="id")
+
+    @property
+    def target(self) -> Target:
+        """What the ADD was about."""
+        return Target(
+            network=self.network,
+            container_id=self.container_id,
+            ifname=self.ifname,
+            netns=self.netns,
+            args=self.args,
+            config=self.config,
+        )
+
+    @property
+    def conf(self) -> RecordedConf:
+        """The network configuration of the ADD, to be read."""
+        return RecordedConf(self.config)
 
     @property
     def id(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from userspace_cni.cni import valid
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.versions import SINCE, SUPPORTED, UNSTATED, at_least
 
@@ -31,28 +32,61 @@ _DEPTH_MAX = 100  # levels of JSON; Python's own limit depends on who asks
 
 
 @frozen(kw_only=True)
-class Request:
-    """One call of the plugin. All checks that do not depend on an engine have passed."""
+class Target:
+    """What a request is about: one interface of a container, or with no container, a network."""
 
-    command: str
-    container_id: str = ""
-    netns: str = ""
-    ifname: str = ""
-    #: CNI_ARGS; if a key occurs twice, the last one.
-    args: Mapping[str, str] = field(factory=dict)
-    #: The directories of CNI_PATH.
-    path: tuple[str, ...] = ()
-    cni_version: str
     #: The network's name.
     network: str
-    #: The network configuration as received.
+    container_id: str = ""
+    ifname: str = ""
+    #: Path of the container's network namespace.
+    netns: str = ""
+    #: CNI_ARGS; of a key that comes twice, the last.
+    args: Mapping[str, str] = field(factory=dict)
+    #: The network configuration as it came.
     config: Mapping[str, Any]
-    #: Whether CNI_NETNS may be the plugin's own network namespace (CNI_NETNS_OVERRIDE).
-    netns_override: bool = False
-    #: The caller's whole environment, for IPAM plugins.
+
+    @property
+    def cni_version(self) -> str:
+        """See :func:`version_of`."""
+        return version_of(self.config)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables of the environment that tell of the container, for IPAM plugins."""
+        told = {
+            "CNI_CONTAINERID": self.container_id,
+            "CNI_IFNAME": self.ifname,
+            "CNI_NETNS": self.netns,
+        }
+        if self.args:
+            told["CNI_ARGS"] = ";".join(f"{key}={value}" for key, value in self.args.items())
+        return told if self.container_id else {}
+
+
+@frozen(kw_only=True)
+class Caller:
+    """Who makes a request."""
+
+    #: The directories of CNI_PATH.
+    path: tuple[str, ...] = ()
+    #: The whole environment, for IPAM plugins.
     environ: Mapping[str, str] = field(factory=dict, repr=False)
+    #: The plugin's own network namespace may be the container's (CNI_NETNS_OVERRIDE).
+    netns_override: bool = False
     #: Tells whether anybody still waits for the answer.
     wanted: Callable[[], bool] = field(default=lambda: True, eq=False, repr=False)
+
+
+@frozen(kw_only=True)
+class Request:
+    """One call of the plugin, checked as far as that needs no knowledge of engines."""
+
+    command: str
+    target: Target
+    caller: Caller = field(factory=Caller)
+    #: For GC: the container id and CNI_IFNAME of each attachment of the network to keep.
+    valid: frozenset[tuple[str, str]] = frozenset()
 
 
 def parse(
@@ -65,7 +99,8 @@ def parse(
     *wanted* tells whether anybody still waits for the answer.
 
     Raises:
-        CniError: 4 for the environment, 1 for the version, 7 for the network's name.
+        CniError: 4 for the environment, 1 for the version, 7 for the network's name, and for the
+            list of a GC.
 
     """
     command = environ.get("CNI_COMMAND", "")
@@ -85,17 +120,21 @@ def parse(
         )
     return Request(
         command=command,
-        container_id=environ.get("CNI_CONTAINERID", ""),
-        netns=environ.get("CNI_NETNS", ""),
-        ifname=environ.get("CNI_IFNAME", ""),
-        args=_parse_args(environ.get("CNI_ARGS", ""), strict=command in ("ADD", "CHECK")),
-        path=tuple(part for part in environ.get("CNI_PATH", "").split(":") if part),
-        cni_version=version,
-        network=_network_name(config),
-        config=config,
-        netns_override=environ.get("CNI_NETNS_OVERRIDE", "").lower() in _TRUE,
-        environ=environ,
-        wanted=wanted,
+        target=Target(
+            network=_network_name(config),
+            container_id=environ.get("CNI_CONTAINERID", ""),
+            ifname=environ.get("CNI_IFNAME", ""),
+            netns=environ.get("CNI_NETNS", ""),
+            args=_parse_args(environ.get("CNI_ARGS", ""), strict=command in ("ADD", "CHECK")),
+            config=config,
+        ),
+        caller=Caller(
+            path=tuple(part for part in environ.get("CNI_PATH", "").split(":") if part),
+            environ=environ,
+            netns_override=environ.get("CNI_NETNS_OVERRIDE", "").lower() in _TRUE,
+            wanted=wanted,
+        ),
+        valid=valid.parse(config) if command == "GC" else frozenset(),
     )
 
 

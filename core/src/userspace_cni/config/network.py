@@ -8,21 +8,14 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, Literal
 
-import attrs
 from attrs import field, frozen
 
 from userspace_cni.api import (
-    Bandwidth,
     EngineConf,
     EngineInfo,
-    Pod,
-    attachment_id,
-    mac_address,
 )
-from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CniError, Code, InvalidConfig, Problems, did_you_mean
-from userspace_cni.cni.request import Request, is_ifname
-from userspace_cni.cni.result import DNS, Result
+from userspace_cni.cni.request import Target, is_ifname
 from userspace_cni.config.decoding import shown, structure
 from userspace_cni.config.settings import LOG_LEVELS
 
@@ -35,7 +28,8 @@ _NET_TYPES = ("none", "bridge", "interface")
 _END_KEYS = ("engine", "iftype", "netType")
 
 
-def _mac(_: object, __: object, value: Any) -> None:
+def require_mac(_: object, __: object, value: Any) -> None:
+    """Raise ValueError for what is not a MAC address that an interface can have."""
     if value is None:
         return
     if not isinstance(value, str) or not _MAC.fullmatch(value):
@@ -85,19 +79,13 @@ class _Dns:
 
 
 @frozen(kw_only=True)
-class _Bandwidth:
+class RawBandwidth:
     """As the CNI plugin ``bandwidth`` has it; see :class:`~userspace_cni.api.Bandwidth`."""
 
     ingress_rate: int = field(default=0, validator=_not_negative)
     ingress_burst: int = field(default=0, validator=_not_negative)
     egress_rate: int = field(default=0, validator=_not_negative)
     egress_burst: int = field(default=0, validator=_not_negative)
-
-
-#: What containerd writes as the burst of every pod: nobody asked for one. Taken as it is, it would
-#: let half a gigabyte pass before the limit held.
-_NO_BURST = 2**32 - 1
-_BANDWIDTH_KEYS = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
 
 
 @frozen(kw_only=True)
@@ -114,10 +102,10 @@ class NetConf:
     #: Name of the interface in the container, in place of CNI_IFNAME.
     if0name: str | None = field(default=None, validator=_ifname)
     mtu: int | None = field(default=None, validator=_mtu)
-    mac: str | None = field(default=None, validator=_mac)
+    mac: str | None = field(default=None, validator=require_mac)
     #: Whoever starts the container may ask for a MAC address by CNI_ARGS.
     mac_from_args: bool = False
-    bandwidth: _Bandwidth | None = None
+    bandwidth: RawBandwidth | None = None
     #: The directory below which each container gets one for its sockets, in place of the node's.
     shared_dir: str | None = field(default=None, validator=_absolute)
     #: Where the container has mounted its own directory; by default where the node has it.
@@ -138,113 +126,10 @@ class NetConf:
     log_level: str | None = field(default=None, validator=_log_level)
     disable_check: bool = False
 
-    # -- what follows from it
-
     @property
     def ipam_type(self) -> str:
         """The name of the IPAM plugin, empty where the network has none."""
         return str(self.ipam.get("type", ""))
-
-    @property
-    def result_dns(self) -> DNS:
-        """The DNS settings of the configuration; what the runtime gives for this container wins."""
-        given = _folded(_folded(self.runtime_config).get("dns"))
-        wanted = DNS(
-            nameservers=tuple(given.get("servers") or ()),
-            search=tuple(given.get("searches") or ()),
-            options=tuple(given.get("options") or ()),
-        )
-        return wanted or DNS(**attrs.asdict(self.dns, recurse=False))
-
-    @property
-    def requested_bandwidth(self) -> Bandwidth | None:
-        """The limits asked for: what the runtime gives for this container wins."""
-        given = _folded(self.runtime_config).get("bandwidth")
-        if isinstance(given, Mapping):
-            # containerd writes IngressRate, as Go programs do.
-            keys = {key.lower(): key for key in _BANDWIDTH_KEYS}
-            given = {
-                keys.get(str(key).lower(), key): value
-                for key, value in given.items()
-                if not (value == _NO_BURST and str(key).lower().endswith("burst"))
-            }
-        asked = structure(given, _Bandwidth, "runtimeConfig.bandwidth") if given else self.bandwidth
-        limits = Bandwidth(**attrs.asdict(asked)) if asked else Bandwidth()
-        return None if limits == Bandwidth() else limits
-
-    def pod_args(self, request: Request) -> dict[str, str]:
-        """Return what the request says for this container: ``args.cni``, else CNI_ARGS."""
-        given = _folded(self.args.get("cni")) or _folded(request.args)
-        return {key: value for key, value in given.items() if isinstance(value, str)}
-
-    def previous(self, version: str) -> Result | None:
-        """Return ``prevResult``, None where there is none."""
-        if self.prev_result is None:
-            return None
-        stated = self.prev_result.get("cniVersion") or version
-        if stated not in cni_result.VERSIONS:
-            raise CniError(
-                Code.INCOMPATIBLE_VERSION,
-                f"prevResult.cniVersion: {stated!r} is not supported",
-                f"this plugin supports {', '.join(cni_result.VERSIONS)}",
-            )
-        try:
-            result = cni_result.load(dict(self.prev_result), stated)
-        except CniError as error:
-            raise CniError(error.code, f"prevResult.{error.msg}", error.details) from None
-        for position, ip in enumerate(result.ips):
-            if ip.interface is not None and ip.interface >= len(result.interfaces):
-                raise InvalidConfig(
-                    f"prevResult.ips[{position}].interface",
-                    f"expected an index into {len(result.interfaces)} interfaces, "
-                    f"got {ip.interface}",
-                )
-        return result
-
-    @property
-    def takes_mac_from_args(self) -> bool:
-        """Tell whether ``MAC`` in CNI_ARGS counts."""
-        return self.mac_from_args and not _folded(self.args.get("cni"))
-
-    def require_open(self, request: Request) -> None:
-        """Raise InvalidConfig if CNI_ARGS ask for what the network does not let them choose.
-
-        The address that the attachment has anyway is no choice: podman repeats it when it reloads
-        a network.
-        """
-        given = _folded(self.runtime_config).get("mac") or _folded(self.args.get("cni"))
-        asked = request.args.get("MAC", "").lower()
-        id_ = attachment_id(request.network, request.container_id, request.ifname)
-        own = self.mac or mac_address(id_, "container")
-        if asked not in ("", own.lower()) and not given and not self.mac_from_args:
-            raise InvalidConfig(
-                "CNI_ARGS MAC",
-                f"the network lets nobody choose a MAC address by CNI_ARGS, got "
-                f"{request.args['MAC']!r}",
-                'add "macFromArgs": true to the network, or ask for no MAC address',
-            )
-
-    def requested_mac(self, request: Request) -> str | None:
-        """Return the MAC address asked for: runtimeConfig, args.cni, CNI_ARGS, configuration.
-
-        ``args.cni`` makes CNI_ARGS void, as the CNI conventions demand.
-        """
-        cni_args = _folded(self.args.get("cni"))
-        candidates = {
-            "runtimeConfig.mac": _folded(self.runtime_config).get("mac"),
-            "args.cni.mac": cni_args.get("mac"),
-            "CNI_ARGS MAC": request.args.get("MAC") if self.takes_mac_from_args else None,
-            "mac": self.mac,
-        }
-        for path, value in candidates.items():
-            if value in (None, ""):
-                continue
-            try:
-                _mac(None, None, value)
-            except ValueError as error:
-                raise InvalidConfig(path, str(error)) from None
-            return str(value).lower()
-        return None
 
 
 #: What others put into the configuration of every plugin: the runtime, which does not always keep
@@ -252,8 +137,8 @@ class NetConf:
 _INJECTED = ("disableGC", "deviceID", "pciBusID", "resourceName", "resourceID")
 
 
-def load(request: Request, problems: Problems | None = None) -> NetConf:
-    """Return the structured configuration of *request*.
+def load(target: Target, problems: Problems | None = None) -> NetConf:
+    """Return the structured configuration of *target*.
 
     Where the caller has more to judge, what is wrong is added to its *problems*, and what is
     returned lacks those keys.
@@ -264,7 +149,7 @@ def load(request: Request, problems: Problems | None = None) -> NetConf:
     """
     found = Problems() if problems is None else problems
     # "cni.dev/..." is reserved for the protocol itself (SPEC, section 1).
-    own = {key: value for key, value in request.config.items() if not key.startswith("cni.dev/")}
+    own = {key: value for key, value in target.config.items() if not key.startswith("cni.dev/")}
     for key in _INJECTED:
         own.pop(key, None)
     try:
@@ -290,8 +175,6 @@ def load(request: Request, problems: Problems | None = None) -> NetConf:
     if not isinstance(conf.args.get("cni", {}), Mapping):
         found.add(InvalidConfig("args.cni", f"expected a JSON object, got {conf.args['cni']!r}"))
     _check_runtime_config(conf, found)
-    with found:
-        conf.requested_mac(request)
     if problems is None:
         found.settle()
     return conf
@@ -340,27 +223,12 @@ def _check_runtime_config(conf: NetConf, problems: Problems) -> None:
 def _check_runtime_dns(path: str, value: object) -> None:
     if not isinstance(value, Mapping):
         raise InvalidConfig(path, f"expected a JSON object, got {json.dumps(value)}")
-    for key, items in _folded(value).items():
+    for key, items in folded(value).items():
         known = key in ("servers", "searches", "options") and items is not None
         if known and not (isinstance(items, list) and all(isinstance(i, str) for i in items)):
             raise InvalidConfig(
                 f"{path}.{key}", f"expected a list of strings, got {json.dumps(items)}"
             )
-
-
-def require_bandwidth(conf: NetConf, info: EngineInfo, iftype: str) -> None:
-    """Raise CniError 2 for limits that the host engine *info* cannot set for *iftype*."""
-    limits = conf.requested_bandwidth
-    if limits is not None and iftype not in info.bandwidth:
-        given = _folded(conf.runtime_config).get("bandwidth")
-        path, value = ("runtimeConfig.bandwidth", given) if given else ("bandwidth", limits)
-        raise CniError(
-            Code.UNSUPPORTED_FIELD,
-            f"{path}: host engine {info.name!r} cannot limit an attachment of iftype {iftype!r}, "
-            f"got {json.dumps(value, default=attrs.asdict)}",
-            f"it limits {', '.join(info.bandwidth) or 'none'}; choose another iftype, or remove "
-            '"bandwidth" from the network and from its "capabilities"',
-        )
 
 
 def engine_name(
@@ -437,15 +305,7 @@ def engine_conf(
     return EngineConf(engine=info.name, iftype=iftype, net_type=net_type, sections=sections)
 
 
-def pod_of(args: Mapping[str, str]) -> Pod | None:
-    """Return the pod that CNI_ARGS say this is for, None outside Kubernetes."""
-    namespace, name = (args.get(f"K8S_POD_{key}", "") for key in ("NAMESPACE", "NAME"))
-    if not namespace or not name:
-        return None
-    return Pod(namespace=namespace, name=name, uid=args.get("K8S_POD_UID", ""))
-
-
-def _folded(value: object) -> dict[str, Any]:
+def folded(value: object) -> dict[str, Any]:
     """Return the members of a JSON object by lower-case key, as Go programs match them.
 
     containerd writes ``{"Servers": ...}`` where podman writes ``{"servers": ...}``.

@@ -81,7 +81,7 @@ class Service(Dispatcher):
             self._observer.request(served)
         self._tell(served, environ, answer.request)
         if answer.request and answer.request.command == "ADD" and not answer.status:
-            self._on_attached(RecordedConf(answer.request.config).host)
+            self._on_attached(RecordedConf(answer.request.target.config).host)
         return answer
 
     def replayed(self, outcome: str) -> None:
@@ -90,10 +90,10 @@ class Service(Dispatcher):
 
     def _as_served(self, environ: Mapping[str, str], answer: Answer, seconds: float) -> Served:
         command, request = environ.get("CNI_COMMAND", ""), answer.request
-        engine = RecordedConf(request.config).host_engine if request else ""
+        engine = RecordedConf(request.target.config).host_engine if request else ""
         return Served(
             command=command if command in _COMMANDS else "other",
-            network=request.network if request else "",
+            network=request.target.network if request else "",
             container_id=environ.get("CNI_CONTAINERID", ""),
             ifname=environ.get("CNI_IFNAME", ""),
             # If there is one of that name.
@@ -120,7 +120,7 @@ class Service(Dispatcher):
 
 
 def _pod(request: Request | None) -> str:
-    pod = config.pod_of(request.args) if request else None
+    pod = config.pod_of(request.target.args) if request else None
     return f"{pod.namespace}/{pod.name}" if pod else ""
 
 

@@ -79,20 +79,17 @@ def withdraw(
     ifname: str,
     id_: str,
     port: Port,
-    config: Mapping[str, Any],
+    runtime_config: Mapping[str, Any],
 ) -> None:
     """Withdraw what :func:`publish` wrote about *port* of the attachment *id_*.
 
-    *config* is the configuration of its network.
+    *runtime_config* is what the runtime gave for it.
 
     Raises:
         CniError: 5 when something cannot be removed.
 
     """
     directory.withdraw(ifname, id_, os.path.basename(port.socket))
-    runtime_config = config.get("runtimeConfig")
-    if not isinstance(runtime_config, Mapping):
-        return
     try:
         path = device_info.path_of(runtime_config)
     except CniError as error:

@@ -2,53 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from userspace_cni.api import attachment_id
-from userspace_cni.cni.request import Request, version_of
+from userspace_cni.cni.request import Caller, Target
 from userspace_cni.ipam import Ipam
-from userspace_cni.store import Record
+
+#: The variables that tell of a container.
+_OF_TARGET = ("CNI_ARGS", "CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS")
 
 
 def ipam_of(
     kind: str,
-    request: Request,
-    network: Mapping[str, Any],
+    target: Target,
+    caller: Caller,
     timeout: float,
     *,
-    record: Record | None = None,
+    elsewhere: tuple[str, ...] = (),
     lock: int | None = None,
 ) -> Ipam | None:
-    """Return the IPAM plugin *kind*, called for *record* or else for the request itself.
+    """Return the IPAM plugin *kind* of *target*, called for *caller*.
 
-    What it changes, it changes under the attachment's *lock*.
+    It may be in the directories *elsewhere*, too. What it changes, it changes under the
+    attachment's *lock*.
     """
     if not kind:
         return None
-    environ = dict(request.environ)
-    if record is not None:
-        environ |= {
-            "CNI_CONTAINERID": record.container_id,
-            "CNI_IFNAME": record.ifname,
-            "CNI_NETNS": record.netns,
-        }
-        if record.id != attachment_id(request.network, request.container_id, request.ifname):
-            environ.pop("CNI_ARGS", None)  # they are about another container
-    elsewhere = record.path if record is not None else ()
+    # The caller's request may be about another container.
+    environ = {key: value for key, value in caller.environ.items() if key not in _OF_TARGET}
     return Ipam(
         type=kind,
-        config=network,
-        cni_version=version_of(network),
-        path=(*request.path, *(path for path in elsewhere if path not in request.path)),
-        environ=environ,
+        config=target.config,
+        cni_version=target.cni_version,
+        path=tuple(dict.fromkeys((*caller.path, *elsewhere))),
+        environ=environ | target.variables,
         timeout=timeout,
         lock=lock,
     )
-
-
-def ipam_type(network: Mapping[str, Any]) -> str:
-    """Return the name of the IPAM plugin of a recorded *network*, empty where it has none."""
-    section = network.get("ipam")
-    kind = section.get("type") if isinstance(section, Mapping) else None
-    return kind if isinstance(kind, str) else ""

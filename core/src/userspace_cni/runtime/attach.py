@@ -11,7 +11,7 @@ from attrs import evolve
 from userspace_cni import deadline, handover, netns
 from userspace_cni.api import Addresses, Attachment, HostPort
 from userspace_cni.cni.errors import CniError, Code, DataplaneUnavailable
-from userspace_cni.cni.request import Request
+from userspace_cni.cni.request import Caller, Target
 from userspace_cni.cni.result import Interface, Result
 from userspace_cni.handover import ContainerDirectory
 from userspace_cni.ipam import Allocation
@@ -35,17 +35,17 @@ class Attacher:
         plan: Plan,
         attachment: Attachment,
         directory: ContainerDirectory,
-        request: Request,
         allocation: Allocation | None,
         *,
         undo: ExitStack,
     ) -> tuple[Result, HostPort]:
         """Do the work of an ADD and return our own part of the result, and the port."""
+        target = plan.target
         if directory.holds(attachment.ifname, attachment.id):
             # The store has lost it; what is undone below, and the addresses, are a running
             # container's.
-            raise _already_attached(request)
-        dns = plan.conf.result_dns
+            raise _already_attached(target)
+        dns = plan.asked.dns
         if allocation is not None:
             allocation.begin()
 
@@ -74,12 +74,12 @@ class Attacher:
                 plan.annotate(attachment, handoff, plan.conf, engine, undo)
         if plan.container.where == "node":
             with self._shared.phase("container"):
-                netns.call(request.netns, plan.container.add, handoff)
+                netns.call(target.netns, plan.container.add, handoff)
         container = Interface(
             name=attachment.interface,
             mac=port.mac,
             mtu=port.mtu,
-            sandbox=request.netns,
+            sandbox=target.netns,
             socket_path=handover.container_socket(handoff, plan.conf),
         )
         return (
@@ -92,19 +92,19 @@ class Attacher:
             port,
         )
 
-    def make_room(self, attachment: Attachment, request: Request) -> None:
+    def make_room(self, attachment: Attachment, target: Target, caller: Caller) -> None:
         """Clean up after an earlier ADD of the same attachment that died half way."""
         old = self._shared.store.get(attachment.id)
         if old is None:
             return
         if old.state in ("attached", "damaged"):
-            raise _already_attached(request)
+            raise _already_attached(target)
         logger.warning("removing what an unfinished request left of this attachment")
-        self._detacher.detach(old, request)
+        self._detacher.detach(old, caller, target)
         if self._shared.store.get(attachment.id) is not None:
             raise DataplaneUnavailable(
-                f"an earlier attachment of container {request.container_id} by {request.ifname} "
-                f"to network {request.network} is still to be removed",
+                f"an earlier attachment of container {target.container_id} by {target.ifname} "
+                f"to network {target.network} is still to be removed",
                 f"host engine {old.engine!r} cannot reach its switch; is it running?",
             )
 
@@ -170,10 +170,10 @@ def _quietly(step: Callable[[], None], because: BaseException | None = None) -> 
         logger.error("the store is out of date, GC will mend it: %s", error, exc_info=because)
 
 
-def _already_attached(request: Request) -> CniError:
+def _already_attached(target: Target) -> CniError:
     return CniError(
         Code.ALREADY_ATTACHED,
-        f"container {request.container_id} is attached to network {request.network} "
-        f"by {request.ifname} already",
+        f"container {target.container_id} is attached to network {target.network} "
+        f"by {target.ifname} already",
         "DEL it first",
     )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from userspace_cni import config, handover
+from attrs import evolve
+
+from userspace_cni import handover
 from userspace_cni.api import attachment_id
-from userspace_cni.cni.errors import CniError, Code
+from userspace_cni.cni import valid
+from userspace_cni.cni.errors import CniError
 from userspace_cni.cni.request import Request
 from userspace_cni.config import NetConf
 from userspace_cni.runtime.addresses import ipam_of
@@ -15,8 +18,7 @@ from userspace_cni.runtime.detach import Detacher, completed
 from userspace_cni.runtime.places import Places
 from userspace_cni.runtime.plan import Plan, Planner
 from userspace_cni.runtime.shared import UNUSABLE, Shared, cni_error, joined
-
-_VALID_ATTACHMENTS = "cni.dev/valid-attachments"
+from userspace_cni.store import Record
 
 
 class Collector:
@@ -36,7 +38,8 @@ class Collector:
         self._planner = planner
         self._places = places
         self._detacher = detacher
-        self._valid = _valid_attachments(request)
+        self._network = network = request.target.network
+        self._valid = {attachment_id(network, *key) for key in request.valid}
         self._failures: list[CniError] = []
 
     def collect(self) -> None:
@@ -46,24 +49,24 @@ class Collector:
         plan: Plan | None = None
         try:
             plan = self._planner.plan(request)
-            conf = plan.conf
         except CniError as error:
             if error.code in UNUSABLE:
                 raise
             failures.append(error)
-            conf = config.load(request)
-        for record in self._shared.store.of_network(request.network):
+        for record in self._shared.store.of_network(self._network):
             if record.id not in self._valid:
-                work = partial(self._detacher.detach, completed(record, request), request)
-                self._shared.collect(record.id, failures, work, record)
-        ports_are_known = plan is not None and self._sweep(plan)
-        if ports_are_known and conf.ipam_type:
+                self._shared.collect(record.id, failures, self._detach(record), record)
+        if plan is not None and self._sweep(plan):
             try:
-                self._free_all(conf.ipam_type)
+                self._free_all(plan.conf.ipam_type)
             except CniError as error:
                 failures.append(error)
         if failures:
             raise joined(failures)
+
+    def _detach(self, record: Record) -> Callable[[], object]:
+        target, caller = self._request.target, self._request.caller
+        return partial(self._detacher.detach, completed(record, self._request), caller, target)
 
     def _sweep(self, plan: Plan) -> bool:
         """Remove the ports and hand-overs that are not valid; tell whether all ports were seen.
@@ -82,13 +85,12 @@ class Collector:
 
     def _collect_by_tag(self, plan: Plan) -> None:
         """Remove what the switch has of the network and the records do not tell."""
-        there = plan.host.attachments(self._request.network, plan.host_conf)
+        there = plan.host.attachments(self._network, plan.host_conf)
         for id_ in sorted({*there} - self._valid):
             record = self._shared.store.get(id_)
             work: Callable[[], object] = partial(plan.host.delete, id_, plan.host_conf, None)
             if record is not None and record.damage:  # even its network may be
-                whole = completed(record, self._request)
-                work = partial(self._detacher.detach, whole, self._request)
+                work = self._detach(record)
             if record is None or record.damage:
                 self._shared.collect(id_, self._failures, work, record)
 
@@ -106,44 +108,9 @@ class Collector:
 
         What could not be removed, or is being added, has its address until it is gone.
         """
-        recorded = self._shared.store.of_network(self._request.network)
-        there = [record for record in recorded if record.id not in self._valid]
-        network = dict(self._request.config)
-        if there:
-            network[_VALID_ATTACHMENTS] = [
-                *network[_VALID_ATTACHMENTS],
-                *({"containerID": r.container_id, "ifname": r.ifname} for r in there),
-            ]
-        if ipam := ipam_of(kind, self._request, network, self._shared.settings.timeout):
+        target, timeout = self._request.target, self._shared.settings.timeout
+        recorded = self._shared.store.of_network(self._network)
+        there = [(r.container_id, r.ifname) for r in recorded if r.id not in self._valid]
+        target = evolve(target, config=valid.extended(target.config, there))
+        if ipam := ipam_of(kind, target, self._request.caller, timeout):
             ipam.gc()
-
-
-def _valid_attachments(request: Request) -> set[str]:
-    """Return the ids of the attachments that GC must keep.
-
-    An absent list is an error: read as "nothing is valid" it would cut off every container.
-    """
-    listed = request.config.get(_VALID_ATTACHMENTS)
-    if listed is None:
-        raise CniError(
-            Code.INVALID_NETWORK_CONFIG,
-            f"{_VALID_ATTACHMENTS}: missing; GC needs the list of attachments to keep",
-            "an empty list removes all",
-        )
-    if not isinstance(listed, list):
-        raise CniError(
-            Code.INVALID_NETWORK_CONFIG,
-            f"{_VALID_ATTACHMENTS}: expected a list, got {listed!r}",
-        )
-    ids = set()
-    for position, item in enumerate(listed):
-        match item:
-            case {"containerID": str(container_id), "ifname": str(ifname)}:
-                ids.add(attachment_id(request.network, container_id, ifname))
-            case _:
-                raise CniError(
-                    Code.INVALID_NETWORK_CONFIG,
-                    f"{_VALID_ATTACHMENTS}[{position}]: expected containerID and ifname, "
-                    f"got {item!r}",
-                )
-    return ids

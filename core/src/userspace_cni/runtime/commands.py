@@ -17,9 +17,9 @@ from userspace_cni import handover, netns
 from userspace_cni.api import EngineConf, HostEngine, attachment_id
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CheckFailed, CniError, Code
-from userspace_cni.cni.request import Request
+from userspace_cni.cni.request import Caller, Request
 from userspace_cni.config.settings import Settings
-from userspace_cni.ipam import Allocation
+from userspace_cni.ipam import Allocation, Ipam
 from userspace_cni.locks import Locks
 from userspace_cni.runtime import pods, subject
 from userspace_cni.runtime.addresses import ipam_of
@@ -117,71 +117,46 @@ class Runtime:
 
     def add(self, request: Request) -> dict[str, Any]:
         """Attach the container and return the result in the version of the request."""
+        target, caller = request.target, request.caller
         plan = self._planner.plan(request)
-        plan.conf.require_open(request)
-        previous = plan.conf.previous(request.cni_version)
-        directory = self._places.own(
-            plan.conf.shared_dir, request.container_id, plan.conf.container_dir or ""
-        )
-        attachment = subject.requested(request, plan.conf, directory)
-        if not request.netns_override:
-            netns.require_foreign(request.netns)
-        plan, volume = pods.placed(plan, request, self._shared, self._places)
-        if volume:
+        _require_foreign(request)
+        plan = pods.placed(plan, self._shared, self._places)
+        if plan.volume:
             # An earlier sandbox of the pod may have left its files in there.
-            self._detacher.retry(request, volume)
-            directory = self._places.volume(
-                volume, request.container_id, plan.conf.container_dir or ""
-            )
-        elif plan.annotate is not None and plan.conf.container_dir is None:
-            directory = self._places.own(
-                plan.conf.shared_dir, request.container_id, missing=plan.conf.shared_volume
-            )
-        attachment = evolve(attachment, directory=directory)
+            self._detacher.retry(request, plan.volume)
+        directory = self._places.planned(plan)
+        attachment = subject.requested(plan, directory)
         with (
             self._shared.lock(attachment.id) as lock,
-            self._allocation(plan, request, lock) as allocation,
+            self._allocation(plan, caller, lock) as allocation,
         ):
-            if not request.wanted():
+            if not caller.wanted():
                 # Its DEL may have been served already, if this waited long to be.
                 raise CniError(
                     Code.TRY_AGAIN_LATER,
                     "the caller has gone before its ADD began",
                     "nothing was done; the runtime tries again",
                 )
-            self._attacher.make_room(attachment, request)
+            self._attacher.make_room(attachment, target, caller)
             with self._phase("store"):
-                self.store.begin(
-                    Record(
-                        network=request.network,
-                        container_id=request.container_id,
-                        ifname=request.ifname,
-                        netns=request.netns,
-                        namespace=netns.identity(request.netns),
-                        engine=plan.host_conf.engine,
-                        config=dict(request.config),
-                        args=request.args,
-                        path=request.path,
-                        directory=volume,
-                        container_dir=plan.conf.container_dir or "",
-                    )
-                )
+                self.store.begin(plan.record(caller, namespace=netns.identity(target.netns)))
             self._shared.unwanted.discard(attachment.id)
             with self._attacher.undone_on_failure(plan, attachment, directory, allocation) as undo:
                 own, port = self._attacher.attach(
-                    plan, attachment, directory, request, allocation, undo=undo
+                    plan, attachment, directory, allocation, undo=undo
                 )
+                previous = plan.asked.previous
                 answer = previous.extended_by(own) if previous else own
-                body = cni_result.dump(answer, request.cni_version)
+                body = cni_result.dump(answer, target.cni_version)
                 with self._phase("store"):
                     self.store.commit(attachment.id, port, cni_result.dump(own, subject.NEWEST))
         return body
 
     def _allocation(
-        self, plan: Plan, request: Request, lock: int
+        self, plan: Plan, caller: Caller, lock: int
     ) -> AbstractContextManager[Allocation | None]:
-        timeout = self.settings.timeout
-        ipam = ipam_of(plan.conf.ipam_type, request, request.config, timeout, lock=lock)
+        kind, timeout = plan.conf.ipam_type, self.settings.timeout
+        ipam = ipam_of(kind, plan.target, caller, timeout, lock=lock)
         if ipam is None:
             return nullcontext()
         with self._phase("ipam"):
@@ -195,11 +170,11 @@ class Runtime:
                 to remove, and that nobody may put it back.
 
         """
-        id_ = attachment_id(request.network, request.container_id, request.ifname)
-        record: Record | None = None
+        target, caller = request.target, request.caller
+        id_ = attachment_id(target.network, target.container_id, target.ifname)
         removed = False
         with self._shared.lock(id_):
-            if not request.wanted():
+            if not caller.wanted():
                 # The shim has queued it, or it will come again; an ADD may have come since.
                 raise CniError(
                     Code.TRY_AGAIN_LATER,
@@ -211,7 +186,8 @@ class Runtime:
                 if record is None:
                     self._detacher.detach_unknown(request)
                 else:
-                    removed = self._detacher.detach(completed(record, request), request)
+                    record = completed(record, request)
+                    removed = self._detacher.detach(record, caller, target)
             except StoreFailed as error:
                 self._shared.unwanted.add(id_)
                 raise CniError(Code.TRY_AGAIN_LATER, error.msg, error.details) from error
@@ -220,48 +196,44 @@ class Runtime:
 
     def check(self, request: Request) -> None:
         """Compare what is there with what ADD answered, as ``prevResult`` tells it now."""
+        target = request.target
         plan = self._planner.plan(request)
-        expected = plan.conf.previous(request.cni_version)
+        expected = plan.asked.previous
         if expected is None:
             raise CniError(
                 Code.INVALID_NETWORK_CONFIG,
                 "prevResult: missing; CHECK compares with it",
                 "give CHECK the result of the ADD as prevResult",
             )
-        id_ = attachment_id(request.network, request.container_id, request.ifname)
-        record = self.store.get(id_)
+        record = self.store.get(attachment_id(target.network, target.container_id, target.ifname))
         if record is None or record.state != "attached" or record.port is None:
             damage = f"its record is damaged: {record.damage}" if record and record.damage else ""
             raise CheckFailed(
-                f"container {request.container_id} is not attached to network "
-                f"{request.network} by {request.ifname}",
+                f"container {target.container_id} is not attached to network "
+                f"{target.network} by {target.ifname}",
                 f"{damage or 'no completed ADD is recorded'}; DEL it and ADD it again",
             )
-        if not request.netns_override:
-            netns.require_foreign(request.netns)
+        _require_foreign(request)
         directory = self._places.recorded(record)
-        attachment = subject.requested(request, plan.conf, directory)
-        attachment, interface = subject.checked(attachment, expected, record)
+        attachment, interface = subject.checked(record, plan, expected, directory)
         plan.host.check(attachment, plan.host_conf, record.port)
         handoff = plan.handoff(attachment, record.port)
         handoff = evolve(handoff, mac=interface.mac, mtu=interface.mtu)
         handover.require(directory, attachment, handoff)
         if plan.container.where == "node":
-            netns.call(request.netns, plan.container.check, handoff)
-        timeout = self.settings.timeout
-        if ipam := ipam_of(plan.conf.ipam_type, request, request.config, timeout):
+            netns.call(target.netns, plan.container.check, handoff)
+        if ipam := self._ipam(plan, request):
             ipam.check()
 
     def status(self, request: Request) -> None:
         """Return if an ADD could succeed now."""
         try:
             plan = self._planner.plan(request)
-            conf = plan.conf
             self.store.require_writable()
-            if conf.kubeconfig is not None:
+            if plan.conf.kubeconfig is not None:
                 from userspace_cni.kubernetes import kubeconfig
 
-                kubeconfig.load(conf.kubeconfig)
+                kubeconfig.load(plan.conf.kubeconfig)
             plan.host.status(plan.host_conf)
         except CniError as error:
             if error.code in (
@@ -271,7 +243,7 @@ class Runtime:
             ):
                 raise
             raise CniError(Code.NOT_AVAILABLE, error.msg, error.details) from error
-        if ipam := ipam_of(conf.ipam_type, request, request.config, self.settings.timeout):
+        if ipam := self._ipam(plan, request):
             ipam.status()
 
     def gc(self, request: Request) -> None:
@@ -279,3 +251,12 @@ class Runtime:
         from userspace_cni.runtime.collect import Collector
 
         Collector(request, self._shared, self._planner, self._places, self._detacher).collect()
+
+    def _ipam(self, plan: Plan, request: Request) -> Ipam | None:
+        timeout = self.settings.timeout
+        return ipam_of(plan.conf.ipam_type, plan.target, request.caller, timeout)
+
+
+def _require_foreign(request: Request) -> None:
+    if not request.caller.netns_override:
+        netns.require_foreign(request.target.netns)

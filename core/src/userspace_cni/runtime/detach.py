@@ -11,10 +11,10 @@ from attrs import evolve
 from userspace_cni import deadline, handover, netns
 from userspace_cni.api import Kernel
 from userspace_cni.cni.errors import CniError, Code, DataplaneUnavailable
-from userspace_cni.cni.request import Request
+from userspace_cni.cni.request import Caller, Request, Target
 from userspace_cni.log import logger
 from userspace_cni.runtime import pods
-from userspace_cni.runtime.addresses import ipam_of, ipam_type
+from userspace_cni.runtime.addresses import ipam_of
 from userspace_cni.runtime.places import Places
 from userspace_cni.runtime.plan import Plan, Planner
 from userspace_cni.runtime.shared import UNUSABLE, Shared, joined
@@ -35,25 +35,40 @@ class Detacher:
         self._planner = planner
         self._places = places
 
-    def detach(self, record: Record, request: Request) -> bool:
+    def detach(self, record: Record, caller: Caller, otherwise: Target | None = None) -> bool:
         """Remove an attachment: from the dataplane, then its addresses, then its record.
 
         That it is to be removed is written down before anything is touched, so that nobody puts it
         back. Each step needs the one before: no address is freed, for somebody else to get, while
         its port may be there. A switch that is down leaves the record, for when it is back. Return
         whether it is removed.
+
+        The switch is found by the recorded configuration, or *otherwise*, where that cannot be used
+        any more.
         """
-        lock = self._shared.lock_held(record.id)
-        kind, timeout = ipam_type(record.config), self._shared.settings.timeout
-        ipam = ipam_of(kind, request, record.config, timeout, record=record, lock=lock)
+        ipam = ipam_of(
+            record.conf.ipam_type,
+            record.target,
+            caller,
+            self._shared.settings.timeout,
+            elsewhere=record.path,
+            lock=self._shared.lock_held(record.id),
+        )
+        is_there = partial(_still_there, record.netns, override=caller.netns_override)
         if ipam is None:
-            return self._detach_and(nullcontext, record, request)
+            return self._detach_and(nullcontext, record, is_there, otherwise)
         with self._shared.phase("ipam"):
             deletion = ipam.deletion()
         with deletion:
-            return self._detach_and(deletion.carry_out, record, request)
+            return self._detach_and(deletion.carry_out, record, is_there, otherwise)
 
-    def _detach_and(self, free: Callable[[], object], record: Record, request: Request) -> bool:
+    def _detach_and(
+        self,
+        free: Callable[[], object],
+        record: Record,
+        netns_of: Callable[[], str | None],
+        otherwise: Target | None,
+    ) -> bool:
         """Do as :meth:`detach`; *free* gives the addresses back."""
         shared = self._shared
         is_news = record.state not in _TO_BE_REMOVED
@@ -61,10 +76,10 @@ class Detacher:
             with shared.phase("store"):
                 shared.store.mark(record.id, "deleting")
         try:
-            plan = self._planner.recorded(record, request)
+            plan = self._planner.recorded(record, otherwise)
             record = self._ascertained(plan, record)
             with shared.phase("host"):
-                plan.host.delete(record.id, plan.host_conf, _still_there(record.netns, request))
+                plan.host.delete(record.id, plan.host_conf, netns_of())
         except DataplaneUnavailable as error:
             if shared.store.get(record.id) is None:
                 shared.store.begin(record)
@@ -108,7 +123,7 @@ class Detacher:
         """Take back what the container was handed over."""
         directory = self._places.recorded(record)
         port = record.port.port if record.port else Kernel()
-        handover.withdraw(directory, record.ifname, record.id, port, record.config)
+        handover.withdraw(directory, record.ifname, record.id, port, record.conf.runtime_config)
 
     def _ascertained(self, plan: Plan, record: Record) -> Record:
         """Return *record*, which is no longer ``unknown`` if the switch has a port of it.
@@ -137,20 +152,7 @@ class Detacher:
         except CniError as error:
             logger.warning("nothing is recorded, and the network cannot be used: %s", error)
             return
-        self.detach(
-            Record(
-                network=request.network,
-                container_id=request.container_id,
-                ifname=request.ifname,
-                netns=request.netns,
-                engine=plan.host_conf.engine,
-                state="unknown",
-                config=dict(request.config),
-                args=request.args,
-                path=request.path,
-            ),
-            request,
-        )
+        self.detach(plan.record(request.caller, state="unknown"), request.caller)
 
     def retry(self, request: Request, volume: str = "") -> None:
         """Remove what could not be removed before of the network of *request*.
@@ -158,11 +160,12 @@ class Detacher:
         Or, with *volume*, what is in that one. Whoever calls this has just seen that switch and
         plugin work, or needs the volume. What hangs all the same ends it: the next would, too.
         """
+        target, network = request.target, request.target.network
         try:
             waiting = [
                 record
                 for record in self._shared.store.deleting()
-                if (record.directory == volume if volume else record.network == request.network)
+                if (record.directory == volume if volume else record.network == network)
             ]
         except CniError as error:
             logger.warning("cannot look for removals that were put off: %s", error)
@@ -170,7 +173,9 @@ class Detacher:
         failures: list[CniError] = []
         with deadline.within(min(_RETRY_PATIENCE, self._shared.settings.budget)):
             for record in waiting:
-                work = partial(self.detach, record, request)
+                # What is in the volume may be of another network.
+                otherwise = target if record.network == network else None
+                work = partial(self.detach, record, request.caller, otherwise)
                 self._shared.collect(record.id, failures, work, record)
                 if failures and failures[-1].code == Code.TRY_AGAIN_LATER:
                     break
@@ -180,21 +185,22 @@ class Detacher:
 
 def completed(record: Record, request: Request) -> Record:
     """Return *record* with what the DEL or GC *request* tells where the record does not."""
+    target = request.target
     if request.command == "DEL":
         record = evolve(
             record,
-            network=request.network,
-            container_id=request.container_id,
-            ifname=request.ifname,
-            netns=request.netns or record.netns,
+            network=target.network,
+            container_id=target.container_id,
+            ifname=target.ifname,
+            netns=target.netns or record.netns,
         )
-    return evolve(record, config=record.config or dict(request.config))
+    return evolve(record, config=record.config or dict(target.config))
 
 
-def _still_there(path: str, request: Request) -> str | None:
+def _still_there(path: str, *, override: bool) -> str | None:
     """Return the network namespace *path* if work may be done in it."""
     try:
-        if path and request.netns_override:
+        if path and override:
             return path if netns.exists(path) else None
         if path:
             netns.require_foreign(path)

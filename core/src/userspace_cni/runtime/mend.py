@@ -12,7 +12,7 @@ from userspace_cni import handover, netns
 from userspace_cni.api import ContainerEngine, Handoff, HostPort
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CheckFailed, CniError, Code
-from userspace_cni.cni.request import Request, version_of
+from userspace_cni.cni.request import Caller
 from userspace_cni.runtime import subject
 from userspace_cni.runtime.detach import Detacher
 from userspace_cni.runtime.places import Places
@@ -55,12 +55,11 @@ class Mender:
                 return self._restore(record, record.port) if there else None
 
     def _restore(self, record: Record, lost: HostPort) -> str | None:
-        request = _request_of(record)
-        plan = self._planner.plan(request, recorded=True)
+        plan = self._planner.recorded(record)
         if record.container_dir:
             plan = evolve(plan, conf=evolve(plan.conf, container_dir=record.container_dir))
         directory = self._places.recorded(record)
-        attachment = subject.recorded(record, request, plan.conf, directory)
+        attachment = subject.recorded(record, plan, directory)
         # What it was handed over: the engine's routes too, in the same order.
         routes = cni_result.load(record.result, subject.NEWEST).routes
         addresses = evolve(attachment.wait_for_addresses(), routes=routes)
@@ -110,7 +109,7 @@ class Mender:
                 return False
             if netns.is_gone(record.netns, record.namespace):
                 record = evolve(record, netns="")
-            return self._detacher.detach(record, _request_of(record))
+            return self._detacher.detach(record, _caller_of(record))
 
 
 def _complete(engine: ContainerEngine, handoff: Handoff) -> None:
@@ -121,21 +120,7 @@ def _complete(engine: ContainerEngine, handoff: Handoff) -> None:
         engine.add(handoff)
 
 
-def _request_of(record: Record) -> Request:
-    """Return the ADD that made *record*, for work on it that nobody asked for."""
-    return Request(
-        command="ADD",
-        container_id=record.container_id,
-        netns=record.netns,
-        ifname=record.ifname,
-        args=record.args,
-        path=record.path,
-        cni_version=version_of(record.config),
-        network=record.network,
-        config=record.config,
-        environ={
-            "PATH": os.environ.get("PATH", os.defpath),
-            "CNI_PATH": ":".join(record.path),
-            "CNI_ARGS": ";".join(f"{key}={value}" for key, value in record.args.items()),
-        },
-    )
+def _caller_of(record: Record) -> Caller:
+    """Return who made the ADD, as far as IPAM plugins must know for work that nobody asked for."""
+    path = os.environ.get("PATH", os.defpath)
+    return Caller(path=record.path, environ={"PATH": path, "CNI_PATH": ":".join(record.path)})

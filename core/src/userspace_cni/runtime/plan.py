@@ -20,19 +20,21 @@ from userspace_cni.api import (
     HostPort,
 )
 from userspace_cni.cni.errors import CniError, Problems
-from userspace_cni.cni.request import Request
-from userspace_cni.config import NetConf
+from userspace_cni.cni.request import Caller, Request, Target
+from userspace_cni.config import Asked, NetConf
 from userspace_cni.log import logger
 from userspace_cni.runtime.places import Places
 from userspace_cni.runtime.shared import UNUSABLE, Shared
-from userspace_cni.store import Record
+from userspace_cni.store import Record, State
 
 
 @frozen(kw_only=True)
 class Plan:
-    """A network configuration with the engines that it names."""
+    """What a request is about, with the engines that its network names."""
 
+    target: Target
     conf: NetConf
+    asked: Asked
     host: HostEngine
     host_conf: EngineConf
     container: ContainerEngine
@@ -40,6 +42,26 @@ class Plan:
     container_conf: Callable[[bool], EngineConf]
     #: Does as :func:`.handover.publish`, for the pod's annotations; None where nobody wants it.
     annotate: Callable[[Attachment, Handoff, NetConf, str, ExitStack], None] | None = None
+    #: Path of the pod's volume that is the shared directory, empty where another one is.
+    volume: str = ""
+
+    def record(self, caller: Caller, state: State = "adding", namespace: str = "") -> Record:
+        """Return what is written down of the attachment before anything is touched."""
+        target = self.target
+        return Record(
+            network=target.network,
+            container_id=target.container_id,
+            ifname=target.ifname,
+            netns=target.netns,
+            namespace=namespace,
+            engine=self.host_conf.engine,
+            state=state,
+            config=dict(target.config),
+            args=target.args,
+            path=caller.path,
+            directory=self.volume,
+            container_dir=self.conf.container_dir or "",
+        )
 
     def handoff(self, attachment: Attachment, port: HostPort) -> Handoff:
         """Return what the container needs to use *port*."""
@@ -82,21 +104,38 @@ class Planner:
         kind = registry.host_engine(name)
         return self._host_engine(name, kind), config.engine_conf(raw, "host", kind.info, {})
 
-    def plan(self, request: Request, *, recorded: bool = False) -> Plan:
-        """Return the request's configuration with the engines that it names.
-
-        Of one that is *recorded* an ADD has succeeded: only what keeps it from being used is told.
+    def plan(self, request: Request) -> Plan:
+        """Return the plan for *request*, which is checked here and nowhere else.
 
         Raises:
             CniError: all that is wrong with the configuration, at once; no switch is asked.
 
         """
+        return self._plan(request.target, request.command)
+
+    def recorded(self, record: Record, otherwise: Target | None = None) -> Plan:
+        """Return the plan of the ADD, or *otherwise*, where its configuration cannot be used.
+
+        An ADD has succeeded with it: only what keeps it from being used is told.
+
+        Raises:
+            CniError: as :meth:`plan`.
+
+        """
+        try:
+            return self._plan(record.target)
+        except CniError as error:
+            if otherwise is None or error.code not in UNUSABLE:
+                raise
+            logger.warning("the recorded configuration cannot be used any more: %s", error)
+            return self._plan(otherwise)
+
+    def _plan(self, target: Target, command: str = "") -> Plan:
+        """Do as :meth:`plan`, or without a *command*, as :meth:`recorded`."""
         problems = Problems()
-        conf = config.load(request, problems)
-        if not recorded and request.command in ("ADD", "CHECK"):
-            with problems:
-                conf.previous(request.cni_version)
-        if not recorded and request.command in ("ADD", "STATUS"):
+        conf = config.load(target, problems)
+        asked = config.ask(conf, target, problems, command)
+        if command in ("ADD", "STATUS"):
             with problems:
                 handover.require_possible(conf)
         host_class: type[HostEngine] | None = None
@@ -114,8 +153,8 @@ class Planner:
         if host_class is not None:
             with problems:
                 host_conf = config.engine_conf(conf.host, "host", host_class.info, {})
-                host_conf = evolve(host_conf, mtu=conf.mtu, bandwidth=conf.requested_bandwidth)
-                config.require_bandwidth(conf, host_class.info, host_conf.iftype)
+                host_conf = evolve(host_conf, mtu=conf.mtu, bandwidth=asked.bandwidth)
+                config.require_bandwidth(conf, asked, host_class.info, host_conf.iftype)
 
         def container_conf(has_addresses: bool) -> EngineConf:
             assert container_class is not None  # noqa: S101  the problems were told
@@ -136,29 +175,21 @@ class Planner:
         if host_class is not None:
             with problems:
                 host = self._host_engine(host_name, host_class)
-        if not recorded:
+        if command:
             _judge(problems, host, host_conf, container_class, own)
         problems.settle()
         assert host is not None  # noqa: S101  the problems were told
         assert host_conf is not None  # noqa: S101
         assert container_class is not None  # noqa: S101
         return Plan(
+            target=target,
             conf=conf,
+            asked=asked,
             host=host,
             host_conf=host_conf,
             container=registry.make(container_class),
             container_conf=container_conf,
         )
-
-    def recorded(self, record: Record, request: Request) -> Plan:
-        """Plan with the configuration of the ADD; where it cannot be used, with the request's."""
-        try:
-            return self.plan(evolve(request, config=record.config), recorded=True)
-        except CniError as error:
-            if error.code not in UNUSABLE:
-                raise
-            logger.warning("the recorded configuration cannot be used any more: %s", error)
-            return self.plan(request, recorded=True)
 
     def _host_engine(self, name: str, kind: type[HostEngine]) -> HostEngine:
         with self._guard:

@@ -6,21 +6,20 @@ from attrs import evolve
 
 from userspace_cni import config
 from userspace_cni.api import Kernel
-from userspace_cni.cni.request import Request
 from userspace_cni.runtime.places import Places
 from userspace_cni.runtime.plan import Plan
 from userspace_cni.runtime.shared import Shared
 from userspace_cni.store import Record
 
 
-def placed(plan: Plan, request: Request, shared: Shared, places: Places) -> tuple[Plan, str]:
-    """Ask Kubernetes for the pod; return *plan* for it, and the path of its volume.
+def placed(plan: Plan, shared: Shared, places: Places) -> Plan:
+    """Ask Kubernetes for the pod; return *plan* with its volume and its annotations.
 
     Without a kubeconfig, or a pod, nobody is asked; a pod may have no volume for us.
     """
-    conf, named = plan.conf, config.pod_of(request.args)
+    conf, named = plan.conf, plan.asked.pod
     if conf.kubeconfig is None or named is None:
-        return plan, ""
+        return plan
     from userspace_cni.handover.pod import KubernetesPod
 
     with shared.phase("handover"):
@@ -28,14 +27,14 @@ def placed(plan: Plan, request: Request, shared: Shared, places: Places) -> tupl
     volume = pod.volume(conf, shared.settings.kubelet_dir, places.base(conf.shared_dir))
     if volume.directory:
         conf = evolve(conf, container_dir=volume.container_dir)
-    return evolve(plan, conf=conf, annotate=pod.publish), volume.directory
+    return evolve(plan, conf=conf, annotate=pod.publish, volume=volume.directory)
 
 
 def withdraw(record: Record, shared: Shared) -> None:
     """Take an attachment out of its pod's annotations; that fails nobody's request."""
-    kubeconfig, pod = record.config.get("kubeconfig"), config.pod_of(record.args)
+    kubeconfig, pod = record.conf.kubeconfig, config.pod_of(record.args)
     told = record.port is None or not isinstance(record.port.port, Kernel)
-    if not isinstance(kubeconfig, str) or pod is None or not told:
+    if not kubeconfig or pod is None or not told:
         return
     from userspace_cni.handover import pod as pods
 
