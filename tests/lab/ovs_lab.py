@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,11 +19,25 @@ from lab.node import Node, poll
 from lab.ovs import Ovs
 from lab.plugin import Mode, Outcome, Plugin
 from lab.testpmd import Console, Testpmd
+from userspace_cni.api import attachment_id
 
 #: How long the plugin waits for the switch, in seconds; on a busy machine it takes its time.
 TIMEOUT = 20
 
 _numbers = itertools.count(1)
+_RESTORE = """
+import sys
+from contextlib import closing
+from userspace_cni.config import settings
+from userspace_cni.cni.errors import CniError
+from userspace_cni.runtime import Runtime
+with closing(Runtime(settings.load())) as runtime:
+    for name in sys.argv[1:]:
+        try:
+            runtime.restore(name)
+        except CniError as error:
+            print(error)
+"""
 
 
 @define
@@ -109,6 +125,12 @@ class OvsLab:
 
     def attach(self, config: dict[str, Any], **more: Any) -> Container:
         return self.container(config, **more).add()
+
+    def restore(self, *containers: Container) -> str:
+        """Do on the node what its daemon does; return what it says if it cannot."""
+        ids = [attachment_id("net", each.name, each.ifname) for each in containers]
+        environ = {**os.environ, **self.plugin.env}
+        return self.node.run([sys.executable, "-c", _RESTORE, *ids], env=environ).stdout
 
     def leftovers(self) -> list[str]:
         """Return what is in the plugin's shared directories, and every port of ours."""

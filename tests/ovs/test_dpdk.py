@@ -210,7 +210,13 @@ def test_a_killed_switch_does_not_lock_itself_out(own_lab: OvsLab, stack: ExitSt
     lab.ovs.start_switch()
     assert lab.ovs.get("Interface", containers[0].port, "ofport") == "-1"
     assert containers[0].check().code == 104
+    # They ask, and change nothing.
     lab.call("STATUS", containers[0]).succeeded()
+    valid = [{"containerID": each.name, "ifname": each.ifname} for each in containers]
+    config = containers[0].config | {"cni.dev/valid-attachments": valid}
+    lab.call("GC", containers[0], config=config).succeeded()
+    assert lab.ovs.get("Interface", containers[0].port, "ofport") == "-1"
+    assert lab.restore(*containers) == ""
     poll(lambda: containers[0].check().status == 0, "the port is back")
     for application in (one, two):
         application.command("port stop 0")

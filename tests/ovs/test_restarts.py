@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lab.node import poll
 from lab.ovs_lab import Container, OvsLab, memif, start, vhost
-from userspace_cni.api import attachment_id
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -28,26 +25,6 @@ NETWORKS = {
     "vhost-server": vhost(host={"vhost": {"mode": "server"}}),
     "memif-server": memif(),
 }
-_RESTORE = """
-import sys
-from contextlib import closing
-from userspace_cni.config import settings
-from userspace_cni.cni.errors import CniError
-from userspace_cni.runtime import Runtime
-with closing(Runtime(settings.load())) as runtime:
-    for name in sys.argv[1:]:
-        try:
-            runtime.restore(name)
-        except CniError as error:
-            print(error)
-"""
-
-
-def restore(lab: OvsLab, *containers: Container) -> str:
-    """Do on the node what its daemon does; return what it says if it cannot."""
-    ids = [attachment_id("net", each.name, each.ifname) for each in containers]
-    environ = {**os.environ, **lab.plugin.env}
-    return lab.node.run([sys.executable, "-c", _RESTORE, *ids], env=environ).stdout
 
 
 @pytest.fixture(params=NETWORKS)
@@ -88,7 +65,7 @@ def test_the_switch_is_killed_again_before_anything_is_put_back(
     _idle(*applications)
     _kill(lab)
     lab.ovs.kill_switch()
-    assert "ovs-vswitchd is not running" in restore(lab, *containers)
+    assert "ovs-vswitchd is not running" in lab.restore(*containers)
     lab.ovs.start_switch()
     _put_back(lab, stack, kind, containers, applications)
     assert "failed to bind" not in lab.ovs.log
@@ -112,7 +89,7 @@ def _put_back(
     if kind != "vhost-client":
         for container in containers:
             assert container.check().status
-        assert not restore(lab, *containers)
+        assert not lab.restore(*containers)
     if kind == "memif-server":
         poll(lambda: one.link == two.link == "down", "the applications' links are down")
         for each in applications:

@@ -89,7 +89,6 @@ class OvsHostEngine(HostEngine):
         with self._database(conf) as db:
             switch.require_alive(db, self._settings.timeout)
             _require_features(switch.settings(db), conf)
-            self._mend(db)
             bridge = switch.find_bridge(db, section.name)
             if bridge is None and not section.create:
                 raise DataplaneUnavailable(
@@ -179,7 +178,6 @@ class OvsHostEngine(HostEngine):
     def attachments(self, network: str, conf: EngineConf) -> Iterable[str]:
         """See :meth:`.HostEngine.attachments`."""
         with self._database(conf) as db:
-            self._mend(db)
             return switch.attachments(db, network)
 
     def switch_key(self, conf: EngineConf) -> str:
@@ -223,7 +221,6 @@ class OvsHostEngine(HostEngine):
         """See :meth:`.HostEngine.restore`. A veth pair is kept because the container uses it."""
         with self._database(conf) as db:
             found = self._process(conf)
-            self._mend(db)
             settings = _settings_for(db, conf)
             spec, wanted = _plan(attachment, conf, settings)
             there = switch.find_port(db, attachment.id)
@@ -346,23 +343,6 @@ class OvsHostEngine(HostEngine):
                 for name in left:
                     directory.discard_stale(name)
 
-    def _mend(self, db: Ovsdb) -> None:
-        """Remove sockets left by a killed ovs-vswitchd, and have the failed ports recreated."""
-        mended = []
-        for failed in switch.failed_memifs(db):
-            path, name = os.path.split(failed.socket)
-            directory = self.context.directory(path)
-            with suppress(FileNotFoundError):
-                left = os.lstat(failed.socket)
-                if directory.discard_stale(name):
-                    switch.retry_memif(db, failed)
-                    mended.append((directory, name, left))
-        if mended:
-            switch.require_alive(db, self._settings.timeout)
-        for directory, name, left in mended:
-            with suppress(CniError):  # if the switch failed again, check() reports it
-                directory.grant(name, user=str(left.st_uid), group=str(left.st_gid))
-
     # -- settings
 
     def _database(self, conf: EngineConf) -> AbstractContextManager[Ovsdb]:
@@ -460,7 +440,6 @@ def _plan(attachment: Attachment, conf: EngineConf, settings: Row) -> tuple[Port
                 spec,
                 type="dpdk",
                 options=ports.memif_options(attachment.id, memif, address),
-                external_ids={**spec.external_ids, tags.SOCKET: memif.socket},
             ),
             evolve(port, port=memif),
         )

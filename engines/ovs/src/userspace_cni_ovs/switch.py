@@ -32,7 +32,6 @@ from userspace_cni_ovs.ovsdb import (
     update,
     wait,
 )
-from userspace_cni_ovs.ports import device_arguments, memif_device
 
 if TYPE_CHECKING:
     from userspace_cni_ovs.ovsdb import Json, Operation, Ovsdb
@@ -288,58 +287,6 @@ def require_alive(db: Ovsdb, timeout: float) -> None:
             "the database answers, but ovs-vswitchd is not running or is stuck: start it, and see "
             "ovs-vswitchd.log",
         )
-
-
-@frozen(kw_only=True)
-class FailedMemif:
-    """A memif port of the engine that the switch could not create."""
-
-    #: UUID of the Interface row.
-    uuid: str
-    #: The attachment's ID.
-    id: str
-    #: Path of the socket in the container's shared directory.
-    socket: str
-    options: dict[str, str]
-
-
-def failed_memifs(db: Ovsdb) -> list[FailedMemif]:
-    """Return the engine's memif ports that the switch could not create."""
-    (found,) = db.transact(
-        "look for ports that failed",
-        select(
-            "Interface",
-            ["ofport", "==", -1],
-            ["type", "==", "dpdk"],
-            columns=("_uuid", "external_ids", "options"),
-        ),
-    )
-    failed = []
-    for row in found["rows"]:
-        ids = mapping(row["external_ids"])
-        if tags.ID in ids and tags.SOCKET in ids:
-            failed.append(
-                FailedMemif(
-                    uuid=row["_uuid"][1],
-                    id=ids[tags.ID],
-                    socket=ids[tags.SOCKET],
-                    options=mapping(row["options"]),
-                )
-            )
-    return failed
-
-
-def retry_memif(db: Ovsdb, failed: FailedMemif) -> None:
-    """Make the switch create a port again, with a new device name."""
-    devargs = f"{memif_device(failed.id)},{device_arguments(failed.options)}"
-    db.transact(
-        "have a port made again",
-        update(
-            "Interface",
-            ["_uuid", "==", ["uuid", failed.uuid]],
-            row={"options": a_map({**failed.options, "dpdk-devargs": devargs})},
-        ),
-    )
 
 
 def require_fit(bridge: Bridge, *, needs_netdev: bool) -> None:

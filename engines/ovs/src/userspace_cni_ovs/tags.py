@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 ID = "userspace-cni-id"
 #: On Port: the network's name.
 NETWORK = "userspace-cni-network"
-#: On Interface: path of a memif's socket in the container's shared directory.
-SOCKET = "userspace-cni-socket"
 #: On Bridge: the engine created the bridge.
 BRIDGE = {"userspace-cni": "bridge"}
 
