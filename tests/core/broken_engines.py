@@ -281,6 +281,34 @@ class TestIndexed(Contract):
     notices = "test_processes_share_a_switch"
 
 
+class Repairing(ExampleHostEngine):
+    """Makes a port again that it misses when it is asked for its state."""
+
+    def __init__(self, context: EngineContext) -> None:
+        super().__init__(context)
+        self._made: set[Path] = set()
+
+    def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
+        port = super().add(attachment, conf, undo)
+        self._made.add(self._switch() / port.name)
+        return port
+
+    def delete(self, attachment_id: str, conf: EngineConf, netns: str | None) -> None:
+        super().delete(attachment_id, conf, netns)
+        if netns is not None:
+            self._made.clear()
+
+    def status(self, conf: EngineConf) -> None:
+        super().status(conf)
+        for path in self._made:
+            path.touch()
+
+
+class TestRepairing(Contract):
+    host = Repairing
+    notices = "test_check_notices_each_damage_and_restore_mends_it"
+
+
 class Trusting(ExampleHostEngine):
     def check(self, attachment: Attachment, conf: EngineConf, port: HostPort) -> None:
         self._switch()

@@ -111,6 +111,8 @@ class HostEngine(ABC):
     def status(self, conf: EngineConf) -> None:
         """Return if an :meth:`add` with *conf* could succeed now.
 
+        Change nothing: :meth:`restore` is the method that repairs.
+
         Args:
             conf: The ``host`` part of the network.
 
@@ -174,6 +176,8 @@ class HostEngine(ABC):
     @abstractmethod
     def attachments(self, network: str, conf: EngineConf) -> Iterable[str]:
         """Return the ids of the attachments of *network* whose tags are in the dataplane now.
+
+        Change nothing, as in :meth:`status`.
 
         Args:
             network: The name of the network.

@@ -6,7 +6,7 @@ import multiprocessing
 from abc import ABC
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, ClassVar
 
 import pytest
@@ -279,6 +279,7 @@ class EngineContract(ABC):
                 break
             damage = damages[position]
             damage.cause()
+            problems += self._only_looked_at(bench, damage.what)
             problems += self._mended(bench, attachment, port, damage.what)
             bench.delete(attachment)
             position += 1
@@ -369,6 +370,15 @@ class EngineContract(ABC):
         bench.delete(attachment)
 
     # -- helpers
+
+    def _only_looked_at(self, bench: Bench, what: str) -> Iterator[str]:
+        """Ask ``status`` and ``attachments`` after the damage *what*; yield if they changed it."""
+        before = bench.objects()
+        with suppress(CniError):  # the damage may be one that status reports
+            bench.call(bench.engine.status, bench.conf)
+        bench.listed()
+        if bench.objects() != before:
+            yield f"{what}: status or attachments changed the switch; only restore may repair"
 
     def _mended(
         self, bench: Bench, attachment: Attachment, port: HostPort, what: str, *, must: bool = True
