@@ -107,9 +107,13 @@ class DNS:
 class Result:
     """The answer to an ADD, which a chained plugin gets as ``prevResult``."""
 
+    #: The interfaces of the attachment, in the container and on the host.
     interfaces: tuple[Interface, ...] = ()
+    #: The container's addresses.
     ips: tuple[IPConfig, ...] = ()
+    #: The container's routes.
     routes: tuple[Route, ...] = ()
+    #: The container's resolver settings.
     dns: DNS = field(factory=DNS)
 
     def extended_by(self, other: Result) -> Result:
