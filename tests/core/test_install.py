@@ -214,9 +214,9 @@ def test_a_path_that_is_too_long_for_the_shim_is_refused(program: bytes, bin_dir
         )
 
     _files(program, bin_dir, settings(socket=107, state=255 - len("/queue")))
-    with pytest.raises(CniError, match=r"socket: /s+:.* has 108 bytes, the shim takes 107"):
+    with pytest.raises(CniError, match=r"socket: /s+:.* has 108 bytes, the shim accepts 107"):
         _files(program, bin_dir, settings(socket=108))
-    with pytest.raises(CniError, match=r"queue: /s+/queue:.* has 256 bytes, the shim takes 255"):
+    with pytest.raises(CniError, match=r"queue: /s+/queue:.* has 256 bytes, the shim accepts 255"):
         _files(program, bin_dir, settings(state=256 - len("/queue")))
     with pytest.raises(CniError, match="launcher: /sss"):
         _files(program, Path("/" + "s" * 255), Settings())

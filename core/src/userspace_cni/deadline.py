@@ -1,7 +1,7 @@
-"""How long the request that is being served may still take.
+"""Deadline of the current request.
 
-There is one deadline for all that it waits for, one thing after another: locks, IPAM plugins, the
-API server. It is a context variable, as the engines wait for locks too.
+One deadline covers everything that a request waits for: locks, IPAM plugins, the API server. It is
+a context variable, so that it also applies when engines wait for locks.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ _current: ContextVar[float] = ContextVar("deadline", default=inf)
 
 @contextmanager
 def within(seconds: float, since: float | None = None) -> Iterator[None]:
-    """Give the body *seconds*, or what is left of the deadline around it.
+    """Set the deadline of the body; an earlier deadline around it remains in force.
 
-    They begin now, or at *since*, a time of the monotonic clock.
+    Args:
+        seconds: how long the body may take.
+        since: when the time begins, on the monotonic clock; now if None.
+
     """
     token = _current.set(min(_current.get(), (monotonic() if since is None else since) + seconds))
     try:
@@ -30,7 +33,7 @@ def within(seconds: float, since: float | None = None) -> Iterator[None]:
 
 @contextmanager
 def extended(seconds: float) -> Iterator[None]:
-    """Let the body, which undoes what has failed, end *seconds* after the deadline."""
+    """Extend the deadline by *seconds* for the body, which undoes a failed request."""
     token = _current.set(_current.get() + seconds)
     try:
         yield
@@ -39,10 +42,10 @@ def extended(seconds: float) -> Iterator[None]:
 
 
 def after(seconds: float = inf) -> float:
-    """Return when a wait must end that may take *seconds* by itself; of the monotonic clock."""
+    """Return when a wait of at most *seconds* must end, on the monotonic clock."""
     return min(_current.get(), monotonic() + seconds)
 
 
 def left() -> float:
-    """Return how many seconds are left; infinity where there is no deadline."""
+    """Return how many seconds are left; infinity without a deadline."""
     return _current.get() - monotonic()

@@ -1,4 +1,4 @@
-"""Making directories with the mode that they shall have, whatever the umask is."""
+"""Creation of directories with an exact mode, independent of the umask."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 
 
 def make(path: str | os.PathLike[str], mode: int = 0o750) -> None:
-    """Make the directory *path* with exactly that *mode*; what exists stays as it is.
+    """Create the directory *path* with exactly *mode*; leave an existing one as it is.
 
-    Missing ones above it get mode 0755: others may have their own beside ours.
+    Missing parent directories get mode 0755, because other programs may use them too.
 
     Raises:
-        OSError: it cannot be made, or something else has its name.
+        OSError: if it cannot be created, or *path* is not a directory.
 
     """
     try:

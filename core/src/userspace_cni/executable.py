@@ -1,4 +1,4 @@
-"""Another CNI plugin's executable: found in CNI_PATH, started, told something, waited for."""
+"""Executables of other CNI plugins: find them in CNI_PATH, run them, collect their output."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 
 from userspace_cni.log import logger
 
-# A plugin that is being replaced answers "text file busy" for a moment; libcni waits as long.
+# execve(2) fails with "text file busy" while a plugin is being replaced; libcni waits as long.
 _BUSY_TRIES = 5
 _BUSY_PAUSE = 1.0  # seconds
-#: After SIGKILL. A process that waits for a disk or an NFS server does not end before that answers.
+#: How long to wait after SIGKILL; a process that waits for a disk or NFS server cannot end.
 _END_PATIENCE = 1.0  # seconds
 
-OUT_MAX = 1 << 20  # bytes; a result has a few hundred
+OUT_MAX = 1 << 20  # bytes; a result usually has a few hundred
 ERR_MAX = 1 << 16  # bytes
 
 
 def find(name: str, path: tuple[str, ...]) -> Path | None:
-    """Return the executable *name* in the first directory of *path* that has it."""
+    """Return the executable *name* in the first directory of *path* that has it, or None."""
     for directory in path:
         candidate = Path(directory, name)
         try:
@@ -39,23 +39,30 @@ def find(name: str, path: tuple[str, ...]) -> Path | None:
 
 
 class Child:
-    """An executable that was started, and waits for what it is told on standard input.
+    """A running executable that waits for its standard input.
 
-    Nothing ends it when we die: a plugin that is killed half way may leave what nobody finds again.
+    It is not killed when this process dies, because a plugin that is killed half way may leave
+    resources behind that nobody can find.
     """
 
     def __init__(self, program: Path, environ: Mapping[str, str], lock: int | None = None) -> None:
-        """Start *program*, which inherits the file descriptor *lock*.
+        """Start *program*.
+
+        Args:
+            program: path of the executable.
+            environ: its environment.
+            lock: a file descriptor to inherit, which keeps a lock while the program runs.
 
         Raises:
-            OSError: when it cannot be executed.
+            OSError: if it cannot be executed.
 
         """
         self.out, self.err = bytearray(), bytearray()
         self._left = memoryview(b"")
         self._process = _started(program, environ, () if lock is None else (lock,))
         try:
-            # Before it is told anything: when no descriptor is to be had, it has done nothing yet.
+            # Do this before the program gets its input: if there are no descriptors left, it has
+            # done nothing yet.
             self._ending = os.pidfd_open(self._process.pid)
         except BaseException:
             self._process.kill()
@@ -64,7 +71,7 @@ class Child:
             raise
 
     def tell(self, stdin: bytes) -> None:
-        """Begin to give it *stdin*; :meth:`wait` gives what a pipe does not take at once."""
+        """Begin to write *stdin*; :meth:`wait` writes what the pipe does not accept at once."""
         pipe: Any = self._process.stdin
         os.set_blocking(pipe.fileno(), False)
         self._left = memoryview(stdin)
@@ -72,10 +79,15 @@ class Child:
             pipe.close()
 
     def wait(self, until: float) -> int | None:
-        """Wait for its end; return its exit status, None when it has not ended at *until*.
+        """Wait until the program ends; return its exit status, or None if it has not ended.
 
-        What it prints is in :attr:`out` and :attr:`err`: of too much, the beginning. Its end is
-        waited for, not that of its pipes: what it has started and left running may hold them open.
+        Its output is collected in :attr:`out` and :attr:`err`, which are cut off at
+        :data:`OUT_MAX` and :data:`ERR_MAX`. The method does not wait for the pipes to close,
+        because a background process of the program may hold them open.
+
+        Args:
+            until: when to stop waiting, on the monotonic clock.
+
         """
         process: Any = self._process
         with selectors.PollSelector() as selector:
@@ -93,7 +105,7 @@ class Child:
                 for key, _ in ready:
                     if key.fd == self._ending:
                         selector.unregister(self._ending)
-                        ended = True  # all that it has printed is there now
+                        ended = True  # its whole output is in the pipes now
                     elif key.data(key.fd):
                         selector.unregister(key.fileobj)
                         key.fileobj.close()  # type: ignore[union-attr]
@@ -106,16 +118,16 @@ class Child:
         return status
 
     def kill(self) -> None:
-        """End it."""
+        """Kill the program and wait briefly for its end."""
         self._process.kill()
         try:
             self._process.wait(_END_PATIENCE)
         except subprocess.TimeoutExpired:
-            logger.error("process %d does not end, although killed", self._process.pid)
+            logger.error("process %d was killed but has not ended", self._process.pid)
         self._close()
 
     def _write(self, pipe: int) -> bool:
-        """Write more of what it is told; tell whether nothing is left for its reader."""
+        """Write more of the input; return whether all is written or the reader is gone."""
         with suppress(BlockingIOError):
             try:
                 self._left = self._left[os.write(pipe, self._left) :]
@@ -138,7 +150,7 @@ def _started(
 ) -> subprocess.Popen[bytes]:
     for remaining in reversed(range(_BUSY_TRIES)):
         try:
-            # Without preexec_fn the process is made by vfork(2), however large we are.
+            # Without preexec_fn Python uses vfork(2), which is fast even in a large process.
             return subprocess.Popen(  # noqa: S603  an absolute path, found in CNI_PATH
                 [program],
                 stdin=subprocess.PIPE,
@@ -157,7 +169,10 @@ def _started(
 
 
 def _reader(kept: bytearray, limit: int) -> Callable[[int], bool]:
-    """Return what reads a pipe into *kept* up to *limit*, and tells whether it has ended."""
+    """Return a function that reads a pipe into *kept* and returns whether the pipe has ended.
+
+    About *limit* bytes are kept.
+    """
 
     def read(pipe: int) -> bool:
         chunk = os.read(pipe, 1 << 16)

@@ -1,7 +1,7 @@
-"""Puts the CNI executable into a directory of CNI plugins.
+"""Installation of the CNI executable into a directory of CNI plugins.
 
-There are two: the launcher, a Python program that serves the request itself, and the shim, a static
-program that passes it to the daemon and has the node's settings in it.
+There are two executables. The launcher is a Python program that serves requests itself. The shim is
+a static program that passes requests to the daemon; the node's settings are written into it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from userspace_cni.config.settings import Settings
 #: The daemon's systemd unit.
 UNIT = "userspace-cni.service"
 
-#: The executable's name, and so the ``type`` of our networks.
+#: The executable's name, which is also the ``type`` in network configurations.
 NAME = "userspace"
-#: The launcher's name beside the shim, which executes it where no daemon listens.
+#: The launcher's name beside the shim, which executes it if no daemon listens.
 STANDALONE = "userspace-standalone"
 
 _DRAFT = f".{NAME}-draft-"
 
-# The kernel reads the first line of a script up to 127 bytes on old kernels, and splits it at the
-# first white space: execve(2), "Interpreter scripts".
+# Old kernels read only 127 bytes of a script's first line, and every kernel splits it at the first
+# white space: execve(2), "Interpreter scripts".
 _SHEBANG_MAX = 127
 
 _LAUNCHER = """\
@@ -43,40 +43,45 @@ from userspace_cni.plugin import main
 sys.exit(main())
 """
 
-# `struct settings` of shim.c: marker, socket, queue, fallback, milliseconds. Texts end with NUL.
+# `struct settings` of shim.c: marker, socket, queue, fallback, deadline in ms. Texts end with NUL.
 _SETTINGS = struct.Struct("=32s108s256s256sI")
 _MARKER = b"userspace-cni shim: settings, 1\0"
 
 
 @frozen
 class Difference:
-    """A file that is not as :func:`install` would make it."""
+    """A file that differs from what :func:`install` would write."""
 
     path: Path
-    #: SHA-256 in hexadecimal digits; None where there is to be no file, or is none.
+    #: SHA-256 in hexadecimal; None if no file is expected or found.
     expected: str | None
     found: str | None
 
 
 def launcher(interpreter: str) -> str:
-    """Return the executable's text, bound to *interpreter*.
+    """Return the launcher's text, bound to *interpreter*.
 
-    ``-I`` keeps out the caller's Python variables, directory and user packages: container runtimes
-    pass their whole environment on.
+    ``-I`` isolates it from the caller's Python variables, directory and user packages, because
+    container runtimes pass on their whole environment.
     """
     shebang = f"#!{interpreter} -I\n"
     if len(shebang) <= _SHEBANG_MAX and not any(char.isspace() for char in interpreter):
         return shebang + _LAUNCHER
-    # A file that sh reads as a command to run Python on it, and Python as a string, then a program.
+    # A polyglot: sh executes Python on the file, and Python reads sh's command as a string.
     quoted = interpreter.replace("'", "'\\''")
     return f"#!/bin/sh\n'''exec' '{quoted}' -I \"$0\" \"$@\"\n' '''\n" + _LAUNCHER
 
 
 def shim(program: bytes, settings: Settings, fallback: Path | None) -> bytes:
-    """Return the shim *program* with the *settings*, and what it executes without a daemon.
+    """Return the shim with the node's settings written into it.
+
+    Args:
+        program: the shim as packaged.
+        settings: the node's settings.
+        fallback: path of the launcher to execute if no daemon listens; None for none.
 
     Raises:
-        CniError: 7, a path is too long for the shim, or *program* is no shim of this version.
+        CniError: 7 if a path is too long for the shim, or *program* is not a shim of this version.
 
     """
     if program.count(_MARKER) != 1:
@@ -101,16 +106,16 @@ def _text(what: str, path: Path, longest: int) -> bytes:
     if len(encoded) > longest:
         raise CniError(
             Code.INVALID_NETWORK_CONFIG,
-            f"{what}: {path}: the path has {len(encoded)} bytes, the shim takes {longest}",
+            f"{what}: {path}: the path has {len(encoded)} bytes, the shim accepts {longest}",
             "choose a shorter one in the node's settings",
         )
     return encoded
 
 
 def unit(program: Path) -> bytes:
-    """Return the daemon's systemd unit, which executes *program* by its path.
+    """Return the daemon's systemd unit, which executes *program* by its absolute path.
 
-    systemd searches directories of its own for programs, not those of whoever installs.
+    The path is needed because systemd does not use the PATH of the user who installs.
     """
     text = resources.files("userspace_cni.daemon").joinpath(UNIT).read_text(encoding="utf-8")
     # systemd.service(5), "Command lines", and systemd.unit(5), "Specifiers".
@@ -121,10 +126,10 @@ def unit(program: Path) -> bytes:
 
 
 def make_queue(settings: Settings) -> None:
-    """Make the directory that :attr:`.Settings.queue` names; none but root may look into it.
+    """Create the directory :attr:`.Settings.queue`, which only root may read.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: if it cannot be created.
 
     """
     directories.make(settings.state_dir)
@@ -132,7 +137,7 @@ def make_queue(settings: Settings) -> None:
 
 
 def find_shim() -> bytes | None:
-    """Return the shim's program; None if ``userspace-cni-shim`` is not installed."""
+    """Return the packaged shim, or None if ``userspace-cni-shim`` is not installed."""
     try:
         import userspace_cni_shim
     except ModuleNotFoundError:
@@ -148,15 +153,19 @@ def executables(
     settings: Settings | None = None,
     fallback: bool = True,
 ) -> dict[str, bytes | None]:
-    """Return what *directory* is to hold: content by name, in the order of placing.
+    """Return the files to install: contents by name, in the order of installation.
 
-    None stands for a file that is not to be there.
+    The content None means that there must be no such file.
 
-    With the shim's *program* that is the shim, and the launcher beside it if there is to be a
-    *fallback*; without, the launcher alone.
+    Args:
+        directory: the directory of CNI plugins.
+        interpreter: the Python interpreter of the launcher.
+        program: the packaged shim; if None, only the launcher is installed.
+        settings: the node's settings for the shim.
+        fallback: whether to install the launcher beside the shim.
 
     Raises:
-        CniError: as :func:`shim` does.
+        CniError: the errors of :func:`shim`.
 
     """
     own = os.fsencode(launcher(interpreter))
@@ -165,7 +174,7 @@ def executables(
     settings = settings or Settings()
     if not fallback:
         return {NAME: shim(program, settings, None), STANDALONE: None}
-    # What the shim names is there before the shim.
+    # Install the launcher first, because the shim refers to it.
     standalone = Path(os.path.abspath(directory)) / STANDALONE
     return {STANDALONE: own, NAME: shim(program, settings, standalone)}
 
@@ -173,21 +182,27 @@ def executables(
 def install(
     directory: Path, files: Mapping[str, bytes | None] | None = None, mode: int = 0o755
 ) -> Path:
-    """Place *files*, by default the launcher, in *directory*; return the executable's path.
+    """Install *files* in *directory*, which is created if it is missing.
 
-    Each is complete and on disk under a temporary name before it takes its own: a runtime that
-    executes the old one at this moment is not disturbed, and a crash leaves the old or the new one.
+    Each file is written to disk under a temporary name and then renamed. A runtime that is
+    executing the old file is not disturbed, and a crash leaves either the old or the new file.
 
-    The directory is made where it is missing.
+    Args:
+        directory: the directory of CNI plugins.
+        files: see :func:`executables`; by default only the launcher.
+        mode: the mode of the files.
+
+    Returns:
+        The executable's path.
 
     Raises:
-        OSError: *directory* cannot be made or written.
+        OSError: if *directory* cannot be created or written to.
 
     """
     _make(directory)
     with _locked(directory) as descriptor:
         for entry in os.listdir(descriptor):
-            if entry.startswith(_DRAFT):  # of an installation that was killed: we have the lock
+            if entry.startswith(_DRAFT):  # left by an installation that was killed
                 os.unlink(entry, dir_fd=descriptor)
         for name, content in (executables(directory) if files is None else files).items():
             if content is not None:
@@ -199,17 +214,17 @@ def install(
 
 
 def _make(directory: Path) -> None:
-    """Make *directory* and what is missing above it; the mode is ours at every level."""
+    """Create *directory* and its missing parents, all with mode 0755."""
     if not directory.is_dir():
         _make(directory.absolute().parent)
         directory.mkdir(mode=0o755, exist_ok=True)
 
 
 def compare(directory: Path, files: Mapping[str, bytes | None]) -> list[Difference]:
-    """Return how *directory* differs from what :func:`install` would make of it.
+    """Return how *directory* differs from what :func:`install` would write.
 
     Raises:
-        OSError: a file is there and cannot be read.
+        OSError: if a file exists but cannot be read.
 
     """
     differences = []

@@ -1,7 +1,7 @@
-"""Locks between the threads and processes of a node, by name.
+"""Named locks between the threads and processes of a node.
 
-Each is a file that flock(2) locks: the kernel frees it when its holder dies, however it dies. The
-threads of one process take turns before that, so that they wait without polling.
+Each lock is a file locked by flock(2), which the kernel releases when the holder dies. Threads of
+one process first compete for a thread lock, so that they wait without polling.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.log import logger
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-_PAUSE = 0.005  # seconds; flock(2) has no timeout of its own
+_PAUSE = 0.005  # seconds between attempts, because flock(2) has no timeout
 
 
 class Locks:
-    """The locks of one node, files in a directory that only root may enter."""
+    """The locks of a node, which are files in a directory that only root may enter."""
 
     def __init__(self, directory: Path, timeout: float) -> None:
-        """Keep the files in *directory*; wait *timeout* seconds for a lock."""
+        """Keep the files in *directory*; wait at most *timeout* seconds for a lock."""
         self._directory = directory
         self._timeout = timeout
-        #: By name, as long as anyone here holds or awaits it: the lock, and how many do.
+        #: Thread lock and number of its users, by the name of a lock in use in this process.
         self._turns: dict[str, tuple[threading.RLock, int]] = {}
-        #: The file descriptors of those that are held here.
+        #: File descriptors of the locks that this process holds, by name.
         self._descriptors: dict[str, int] = {}
         self._guard = threading.Lock()
 
     @contextmanager
     def hold(self, name: str) -> Iterator[int]:
-        """Hold the lock *name*; the file descriptor that is given holds it.
+        """Hold the lock *name* and yield the file descriptor that holds it.
 
-        A thread that holds it already goes on at once, and frees it when the outermost ends.
+        The lock is re-entrant: a thread that holds it gets it again at once, and the outermost
+        context releases it.
 
         Raises:
-            CniError: 11 when another holds it for longer than the timeout, or than our own request
-                may take; 5 when its file cannot be made or locked.
+            CniError: 11 if the lock is not free before the timeout or the request's deadline; 5 if
+                its file cannot be created or locked.
 
         """
         began = time.monotonic()
@@ -68,7 +69,12 @@ class Locks:
 
     @contextmanager
     def hold_if_free(self, name: str) -> Iterator[bool]:
-        """Hold the lock *name* if nobody else does; tell whether it is held."""
+        """Hold the lock *name* if it is free; yield whether it is held.
+
+        Raises:
+            CniError: 5 if its file cannot be created or locked.
+
+        """
         with self._turn(name, 0) as ours:
             if ours and name in self._descriptors:
                 yield True
@@ -81,12 +87,15 @@ class Locks:
                 yield True
 
     def held(self, name: str) -> int | None:
-        """Return the file descriptor that holds the lock *name*, for whoever works under it."""
+        """Return the file descriptor that holds the lock *name*; None if it is not held here.
+
+        A child process that inherits the descriptor keeps the lock.
+        """
         return self._descriptors.get(name)
 
     @contextmanager
     def _turn(self, name: str, timeout: float) -> Iterator[bool]:
-        """Take turns with the other threads of this process; tell whether it is ours in time."""
+        """Acquire the thread lock for *name*; yield whether that succeeded within *timeout*."""
         with self._guard:
             lock, users = self._turns.get(name, (threading.RLock(), 0))
             self._turns[name] = lock, users + 1
@@ -102,24 +111,24 @@ class Locks:
                     self._turns[name] = lock, users - 1
 
     def _path(self, name: str) -> str:
-        # Any text may be a name, that of an interface which is no UTF-8 too; a file's name may not.
+        # A digest, because a name may be any text, even an interface name that is not valid UTF-8.
         digest = sha256(name.encode(errors="surrogatepass")).hexdigest()
         return f"{self._directory}/{digest[:32]}"
 
     def sweep(self) -> None:
-        """Remove the files of holders that died: nobody else would, if their names are not needed.
+        """Remove lock files whose holders died.
 
-        What cannot be removed is logged, and harms nobody.
+        A file that cannot be removed is harmless and only logged.
         """
         with suppress(FileNotFoundError):
             for name in os.listdir(self._directory):
                 path = f"{self._directory}/{name}"
                 try:
-                    # What is locked, or is gone meanwhile, belongs to somebody.
+                    # A file that is locked, or was removed meanwhile, is in use.
                     if (descriptor := _locked(path, 0)) is not None:
                         _release(path, descriptor)
                 except OSError as error:
-                    logger.warning("the lock file %s cannot be looked at: %s", path, error.strerror)
+                    logger.warning("the lock file %s cannot be opened: %s", path, error.strerror)
 
     def _try(self, name: str) -> int | None:
         path = self._path(name)
@@ -132,7 +141,7 @@ class Locks:
         except OSError as error:
             raise CniError(
                 Code.IO_FAILURE,
-                f"the lock file {path} cannot be made or locked: {error.strerror}",
+                f"the lock file {path} cannot be created or locked: {error.strerror}",
                 "check run_dir in the node's settings: root must be able to write there, on a "
                 "file system with flock(2)",
             ) from error
@@ -148,11 +157,11 @@ class Locks:
 
 
 def _locked(path: str, flags: int) -> int | None:
-    """Return a descriptor that holds the lock file *path*, None while another does."""
+    """Lock the file *path* and return its descriptor; None if another process holds it."""
     descriptor = os.open(path, _FLAGS | flags, 0o640)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The holder before us may have removed the file between our open and our lock.
+        # The previous holder may have removed the file between our open and our lock.
         if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
             return descriptor
     except (BlockingIOError, FileNotFoundError):
@@ -168,7 +177,7 @@ def _release(path: str, descriptor: int) -> None:
     try:
         os.unlink(path)
     except OSError as error:
-        # What was done under the lock is done. The file is free, and the next GC removes it.
+        # Not an error: the lock is released anyway, and the next GC removes the file.
         if not isinstance(error, FileNotFoundError):
             logger.warning("the lock file %s cannot be removed: %s", path, error.strerror)
     finally:
@@ -176,11 +185,11 @@ def _release(path: str, descriptor: int) -> None:
 
 
 def _holder(path: str) -> str:
-    """Return who else has the file *path* open, as ``process 7 (host-local)``; empty for nobody."""
+    """Return another process that has *path* open, such as ``process 7 (host-local)``, or ""."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         if int(pid) == os.getpid():
             continue
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process may have ended
             for descriptor in os.listdir(f"/proc/{pid}/fd"):
                 if os.readlink(f"/proc/{pid}/fd/{descriptor}") == path:
                     return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"

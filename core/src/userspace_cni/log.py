@@ -1,7 +1,8 @@
-"""Logging: to standard error and, where configured, to a file. Standard output is the result's.
+"""Logging to standard error and, if configured, to a file.
 
-In the daemon many requests log at once, each at its own level and to its own places: the
-current request is a context variable, and one handler on the root logger asks it.
+Standard output is reserved for the CNI result. In the daemon many requests log at the same time,
+each with its own level and destinations. A context variable holds the current request's scope, and
+one handler on the root logger uses it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _FORMAT = "%(asctime)s %(levelname)s %(context)s%(message)s"
 
 
 class _Scope:
-    """Where records go, from which level on, and what stands before each."""
+    """The destinations, minimum level and prefix of log records."""
 
     def __init__(self, level: str, path: Path | None, context: str, stream: TextIO) -> None:
         self.level: int = getattr(logging, level.upper())
@@ -50,7 +51,7 @@ _current: ContextVar[_Scope | None] = ContextVar("scope", default=None)
 
 
 class _Dispatcher(logging.Handler):
-    """Gives each record to the request that it is about, and to the process itself."""
+    """Passes each record to the scope of the current request and to that of the process."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,8 +74,8 @@ class _Dispatcher(logging.Handler):
             self.process.handlers[0].handle(record)
 
     def count(self, level: int, change: int) -> None:
-        """Keep the root logger's level at the lowest that anyone wants now."""
-        # The root logger, because engines and their libraries have loggers of their own.
+        """Count scopes by level, and set the root logger to the lowest level in use."""
+        # The root logger is used because engines and their libraries have loggers of their own.
         root = logging.getLogger()
         with self._guard:
             if self not in root.handlers:
@@ -90,10 +91,16 @@ _dispatcher = _Dispatcher()
 
 @contextmanager
 def scope(level: str, path: Path | None, context: str, stream: TextIO) -> Iterator[None]:
-    """Send what the body logs, from *level* on, to *stream* and *path*, each with *context*.
+    """Send log records of the body to *stream* and *path*.
 
-    A log file that cannot be opened is reported and otherwise ignored: logging never fails a
-    request.
+    A log file that cannot be opened causes a warning but never fails the request.
+
+    Args:
+        level: minimum level, such as ``info``.
+        path: the log file; None for none.
+        context: prefix of each message.
+        stream: normally standard error.
+
     """
     own = _Scope(level, path, context, stream)
     _dispatcher.count(own.level, 1)
@@ -110,7 +117,10 @@ def scope(level: str, path: Path | None, context: str, stream: TextIO) -> Iterat
 
 @contextmanager
 def process(level: str, path: Path | None) -> Iterator[None]:
-    """Send what belongs to no request to standard error and *path*; requests' to the former too."""
+    """Send log records outside of requests to standard error and to *path*.
+
+    Records of requests are also sent to standard error. *level* is the minimum level.
+    """
     own = _Scope(level, path, "", sys.stderr)
     _dispatcher.count(own.level, 1)
     _dispatcher.process = own
@@ -125,10 +135,10 @@ def process(level: str, path: Path | None) -> Iterator[None]:
 
 
 class _FileHandler(logging.FileHandler):
-    """Appends to a file that only root's group may read, and never through a symbolic link.
+    """Appends to a file with mode 0640, without following symbolic links.
 
-    Who rotates the log renames the file: the next record begins another. Where that cannot be, the
-    old one goes on.
+    After log rotation has renamed the file, the next record creates a new file. If that fails, the
+    old file is still used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -150,7 +160,7 @@ class _FileHandler(logging.FileHandler):
 
     def _open(self) -> TextIOWrapper:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        flags |= os.O_NOCTTY  # it may be named a terminal
+        flags |= os.O_NOCTTY  # the configured path may be a terminal
         return TextIOWrapper(
             os.fdopen(os.open(self.baseFilename, flags, 0o640), "ab"), encoding="utf-8"
         )

@@ -1,8 +1,8 @@
-"""Work inside a network namespace.
+"""Function calls in network namespaces, and the identity of namespaces.
 
-A network namespace belongs to a thread (setns(2)): the caller's thread goes there and comes back.
-One of its own would cost more than the work. A socket stays in the namespace that it was opened in,
-so one can be opened here and used by the caller.
+Each thread has its own network namespace (setns(2)). The calling thread enters the namespace and
+returns; a separate thread would cost more than the work itself. A socket stays in the namespace in
+which it was opened, so a function can open one and return it to the caller.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
 _SO_NETNS_COOKIE = 71  # <asm-generic/socket.h>, since Linux 5.14
 _OWN = "/proc/thread-self/ns/net"
-#: A path, and the descriptor of the namespace that it leads to for now.
+#: A path and the descriptor that is used for it, see :func:`pinned`.
 _pinned: ContextVar[tuple[str, int]] = ContextVar("pinned", default=("", -1))
 
 
 def exists(path: str) -> bool:
-    """Tell whether *path* is a network namespace now."""
+    """Return whether *path* currently is a network namespace."""
     try:
         with _opened(path):
             return True
@@ -49,13 +49,13 @@ def exists(path: str) -> bool:
 
 
 def identity(path: str) -> str:
-    """Return what tells the network namespace *path* from all others there are, were or will be.
+    """Return a unique identifier of the network namespace *path*.
 
-    The kernel's cookie, with the id of the boot: ``COOKIE@BOOT``. A kernel before 5.14 has none;
-    its device and inode, ``DEVICE:INODE``, are used again, and so they are in old records.
+    It consists of the kernel's cookie and the ID of the boot, ``COOKIE@BOOT``. Kernels before 5.14
+    and old records have device and inode instead, ``DEVICE:INODE``, which the kernel may reuse.
 
     Raises:
-        CniError: code 4 when *path* is no network namespace.
+        CniError: code 4 if *path* is not a network namespace.
 
     """
     with _opened(path) as namespace:
@@ -63,12 +63,17 @@ def identity(path: str) -> str:
 
 
 def is_gone(path: str, identity: str, *, afresh: bool = False) -> bool:
-    """Tell whether the network namespace that had *identity* is no longer at *path*.
+    """Return whether the network namespace with *identity* is no longer at *path*.
 
-    Paths are used again: ``/proc/PID/ns/net`` with the process id. A file that is no namespace is
-    not gone, because the mount on it may just not be seen from here; nor is one whose directory is
-    missing too, for the same reason. The empty *identity* is any. *afresh*: look where the path
-    leads now, whatever is :func:`pinned`.
+    Paths are reused, such as ``/proc/PID/ns/net``. If *path* is a file that is not a namespace, or
+    its directory is missing, the namespace does not count as gone: its mount may only be invisible
+    from here.
+
+    Args:
+        path: where the namespace was.
+        identity: see :func:`identity`; empty for any namespace.
+        afresh: look the path up even if it is :func:`pinned`.
+
     """
     token = _pinned.set(("", -1)) if afresh else None
     try:
@@ -84,15 +89,15 @@ def is_gone(path: str, identity: str, *, afresh: bool = False) -> bool:
 
 @contextmanager
 def pinned(path: str, identity: str) -> Iterator[bool]:
-    """Open the network namespace *path* once, and tell whether it has *identity*.
+    """Open the network namespace *path* once, and yield whether it has *identity*.
 
-    While the body runs, this thread's work at *path* is done in what was opened, wherever the path
-    leads by then. The empty *identity* is any.
+    During the body this thread uses the opened namespace whenever it works at *path*, even if the
+    path leads to another one by then. An empty *identity* matches any namespace.
     """
     try:
         namespace = open_namespace(path)
     except CniError:
-        yield not is_gone(path, identity)  # perhaps it is just not seen from here
+        yield not is_gone(path, identity)  # it may only be invisible from here
         return
     token = _pinned.set((path, namespace))
     try:
@@ -103,11 +108,11 @@ def pinned(path: str, identity: str) -> Iterator[bool]:
 
 
 def require_foreign(path: str) -> None:
-    """Raise a CNI error unless *path* is a network namespace other than the caller's own.
+    """Require that *path* is a network namespace other than the caller's own.
 
     Raises:
-        CniError: code 4 when *path* is no network namespace, 8 when it is our own, in which an ADD
-            would tear at the host's own interfaces.
+        CniError: code 4 if *path* is not a network namespace; 8 if it is the caller's own, where an
+            ADD would change the host's interfaces.
 
     """
     with _opened(path) as namespace:
@@ -121,11 +126,11 @@ def require_foreign(path: str) -> None:
 
 
 def call(path: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Call *function* inside the network namespace *path* and return what it returns.
+    """Call *function* in the network namespace *path* and return its result.
 
     Raises:
-        CniError: code 4 when *path* is no network namespace.
-        Exception: whatever *function* raises.
+        CniError: code 4 if *path* is not a network namespace.
+        Exception: the exception that *function* raises.
 
     """
     with _opened(path) as namespace:
@@ -133,7 +138,7 @@ def call(path: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
 
 
 def call_in(namespace: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Do as :func:`call`, in the network namespace that is open as descriptor *namespace*."""
+    """Call *function* in the network namespace of the file descriptor *namespace*."""
     with _opened(_OWN) as own:
         _setns(namespace)
         try:
@@ -141,8 +146,8 @@ def call_in(namespace: int, function: Callable[_P, _T], *args: _P.args, **kwargs
         finally:
             try:
                 _setns(own)
-            except OSError:  # pragma: no cover  it is open, and we are root
-                # What this thread does next would befall the container.
+            except OSError:  # pragma: no cover  the descriptor is open and we are root
+                # Continuing would let this thread's next operations change the container.
                 os.abort()
 
 
@@ -178,12 +183,12 @@ def _boot() -> str:
 
 @contextmanager
 def created() -> Iterator[str]:
-    """Make a network namespace with its loopback up, and yield its path.
+    """Create a network namespace with its loopback interface up, and yield its path.
 
-    It lives as long as the context, and as what runs in it. Nothing is mounted for it.
+    The namespace exists until the context ends and no process runs in it. Nothing is mounted.
 
     Raises:
-        CniError: code 5 when the kernel refuses.
+        CniError: code 5 if the kernel refuses.
 
     """
     made: list[int] = []
@@ -204,8 +209,8 @@ def created() -> Iterator[str]:
         if failure:
             raise CniError(
                 Code.IO_FAILURE,
-                "cannot make a network namespace",
-                f"{failure[0].strerror}; it takes root",
+                "cannot create a network namespace",
+                f"{failure[0].strerror}; it requires root",
             )
         yield f"/proc/{os.getpid()}/fd/{made[0]}"
     finally:
@@ -220,10 +225,10 @@ def _loopback_up() -> None:
 
 
 def open_namespace(path: str) -> int:
-    """Return a new file descriptor of the network namespace *path*; see :func:`pinned`.
+    """Return a new file descriptor of the network namespace *path*; see also :func:`pinned`.
 
     Raises:
-        CniError: code 4 when *path* is no network namespace.
+        CniError: code 4 if *path* is not a network namespace.
 
     """
     at, descriptor = _pinned.get()
@@ -259,7 +264,7 @@ def _opened(path: str) -> Iterator[int]:
 
 
 def _setns(namespace: int) -> None:
-    # os.setns() exists since Python 3.12.
+    # os.setns() requires Python 3.12.
     _checked("setns", namespace, _CLONE_NEWNET)
 
 
@@ -269,7 +274,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def _checked(function: str, *arguments: int) -> None:
-    """Call a *function* of the C library that returns 0, or else sets errno."""
+    """Call a *function* of the C library that returns 0 or sets errno; raise OSError for errno."""
     if getattr(_libc(), function)(*arguments):
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error), function)

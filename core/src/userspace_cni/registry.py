@@ -1,4 +1,4 @@
-"""Finds installed engines by entry point, and loads the one that is named, no other."""
+"""Registry of installed engines, found by entry point. Only the requested engine is loaded."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ _KINDS: tuple[tuple[str, str, type[HostEngine | ContainerEngine | IpamEngine]], 
 
 @frozen(kw_only=True)
 class Installed:
-    """One engine that is installed, for ``userspace-cni engines``."""
+    """An installed engine, for ``userspace-cni engines``."""
 
     name: str
+    #: ``host`` or ``container``.
     end: str
     distribution: str
     version: str
-    #: Its summary; where it cannot be loaded, why, and what to do.
+    #: The engine's summary; if it cannot be used, the reason and the remedy.
     summary: str
     usable: bool
 
@@ -57,14 +58,14 @@ def host_engine(name: str) -> type[HostEngine]:
     """Return the class of host engine *name*.
 
     Raises:
-        CniError: 100 when it is not installed, 101 when its package cannot be loaded.
+        CniError: 100 if it is not installed, 101 if it cannot be used.
 
     """
     return _load(HOST_ENGINES, "host", name, HostEngine)
 
 
 def container_engine(name: str) -> type[ContainerEngine]:
-    """Return the class of container engine *name*; raises as :func:`host_engine` does."""
+    """Return the class of container engine *name*; raise the errors of :func:`host_engine`."""
     return _load(CONTAINER_ENGINES, "container", name, ContainerEngine)
 
 
@@ -85,10 +86,16 @@ def ipam_engine(name: str) -> type[IpamEngine] | None:
 
 
 def fitting(engine: object, kind: type[_T], end: str, name: str) -> type[_T]:
-    """Return *engine*, which is announced as the *kind* called *name*.
+    """Validate the object that an entry point refers to, and return it.
+
+    Args:
+        engine: the object.
+        kind: the base class that it must have.
+        end: ``host`` or ``container``, for error messages.
+        name: the entry point's name.
 
     Raises:
-        CniError: 101 when it is something else, or not whole.
+        CniError: 101 if it is not an engine, incomplete, or written for another contract version.
 
     """
 
@@ -104,7 +111,10 @@ def fitting(engine: object, kind: type[_T], end: str, name: str) -> type[_T]:
         raise misfit(f"{own}.info is {info!r}", f"set it to an {kind_of_info.__name__}")
     _require_version(info, own, misfit)
     if lacking := sorted(getattr(engine, "__abstractmethods__", ())):
-        raise misfit(f"{own} has no {', '.join(lacking)}", f"write what {kind.__name__} demands")
+        raise misfit(
+            f"{own} has no {', '.join(lacking)}",
+            f"implement every abstract method of {kind.__name__}",
+        )
     where = getattr(engine, "where", None)
     if issubclass(engine, ContainerEngine) and where not in ("node", "container"):
         raise misfit(f"{own}.where is {where!r}", 'set it to "node" or "container"')
@@ -117,10 +127,10 @@ def fitting(engine: object, kind: type[_T], end: str, name: str) -> type[_T]:
 
 
 def make(engine: type[_T], *arguments: object) -> _T:
-    """Return an object of the class *engine*, made with *arguments*.
+    """Return an instance of the class *engine*, created with *arguments*.
 
     Raises:
-        CniError: 101 for what its constructor raises.
+        CniError: 101 if the constructor raises another exception.
 
     """
     try:
@@ -134,7 +144,7 @@ def make(engine: type[_T], *arguments: object) -> _T:
 
 
 def installed() -> Iterator[Installed]:
-    """Load and describe every installed engine, the broken ones too."""
+    """Load and describe every installed engine, including broken ones."""
     for end, group, kind in _KINDS:
         for entry_point, distribution in sorted(_announced(group), key=lambda found: found[0].name):
             try:
@@ -163,14 +173,14 @@ def installed() -> Iterator[Installed]:
 
 
 def host_versions() -> dict[str, str]:
-    """Return the version of the package of each host engine, which is not loaded for that."""
+    """Return the version of each host engine's package, without loading the engine."""
     return {entry.name: _identity(package)[1] for entry, package in _announced(HOST_ENGINES)}
 
 
 def settings_problems(settings: Settings) -> Iterator[str]:
-    """Tell what is wrong with the tables ``[engines.NAME]`` of *settings*.
+    """Yield a message for each table ``[engines.NAME]`` of *settings* with a problem.
 
-    That is one that no installed host engine reads, or that its engine cannot use.
+    A problem is a table that no installed host engine reads, or that its engine cannot use.
     """
     known = sorted({entry_point.name for entry_point, _ in _announced(HOST_ENGINES)})
     for name in sorted(settings.engines):
@@ -185,7 +195,7 @@ def settings_problems(settings: Settings) -> Iterator[str]:
         try:
             info = host_engine(name).info
         except CniError:
-            continue  # one that is broken is told where it is used
+            continue  # a broken engine is reported when it is used
         if info.name != name:
             yield f"{unused}: the engine {name!r} reads [engines.{info.name}]; rename the table"
             continue
@@ -204,10 +214,10 @@ def _load(group: str, end: str, name: str, kind: type[_T]) -> type[_T]:
 
     class Driver(DriverManager):  # type: ignore[type-arg]  # not generic in older versions
         def list_entry_points(self) -> list[EntryPoint]:
-            """Read what is installed: stevedore's own list is in a file of the home directory."""
+            """Read the installed entry points; stevedore would cache them in the home directory."""
             return list(entry_points(group=group))
 
-    logging.getLogger("stevedore").setLevel(logging.CRITICAL)  # our own errors say it all
+    logging.getLogger("stevedore").setLevel(logging.CRITICAL)  # our errors contain the details
     failures: list[BaseException] = []
     try:
         manager: Any = Driver(
@@ -222,10 +232,10 @@ def _load(group: str, end: str, name: str, kind: type[_T]) -> type[_T]:
 
 
 def _load_afresh(group: str, end: str, name: str, failures: Iterable[BaseException]) -> object:
-    """Load engine *name* without stevedore, which reads what is installed only once.
+    """Load engine *name* without stevedore, for the cases in which stevedore fails.
 
-    It finds nothing at all, too, where one package has an entry_points.txt that cannot be read, and
-    neither of two that share a name.
+    stevedore reads the entry points only once. It finds nothing if any package has an unreadable
+    entry_points.txt, and neither of two engines that share a name.
     """
     importlib.invalidate_caches()
     found = [announced for announced in _announced(group) if announced[0].name == name]
@@ -262,11 +272,11 @@ def _require_version(
 
 
 def _announced(group: str) -> Iterator[tuple[EntryPoint, Distribution]]:
-    """Yield the entry points of *group*, and whose they are; what cannot be read is left out."""
+    """Yield the entry points of *group* with their packages; skip unreadable packages."""
     for distribution in _distributions():
         try:
             entry_points = distribution.entry_points.select(group=group)
-        except Exception as error:  # noqa: BLE001  any broken package of the interpreter's
+        except Exception as error:  # noqa: BLE001  any package of the interpreter may be broken
             logger.debug("package %s is broken: %s", _identity(distribution), error)
             continue
         for entry_point in entry_points:
@@ -274,18 +284,18 @@ def _announced(group: str) -> Iterator[tuple[EntryPoint, Distribution]]:
 
 
 def _unreadable() -> Iterator[Distribution]:
-    """Yield the packages of engines that cannot be read."""
+    """Yield engine packages whose entry points cannot be read."""
     for distribution in _distributions():
         text = distribution.read_text("entry_points.txt") or ""
         if any(group in text for _, group, _ in _KINDS):
             try:
                 list(distribution.entry_points)
-            except Exception:  # noqa: BLE001  that is the question
+            except Exception:  # noqa: BLE001  any exception means unreadable
                 yield distribution
 
 
 def _distributions() -> Iterator[Distribution]:
-    """Yield what is installed; the first of a name hides those after it, as modules do."""
+    """Yield the installed packages; the first of a name hides later ones, as with modules."""
     from importlib.metadata import distributions
 
     seen = set()
@@ -297,7 +307,7 @@ def _distributions() -> Iterator[Distribution]:
 
 
 def _identity(distribution: Distribution) -> tuple[str, str]:
-    """Return a package's name and version; a broken one's place, for want of them."""
+    """Return a package's name and version; for a package without metadata, its path."""
     try:
         name, version = distribution.metadata["Name"], distribution.version
     except Exception:  # noqa: BLE001  newer Pythons raise where older ones return None

@@ -1,9 +1,11 @@
-"""Attachments on disk, in SQLite: what was asked for before it is made, what was made afterwards.
+"""Store of attachments in an SQLite database.
 
-The tags in the dataplane are the truth about what exists. The store adds the configuration that
-ADD was called with, and survives a crash at any point: :meth:`Store.begin` returns when the intent
-is on the disk. A row that is damaged says so and keeps no other from being read; a file that is
-damaged is kept under another name, and a new one begun.
+A request records its intent before it changes anything, and its outcome afterwards. The tags in the
+dataplane are the truth about what exists; the store adds the configuration that ADD was called
+with. It survives a crash at any point: :meth:`Store.begin` returns once the intent is on disk.
+
+A damaged row does not prevent others from being read. A damaged file is renamed, and a new one is
+created.
 """
 
 from __future__ import annotations
@@ -32,10 +34,9 @@ from userspace_cni.cni.versions import SUPPORTED
 from userspace_cni.config import RecordedConf
 from userspace_cni.log import logger
 
-#: ``adding`` from before anything is touched, ``attached`` once ADD is done, ``deleting`` from
-#: before anything is removed: it never goes back from there. ``unknown``: a DEL came of what no ADD
-#: had recorded, and could not be carried out yet. ``damaged`` is never written: the row cannot be
-#: read as what it should be.
+#: ``adding``: set before an ADD changes anything. ``attached``: the ADD is complete. ``deleting``:
+#: set before anything is removed, and never left again. ``unknown``: a DEL arrived without a
+#: recorded ADD and could not be executed yet. ``damaged``: the row cannot be read; never stored.
 State = Literal["adding", "attached", "deleting", "unknown", "damaged"]
 
 _T = TypeVar("_T")
@@ -62,17 +63,17 @@ CREATE INDEX IF NOT EXISTS attachment_by_network ON attachment (network);
 CREATE INDEX IF NOT EXISTS attachment_by_state ON attachment (state) WHERE state != 'attached';
 PRAGMA user_version = 2;
 """
-#: From format 1.
+#: Statements that upgrade format 1.
 _UPGRADE = (
     "ALTER TABLE attachment ADD COLUMN directory TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE attachment ADD COLUMN container_dir TEXT NOT NULL DEFAULT ''",
     "PRAGMA user_version = 2",
 )
 _VERSION = 2
-#: Networks may have secrets.
+#: Private, because network configurations may contain secrets.
 _MODE = 0o600
 _RESULT_VERSION = SUPPORTED[-1]
-#: The key of each kind of port that is handed over; a kernel interface has none.
+#: JSON keys of the port kinds that are handed over; a kernel interface has none.
 _PORTS: Mapping[str, type[Port]] = {
     "memif": Memif,
     "vhost_user": VhostUser,
@@ -82,13 +83,13 @@ _COLUMNS = (
     "id, network, container_id, ifname, netns, namespace, engine, state, config, args, path, port, "
     "result, directory, container_dir"
 )
-#: What SQLite calls a file, or a table in it, that is not what we have written. SQLITE_ERROR: our
-#: statements are always the same, so it is the schema that does not fit them.
+#: SQLite's errors for a damaged file. SQLITE_ERROR is one of them: the statements are constant, so
+#: the schema must have changed.
 _DAMAGE = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class StoreFailed(CniError):
-    """The store cannot be read or written now, so that nothing may be taken for granted."""
+    """The store cannot be read or written, so the state of attachments is unknown."""
 
     def __init__(self, msg: str, details: str = "") -> None:
         super().__init__(Code.IO_FAILURE, msg, details)
@@ -96,13 +97,13 @@ class StoreFailed(CniError):
 
 @frozen(kw_only=True)
 class Record:
-    """One attachment, and how far it got."""
+    """An attachment and its state."""
 
     network: str
     container_id: str
     ifname: str
     netns: str
-    #: See :func:`.netns.identity`; empty where it is not known.
+    #: See :func:`.netns.identity`; empty if it is not known.
     namespace: str = ""
     #: The host engine's name.
     engine: str
@@ -111,16 +112,16 @@ class Record:
     config: dict[str, Any]
     #: The CNI_ARGS of the ADD.
     args: Mapping[str, str] = field(factory=dict)
-    #: The directories of its CNI_PATH: who removes the attachment unasked finds IPAM plugins there.
+    #: The directories of its CNI_PATH, where the daemon finds the IPAM plugin to remove it.
     path: tuple[str, ...] = ()
     port: HostPort | None = None
-    #: What ADD answered, in the newest version.
+    #: The result of the ADD in the newest version.
     result: dict[str, Any] = field(factory=dict)
-    #: Path of the pod's volume that is the shared directory, empty where another one is.
+    #: Path of the pod's volume if that is the shared directory, otherwise empty.
     directory: str = ""
-    #: Where the container has the shared directory, empty where nobody says.
+    #: Path of the shared directory in the container; empty if it is not known.
     container_dir: str = ""
-    #: What cannot be read of its row, empty where all can.
+    #: Which columns cannot be read and why; empty if the row is intact.
     damage: str = ""
     _id: str = field(default="", alias="id")
 
@@ -143,14 +144,14 @@ class Record:
 
     @property
     def id(self) -> str:
-        """The attachment's id."""
-        # The row's own where it has one: with that, what is damaged is found by its tag.
+        """The attachment's ID."""
+        # A damaged row keeps its own ID, by which the tags in the dataplane are found.
         return self._id or attachment_id(self.network, self.container_id, self.ifname)
 
 
 @frozen(kw_only=True)
 class Outline:
-    """What there is to know of an attachment without reading its configuration."""
+    """A summary of an attachment that can be read without parsing its configuration."""
 
     id: str
     network: str
@@ -158,31 +159,31 @@ class Outline:
     state: State
     netns: str
     namespace: str
-    #: The ``host`` part of its configuration, as JSON text.
+    #: The ``host`` part of its configuration as JSON text.
     host: str
-    #: That of its port, see :attr:`.HostPort.generation`.
+    #: See :attr:`.HostPort.generation`.
     generation: str
 
 
 class Store:
-    """The table of attachments below a directory. Opened at first use; any process may.
+    """The table of attachments, in a file below a directory. Several processes may use it.
 
-    Threads share one connection, in turns: SQLite lets one write at a time anyway, and waits for
-    others by polling.
+    The file is opened at first use. Threads share one connection under a lock, because SQLite
+    allows only one writer anyway and polls while it waits.
 
-    Every method raises StoreFailed when the disk or the file fails.
+    Every method raises StoreFailed if the disk or the file fails.
     """
 
     def __init__(self, directory: Path, timeout: float) -> None:
-        """Keep the store in *directory*, waiting *timeout* seconds for other processes."""
+        """Keep the store in *directory*; wait at most *timeout* seconds for other processes."""
         self.path = directory / "attachments.db"
         self._wal = directory / "attachments.db-wal"
         self._timeout = timeout
         self._connection: sqlite3.Connection | None = None
-        #: Device and inode of the open file, and of its log.
+        #: Device and inode of the open file and of its write-ahead log.
         self._file = self._log = (0, 0)
         self._turn = RLock()
-        #: The ids of damaged rows that have been told of.
+        #: IDs of damaged rows that have been logged.
         self._told: set[str] = set()
 
     def close(self) -> None:
@@ -193,7 +194,7 @@ class Store:
                 self._connection = None
 
     def begin(self, record: Record) -> None:
-        """Write down that *record* is going to be made, or removed, as its state says."""
+        """Record durably that *record* is about to be added or removed, as its state says."""
         self._write(
             f"INSERT INTO attachment ({_COLUMNS}) "  # noqa: S608  constants
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -215,7 +216,7 @@ class Store:
         )
 
     def commit(self, id_: str, port: HostPort, result: dict[str, Any]) -> None:
-        """Write down that attachment *id_* is made."""
+        """Record that attachment *id_* is attached, with its port and CNI result."""
         self._write(
             "UPDATE attachment SET state = 'attached', port = ?, result = ? WHERE id = ?",
             _dump_port(port),
@@ -224,22 +225,23 @@ class Store:
         )
 
     def mark(self, id_: str, state: Literal["deleting", "unknown"]) -> None:
-        """Write down that attachment *id_* is to be removed; see :data:`State`."""
+        """Record durably that attachment *id_* is about to be removed; see :data:`State`."""
         self._write("UPDATE attachment SET state = ? WHERE id = ?", state, id_)
 
     def remove(self, id_: str) -> None:
-        """Forget attachment *id_*, which is ``deleting`` or has never been attached.
+        """Remove the row of attachment *id_*, which is ``deleting`` or was never attached.
 
-        The disk is not waited for: one that comes back after a power failure is removed again.
+        This does not wait for the disk: a row that reappears after a power failure is removed
+        again.
         """
         self._write("DELETE FROM attachment WHERE id = ?", id_, durable=False)
 
     def get(self, id_: str) -> Record | None:
-        """Return attachment *id_*, None where there is none."""
+        """Return attachment *id_*, or None."""
         return next(iter(self._select("WHERE id = ?", id_)), None)
 
     def has_container(self, container_id: str) -> bool:
-        """Tell whether any attachment of container *container_id* is recorded."""
+        """Return whether any attachment of container *container_id* is recorded."""
         return any(self._select("WHERE container_id = ? LIMIT 1", container_id))
 
     def of_network(self, network: str) -> list[Record]:
@@ -247,16 +249,16 @@ class Store:
         return self._select("WHERE network = ?", network)
 
     def deleting(self) -> list[Record]:
-        """Return the attachments whose removal has to be tried again."""
+        """Return the attachments whose removal must be retried."""
         condition = "WHERE state != 'attached' AND state IN ('deleting', 'unknown')"
         return [record for record in self._select(condition) if record.state != "damaged"]
 
     def all(self) -> list[Record]:
-        """Return every attachment, by network and container."""
+        """Return every attachment, sorted by network and container."""
         return self._select("ORDER BY network, container_id, ifname")
 
     def revision(self) -> object:
-        """Return a value that changes whenever anything is written, by whomever."""
+        """Return a value that changes whenever any process writes to the store."""
 
         def read(db: sqlite3.Connection) -> object:
             (foreign,) = db.execute("PRAGMA data_version").fetchone()
@@ -265,8 +267,8 @@ class Store:
         return self._read(read, None)
 
     def outlines(self) -> list[Outline]:
-        """Return all attachments, in short."""
-        usable = (  # a CASE, for json_type() fails on what is no JSON
+        """Return a summary of every attachment."""
+        usable = (  # a CASE, because json_type() fails on invalid JSON
             "CASE WHEN json_valid(config) "
             "THEN coalesce(json_type(config, '$.host'), 'object') = 'object' ELSE 0 END"
         )
@@ -288,8 +290,9 @@ class Store:
         return [Outline(**dict(zip(names, row, strict=True))) for row in rows]
 
     def require_writable(self) -> None:
-        """Raise StoreFailed if nothing could be written now."""
-        # What it is already; but a transaction that writes nothing would succeed on any disk.
+        """Raise StoreFailed unless the store can be written to."""
+        # This writes a value that is already there. A transaction without a write would succeed
+        # even on a full disk.
         self._write(f"PRAGMA user_version = {_VERSION}")
 
     def _select(self, condition: str, *values: str) -> list[Record]:
@@ -301,7 +304,7 @@ class Store:
                 self._told.add(record.id)
                 logger.error(
                     "the record of attachment %s (container %s, %s, network %s) in the store %s is "
-                    "damaged: %s; it stays as it is until a DEL or a GC removes the attachment",
+                    "damaged: %s; it is kept until a DEL or a GC removes the attachment",
                     record.id,
                     record.container_id,
                     record.ifname,
@@ -312,7 +315,7 @@ class Store:
         return records
 
     def _read(self, query: Callable[[sqlite3.Connection], _T], without: _T) -> _T:
-        """Return what *query* finds; *without* a file, that: reading makes none."""
+        """Return the result of *query*, or *without* if there is no file; do not create one."""
 
         def read(db: sqlite3.Connection | None) -> _T:
             return without if db is None else query(db)
@@ -321,7 +324,7 @@ class Store:
 
     def _write(self, statement: str, *values: str | None, durable: bool = True) -> None:
         def write(db: sqlite3.Connection | None) -> None:
-            assert db is not None  # noqa: S101  it is made
+            assert db is not None  # noqa: S101  make=True
             if durable:
                 db.execute(statement, values)
                 return
@@ -334,7 +337,7 @@ class Store:
         self._run(write, make=True)
 
     def _run(self, work: Callable[[sqlite3.Connection | None], _T], *, make: bool) -> _T:
-        """Do *work* with the store; with a new one, if the present one turns out to be damaged."""
+        """Run *work*; if the file turns out to be damaged, run it again with a new file."""
         with self._turn, self._reported():
             try:
                 return work(self._open(make=make))
@@ -355,7 +358,7 @@ class Store:
             connection = sqlite3.connect(
                 self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
             )
-            # Damage may be anything, no UTF-8 too.
+            # Damaged text may not be valid UTF-8.
             connection.text_factory = lambda raw: raw.decode(errors="backslashreplace")
             self._file = _identity(self.path)
             try:
@@ -368,29 +371,30 @@ class Store:
         return self._connection
 
     def _look_after(self) -> None:
-        """Close the file if somebody has removed or replaced it, or its log, behind our back."""
-        assert self._connection is not None  # noqa: S101  it is open
+        """Close the file if another program has removed or replaced it or its log."""
+        assert self._connection is not None  # noqa: S101  the caller has checked it
         if self._file != _identity(self.path):
             logger.error(
-                "the store %s was removed or replaced while it was in use. What it recorded is no "
-                "longer known: those attachments go on working, DEL and GC find them by their "
-                "tags, and nobody puts back what a switch loses of them. Leave the file alone",
+                "the store %s was removed or replaced while it was in use, and its records are "
+                "lost. Existing attachments keep working, and DEL and GC find them by their tags, "
+                "but they are not restored after a restart of their switch. Do not touch the file",
                 self.path,
             )
             self.close()
         elif self._log not in ((0, 0), _identity(self._wal)):
-            # We have it open still.
+            # The old log is still open, so its contents can be written into the file.
             with suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self.close()
             logger.error(
-                "%s was removed or replaced while the store was in use; what it held has been "
-                "written into the store, if nobody else has written since. Leave it alone",
+                "%s was removed or replaced while the store was in use; its contents have been "
+                "written into the store, unless another process has written since. Do not touch "
+                "the file",
                 self._wal,
             )
 
     def _put_aside(self, because: Exception) -> None:
-        """Give the damaged file another name, unless another process was faster."""
+        """Rename the damaged file, unless another process has done so already."""
         self.close()
         with _locked(self.path.parent):
             if self._file != _identity(self.path):
@@ -400,9 +404,9 @@ class Store:
                 with suppress(FileNotFoundError):
                     os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")
         logger.error(
-            "the store %s is damaged (%s). It is kept as %s, and a new one is begun. What it "
-            "recorded is no longer known: those attachments go on working, DEL and GC find them by "
-            "their tags, and nobody puts back what a switch loses of them. Check the disk; "
+            "the store %s is damaged (%s). It is kept as %s, and a new one is created without its "
+            "records. Existing attachments keep working, and DEL and GC find them by their tags, "
+            "but they are not restored after a restart of their switch. Check the disk; "
             "sqlite3 %s .recover shows what can be read, and the file may be removed",
             self.path,
             because,
@@ -411,7 +415,7 @@ class Store:
         )
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        # A transaction that returned survives a power failure, and costs one fsync(2).
+        # A completed transaction survives a power failure; each costs one fsync(2).
         connection.execute("PRAGMA synchronous = FULL")
         with closing(connection.execute("PRAGMA user_version")) as cursor:
             (version,) = cursor.fetchone()
@@ -422,7 +426,7 @@ class Store:
             _upgrade(connection)
         elif version != _VERSION:
             raise StoreFailed(
-                f"the store {self.path} has format {version}, this version knows {_VERSION}",
+                f"the store {self.path} has format {version}, but this version supports {_VERSION}",
                 "a newer userspace-cni wrote it: upgrade this one",
             )
 
@@ -438,7 +442,7 @@ class Store:
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    # The lowest byte; the others say more of it.
+    # The lowest byte is the primary result code.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
 
 
@@ -453,7 +457,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _record(row: tuple[Any, ...]) -> Record:
-    """Return what *row* of the table says; what cannot be read is told in ``damage``."""
+    """Return the record in *row*; columns that cannot be read are listed in ``damage``."""
     id_, network, container_id, ifname, netns, namespace, engine, state = row[:8]
     damage: list[str] = []
 
@@ -472,10 +476,10 @@ def _record(row: tuple[Any, ...]) -> Record:
     port = read("port", row[11], _load_port)
     result = read("result", row[12], _load_object) or {}
     if id_ != attachment_id(network, container_id, ifname):
-        damage.append("its id is not the one of its network, container and interface")
+        damage.append("its id does not match its network, container and interface")
     if state not in get_args(State):
         damage.append(f"state is {state!r}")
-    # What is to be removed needs no more than its configuration.
+    # A removal needs only the configuration.
     removable = usable and state in ("adding", "deleting", "unknown")
     return Record(
         network=network,
@@ -513,7 +517,7 @@ def _load_object(text: str) -> dict[str, Any]:
 
 
 def _make_private(path: Path) -> None:
-    """Give the file its mode before SQLite makes others beside it, which get the same."""
+    """Set the file's mode before SQLite creates its log, which gets the same mode."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, _MODE)
     try:
         if stat.S_IMODE(os.fstat(file).st_mode) != _MODE:
@@ -523,7 +527,7 @@ def _make_private(path: Path) -> None:
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
-    """Bring format 1 up to date, unless another process is faster."""
+    """Upgrade format 1, unless another process has done so already."""
     connection.execute("BEGIN IMMEDIATE")
     if connection.execute("PRAGMA user_version").fetchone() == (1,):
         for statement in _UPGRADE:
@@ -540,7 +544,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _dump_port(port: HostPort) -> str:
-    """Write *port*; what the CNI result knows too is written as it is there."""
+    """Encode *port* as JSON; interfaces and routes use the format of the CNI result."""
     lists = Result(interfaces=port.interfaces, routes=port.routes)
     own = {
         attribute.name: getattr(port, attribute.name)
