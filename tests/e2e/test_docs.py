@@ -72,7 +72,7 @@ def test_the_reference_has_every_public_name(module: ModuleType) -> None:
     assert sorted(shown) == sorted([*module.__all__, *(["sections"] if module is api else [])])
 
 
-def test_the_reference_has_every_module_of_the_kernel_room() -> None:
+def test_the_reference_has_every_module_of_the_kernel_package() -> None:
     page = ROOT / "docs/reference/kernel.md"
     shown = re.findall(r"^::: userspace_cni\.kernel\.(\w+)$", page.read_text(), re.MULTILINE)
     modules = {path.stem for path in Path(*kernel.__path__).glob("*.py")}
@@ -103,11 +103,11 @@ def test_the_architecture_shows_the_layers_that_are_checked() -> None:
     assert shown.replace("│", "|").splitlines() == layers
 
 
-def test_every_room_of_the_runtime_and_every_decision_is_on_the_page() -> None:
+def test_every_module_of_the_runtime_and_every_decision_is_on_the_page() -> None:
     page = (ROOT / "docs/architecture.md").read_text()
-    rooms = {path.stem for path in Path(*runtime.__path__).glob("*.py")} - {"__init__"}
-    table = page.partition("### The rooms of the runtime")[2].partition("Tests have")[0]
-    assert set(re.findall(r"`(\w+)`[,| ]", table)) == rooms | {"Attachment"}
+    modules = {path.stem for path in Path(*runtime.__path__).glob("*.py")} - {"__init__"}
+    table = page.partition("### Modules of the runtime")[2].partition("Tests have")[0]
+    assert set(re.findall(r"`(\w+)`[,| ]", table)) == modules | {"Attachment"}
     decisions = {path.name for path in (ROOT / "docs/adr").iterdir()}
     assert set(re.findall(r"^\d+\. .*\(adr/(.*)\)$", page, re.MULTILINE)) == decisions
 
