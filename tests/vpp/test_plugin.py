@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
+import subprocess
+import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +17,7 @@ import pytest
 from lab.plugin import attachments
 from lab.vpp import api_dir
 from lab.vpp_lab import VppLab, conf, ips
+from userspace_cni.api import attachment_id
 from userspace_cni_vpp import connection
 from userspace_cni_vpp.sections import BridgeSection
 
@@ -118,6 +124,52 @@ def test_check_and_gc(lab: VppLab, plugin: Plugin) -> None:
     assert len(lab.tags()) == 1
     call(plugin, "GC", config | {"cni.dev/valid-attachments": []}, "").succeeded()
     lab.assert_clean()
+
+
+_RESTORE = """
+import sys
+from contextlib import closing
+from userspace_cni.config import settings
+from userspace_cni.runtime import Runtime
+with closing(Runtime(settings.load())) as runtime:
+    print(runtime.restore(sys.argv[1]))
+"""
+
+
+@pytest.mark.one_process("the store is changed behind the daemon's back")
+@pytest.mark.parametrize("iftype", ["memif", "vhostuser"])
+def test_a_store_of_the_first_format_serves_its_attachments(
+    sim: VppLab, plugin: Plugin, iftype: str
+) -> None:
+    configure(plugin, sim)
+    config = {
+        "cniVersion": "1.1.0", "name": "blue", "type": "userspace",
+        "host": {"engine": "vpp", "iftype": iftype, "bridge": {"bridgeId": 4}},
+    }  # fmt: skip
+    netns = sim.container().path
+    result = call(plugin, "ADD", config, netns).result
+    with closing(sqlite3.connect(plugin.state_dir / "attachments.db")) as db:
+        db.executescript(
+            "ALTER TABLE attachment DROP COLUMN directory;"
+            "ALTER TABLE attachment DROP COLUMN container_dir;"
+            "PRAGMA user_version = 1;"
+        )
+    call(plugin, "CHECK", config | {"prevResult": result}, netns).succeeded()
+    id_ = attachment_id("blue", "c1", "eth0")
+    sim.call(sim.engine.delete, id_, conf(iftype, "bridge", bridge=BridgeSection(bridge_id=4)), "")
+    assert call(plugin, "CHECK", config | {"prevResult": result}, netns).code == 104
+    restored = subprocess.run(
+        [sys.executable, "-c", _RESTORE, id_],
+        env={**os.environ, **plugin.env},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert "gone" in restored.stdout
+    call(plugin, "CHECK", config | {"prevResult": result}, netns).succeeded()
+    call(plugin, "DEL", config, netns).succeeded()
+    assert attachments(plugin) == []
+    sim.assert_clean()
 
 
 @pytest.mark.one_process("the daemon retries by itself: tests/daemon/test_reconcile.py")
