@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A file's tests stay together: they share a switch. tests/conftest.py puts the slowest files first.
 WORKERS ?= 2
+COVERAGE := --cov --cov-report=term-missing:skip-covered --cov-report=html
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PROJECTS := core engines/linux engines/ovs engines/vpp shim docs/example-engine
 DEMO_linux := demo/linux.py
@@ -23,11 +24,17 @@ help:
 	@echo "make demo               two DPDK applications on Open vSwitch exchange packets"
 	@echo "make demo ENGINE=linux  two containers on a Linux bridge ping one another"
 	@echo "make demo ENGINE=vpp    the same with VPP, where one is installed (VPP_PREFIX)"
-	@echo "make test               all checks and tests; TESTS=tests/linux runs a part"
+	@echo "make test               all checks and tests; TESTS=tests/linux runs a part, WORKERS=4"
+	@echo "                        lets four processes share them (2 otherwise)"
+	@echo "make test-all           the same, each request in every way to serve it, with coverage"
+	@echo "make lint, unit, docs   parts of make test"
+	@echo "make coverage           the tests of make test, and what of core they do not execute"
 	@echo "make fresh              the commands above on a bare Debian 12, as a newcomer has it"
 	@echo "make bench              figures beside the reference plugins; ROUNDS=50 JSON=figures.json"
-	@echo "make lint, unit, docs   parts of make test"
 	@echo "make format             format the source"
+	@echo "make changelog VERSION=1.2.3"
+	@echo "                        show what CHANGELOG.md gets; WRITE=1 writes it, and removes the"
+	@echo "                        fragments in changelog.d"
 	@echo "make clean              remove what these have made; Debian packages stay"
 
 demo: $(VENV)/.demo-$(ENGINE).ready
@@ -44,7 +51,6 @@ lint: $(VENV)/.ready
 unit: $(VENV)/.ready
 	$(PYTEST) $(TESTS)
 
-# The same, with every way to serve a request, and the coverage of core.
 test-all: lint docs
 	$(PYTEST) --all-ways $(COVERAGE) $(TESTS)
 
@@ -66,6 +72,10 @@ bench: $(VENV)/.ready
 format: $(VENV)/.ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+changelog: $(VENV)/.ready
+	@[ -n "$(VERSION)" ] || { echo "which version? make changelog VERSION=1.2.3" >&2; exit 2; }
+	$(BIN)/towncrier build --version $(VERSION) $(if $(WRITE),--yes,--draft)
 
 clean:
 	rm -rf $(VENV) .build .hypothesis .*_cache shim/src/userspace_cni_shim/userspace
