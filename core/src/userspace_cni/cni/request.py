@@ -28,22 +28,22 @@ VALID_ATTACHMENTS = "cni.dev/valid-attachments"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*", re.ASCII)
 _IFNAME_MAX = 15  # IFNAMSIZ less the final NUL, <linux/if.h>
 _TRUE = ("1", "true")
-_DEPTH_MAX = 100  # levels of JSON; Python's own limit depends on who asks
+_DEPTH_MAX = 100  # levels of JSON; Python's own limit depends on the depth of the call stack
 
 
 @frozen(kw_only=True)
 class Target:
-    """What a request is about: one interface of a container, or with no container, a network."""
+    """The subject of a request: an interface of a container, or a network without a container."""
 
     #: The network's name.
     network: str
     container_id: str = ""
     ifname: str = ""
-    #: Path of the container's network namespace.
+    #: The path of the container's network namespace.
     netns: str = ""
-    #: CNI_ARGS; of a key that comes twice, the last.
+    #: CNI_ARGS; if a key occurs twice, the last one.
     args: Mapping[str, str] = field(factory=dict)
-    #: The network configuration as it came.
+    #: The network configuration as received.
     config: Mapping[str, Any]
 
     @property
@@ -53,7 +53,7 @@ class Target:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The variables of the environment that tell of the container, for IPAM plugins."""
+        """The environment variables about the container, for IPAM plugins."""
         told = {
             "CNI_CONTAINERID": self.container_id,
             "CNI_IFNAME": self.ifname,
@@ -66,21 +66,21 @@ class Target:
 
 @frozen(kw_only=True)
 class Caller:
-    """Who makes a request."""
+    """The caller of a request."""
 
     #: The directories of CNI_PATH.
     path: tuple[str, ...] = ()
     #: The whole environment, for IPAM plugins.
     environ: Mapping[str, str] = field(factory=dict, repr=False)
-    #: The plugin's own network namespace may be the container's (CNI_NETNS_OVERRIDE).
+    #: Whether CNI_NETNS may be the plugin's own network namespace (CNI_NETNS_OVERRIDE).
     netns_override: bool = False
-    #: Tells whether anybody still waits for the answer.
+    #: Returns whether somebody still waits for the answer.
     wanted: Callable[[], bool] = field(default=lambda: True, eq=False, repr=False)
 
 
 @frozen(kw_only=True)
 class Request:
-    """One call of the plugin, checked as far as that needs no knowledge of engines."""
+    """One call of the plugin. All checks that do not depend on an engine have passed."""
 
     command: str
     target: Target
@@ -96,10 +96,10 @@ def parse(
 ) -> Request:
     """Check the environment and the reserved keys of *config*; return the request.
 
-    *wanted* tells whether anybody still waits for the answer.
+    *wanted* returns whether somebody still waits for the answer.
 
     Raises:
-        CniError: 4 for the environment, 1 for the version, 7 for the network's name, and for the
+        CniError: 4 for the environment, 1 for the version, 7 for the network's name and for the
             list of a GC.
 
     """
@@ -196,7 +196,7 @@ def version_of(config: Mapping[str, Any]) -> str:
 
 
 def version_of_errors(config: Mapping[str, Any]) -> str:
-    """Return the version in which the caller is told what is wrong with *config*."""
+    """Return the version for errors about *config*."""
     version = config.get("cniVersion")
     return version if version in SUPPORTED else SUPPORTED[-1]
 

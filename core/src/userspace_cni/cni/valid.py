@@ -1,4 +1,4 @@
-"""The list of a GC: the attachments of a network that the runtime still has (CNI SPEC, "GC")."""
+"""The list of a GC: the attachments of a network that the runtime still uses (CNI SPEC, "GC")."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _KEY = "cni.dev/valid-attachments"
 
 
 def parse(config: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
-    """Return container id and CNI_IFNAME of each attachment in the list of *config*.
+    """Return the container id and CNI_IFNAME of each attachment in the list of *config*.
 
     Raises:
-        CniError: code 7, for an absent list too: read as "nothing is valid" it would cut off every
-            container.
+        CniError: code 7, also if the list is absent: as "nothing is valid" it would disconnect all
+            containers.
 
     """
     listed = config.get(_KEY)

@@ -1,7 +1,7 @@
-"""What a request asks for its own container, beside what its network gives to all.
+"""What a request asks for its own container, in addition to the network's configuration.
 
-By ``runtimeConfig``, ``args.cni``, CNI_ARGS and ``prevResult``: all of it is read and checked here,
-once, before anything is touched.
+It comes from ``runtimeConfig``, ``args.cni``, CNI_ARGS and ``prevResult``. All of it is read and
+checked here, once, before anything is changed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from userspace_cni.cni.result import DNS, Result
 from userspace_cni.config.decoding import structure
 from userspace_cni.config.network import NetConf, RawBandwidth, folded, require_mac
 
-#: What containerd writes as the burst of every pod: nobody asked for one. Taken as it is, it would
-#: let half a gigabyte pass before the limit held.
+#: The burst that containerd sets for every pod without being asked. It would let half a gigabyte
+#: pass before the limit applies.
 _NO_BURST = 2**32 - 1
 _BANDWIDTH_KEYS = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
 
@@ -34,18 +34,18 @@ class Asked:
     mac: str | None = None
     bandwidth: Bandwidth | None = None
     dns: DNS = field(factory=DNS)
-    #: ``args.cni``, else CNI_ARGS, by lower-case key.
+    #: ``args.cni``, otherwise CNI_ARGS, by lower-case key.
     args: Mapping[str, str] = field(factory=dict)
     pod: Pod | None = None
-    #: ``prevResult``, None where there is none.
+    #: ``prevResult``; None if there is none.
     previous: Result | None = None
 
 
 def ask(conf: NetConf, target: Target, problems: Problems, command: str = "") -> Asked:
-    """Return what *target* asks for its container, on the network that has *conf*.
+    """Return what *target* asks for its container, on the network with *conf*.
 
-    What is wrong with it is added to *problems*. ``prevResult`` counts where *command* is ADD or
-    CHECK, and whether CNI_ARGS may choose what they do, where it is ADD.
+    Errors are added to *problems*. ``prevResult`` is only read for the *command* ADD or CHECK. For
+    ADD, an error is added if CNI_ARGS set something that the network does not permit.
     """
     mac = bandwidth = previous = None
     with problems:
@@ -70,7 +70,7 @@ def ask(conf: NetConf, target: Target, problems: Problems, command: str = "") ->
 
 
 def pod_of(args: Mapping[str, str]) -> Pod | None:
-    """Return the pod that CNI_ARGS say this is for, None outside Kubernetes."""
+    """Return the pod in CNI_ARGS; None outside Kubernetes."""
     namespace, name = (args.get(f"K8S_POD_{key}", "") for key in ("NAMESPACE", "NAME"))
     if not namespace or not name:
         return None
@@ -78,7 +78,7 @@ def pod_of(args: Mapping[str, str]) -> Pod | None:
 
 
 def require_bandwidth(conf: NetConf, asked: Asked, info: EngineInfo, iftype: str) -> None:
-    """Raise CniError 2 for limits that the host engine *info* cannot set for *iftype*."""
+    """Raise CniError 2 if the host engine *info* cannot limit the rate of *iftype*."""
     if asked.bandwidth is not None and iftype not in info.bandwidth:
         given = folded(conf.runtime_config).get("bandwidth")
         path = "runtimeConfig.bandwidth" if given else "bandwidth"
@@ -93,7 +93,7 @@ def require_bandwidth(conf: NetConf, asked: Asked, info: EngineInfo, iftype: str
 
 
 def _dns(conf: NetConf) -> DNS:
-    """Return the DNS settings: what the runtime gives for this container wins."""
+    """Return the DNS settings; those of the runtime for this container take precedence."""
     given = folded(folded(conf.runtime_config).get("dns"))
     wanted = DNS(
         nameservers=tuple(given.get("servers") or ()),
@@ -104,7 +104,7 @@ def _dns(conf: NetConf) -> DNS:
 
 
 def _bandwidth(conf: NetConf) -> Bandwidth | None:
-    """Return the limits: what the runtime gives for this container wins."""
+    """Return the limits; those of the runtime for this container take precedence."""
     given = folded(conf.runtime_config).get("bandwidth")
     if isinstance(given, Mapping):
         # containerd writes IngressRate, as Go programs do.
@@ -143,9 +143,9 @@ def _previous(conf: NetConf, version: str) -> Result | None:
 
 
 def _mac(conf: NetConf, target: Target) -> str | None:
-    """Return the MAC address asked for: runtimeConfig, args.cni, CNI_ARGS, configuration.
+    """Return the requested MAC address: from runtimeConfig, args.cni, CNI_ARGS or configuration.
 
-    ``args.cni`` makes CNI_ARGS void, as the CNI conventions demand.
+    With ``args.cni``, CNI_ARGS are ignored, as the CNI conventions require.
     """
     cni_args = folded(conf.args.get("cni"))
     candidates = {
@@ -166,9 +166,9 @@ def _mac(conf: NetConf, target: Target) -> str | None:
 
 
 def _require_open(conf: NetConf, target: Target) -> None:
-    """Raise InvalidConfig if CNI_ARGS ask for what the network does not let them choose.
+    """Raise InvalidConfig if CNI_ARGS request something that the network does not permit.
 
-    The address that the attachment has anyway is no choice: podman repeats it when it reloads a
+    The address that the attachment has anyway is permitted: podman repeats it when it reloads a
     network.
     """
     asked = target.args.get("MAC", "").lower()

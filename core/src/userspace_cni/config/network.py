@@ -21,7 +21,7 @@ from userspace_cni.config.settings import LOG_LEVELS
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 _MTU_MIN, _MTU_MAX = 68, 65535  # RFC 791; the 16 bits of an IPv4 total length
-#: A DNS label (RFC 1123), as Kubernetes has the names of volumes.
+#: A DNS label (RFC 1123), which is the form of volume names in Kubernetes.
 _VOLUME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NET_TYPES = ("none", "bridge", "interface")
 #: The keys of ``host`` and ``container`` that are not sections.
@@ -29,7 +29,7 @@ _END_KEYS = ("engine", "iftype", "netType")
 
 
 def require_mac(_: object, __: object, value: Any) -> None:
-    """Raise ValueError for what is not a MAC address that an interface can have."""
+    """Raise ValueError unless *value* is a MAC address that an interface can have."""
     if value is None:
         return
     if not isinstance(value, str) or not _MAC.fullmatch(value):
@@ -80,7 +80,7 @@ class _Dns:
 
 @frozen(kw_only=True)
 class RawBandwidth:
-    """As the CNI plugin ``bandwidth`` has it; see :class:`~userspace_cni.api.Bandwidth`."""
+    """The keys of the CNI plugin ``bandwidth``; see :class:`~userspace_cni.api.Bandwidth`."""
 
     ingress_rate: int = field(default=0, validator=_not_negative)
     ingress_burst: int = field(default=0, validator=_not_negative)
@@ -90,31 +90,32 @@ class RawBandwidth:
 
 @frozen(kw_only=True)
 class NetConf:
-    """The configuration of one network, ours and the keys that every CNI plugin shares."""
+    """The configuration of a network: our own keys, and those that all CNI plugins share."""
 
     cni_version: str = ""
     name: str
     type: str = "userspace"
-    #: What the host's engine makes; see :func:`engine_conf`.
+    #: The host's end; see :func:`engine_conf`.
     host: Mapping[str, Any]
-    #: How the container consumes it.
+    #: The container's end; see :func:`engine_conf`.
     container: Mapping[str, Any] = field(factory=dict)
-    #: Name of the interface in the container, in place of CNI_IFNAME.
+    #: The name of the interface in the container, instead of CNI_IFNAME.
     if0name: str | None = field(default=None, validator=_ifname)
     mtu: int | None = field(default=None, validator=_mtu)
     mac: str | None = field(default=None, validator=require_mac)
-    #: Whoever starts the container may ask for a MAC address by CNI_ARGS.
+    #: Whether CNI_ARGS may set the MAC address.
     mac_from_args: bool = False
     bandwidth: RawBandwidth | None = None
-    #: The directory below which each container gets one for its sockets, in place of the node's.
+    #: The directory in which each container gets a directory for its sockets, instead of the node's
+    #: default.
     shared_dir: str | None = field(default=None, validator=_absolute)
-    #: Where the container has mounted its own directory; by default where the node has it.
+    #: The path at which the container mounts its directory; the default is the path on the node.
     container_dir: str | None = field(default=None, validator=_absolute)
-    #: Write the file that the first plugin wrote, too.
+    #: Whether to write the file of the first plugin too.
     legacy_file: bool = False
-    #: As whom to talk to Kubernetes: look for the pod's volume, and write the pod's annotations.
+    #: The kubeconfig file, with which to find the pod's volume and write the pod's annotations.
     kubeconfig: str | None = field(default=None, validator=_absolute)
-    #: The pod's volume that is its shared directory, where the pod has it.
+    #: The name of the pod's volume for the shared directory.
     shared_volume: str = field(default="shared-dir", validator=_volume)
     ipam: Mapping[str, Any] = field(factory=dict)
     dns: _Dns = field(factory=_Dns)
@@ -128,23 +129,22 @@ class NetConf:
 
     @property
     def ipam_type(self) -> str:
-        """The name of the IPAM plugin, empty where the network has none."""
+        """The name of the IPAM plugin; empty if the network has none."""
         return str(self.ipam.get("type", ""))
 
 
-#: What others put into the configuration of every plugin: the runtime, which does not always keep
-#: its own key to itself; and Multus, for a network with a device or a resource. None is ours.
+#: Keys that others add to the configuration of every plugin, and that are ignored: runtimes add
+#: their own key, and Multus adds keys for a network with a device or a resource.
 _INJECTED = ("disableGC", "deviceID", "pciBusID", "resourceName", "resourceID")
 
 
 def load(target: Target, problems: Problems | None = None) -> NetConf:
     """Return the structured configuration of *target*.
 
-    Where the caller has more to judge, what is wrong is added to its *problems*, and what is
-    returned lacks those keys.
+    If *problems* is given, errors are added to it, and the result lacks the keys with errors.
 
     Raises:
-        CniError: 7 for a value that cannot be used, 2 for a key that is not known; all of them.
+        CniError: 7 for invalid values, 2 for unknown keys; one error with all problems.
 
     """
     found = Problems() if problems is None else problems
@@ -181,7 +181,7 @@ def load(target: Target, problems: Problems | None = None) -> NetConf:
 
 
 def _stands(key: str, value: object) -> bool:
-    """Tell whether a key of the configuration can be used."""
+    """Return whether a key of the configuration can be used."""
     try:
         structure({"name": "", "host": {}, key: value}, NetConf, "")
     except CniError:
@@ -189,7 +189,7 @@ def _stands(key: str, value: object) -> bool:
     return True
 
 
-#: What the runtime may pass: used here, or by the IPAM plugin that gets the whole configuration.
+#: What the runtime may pass: for core, or for the IPAM plugin, which gets the whole configuration.
 _HONOURED = ("bandwidth", "cnideviceinfofile", "deviceid", "dns", "mac")
 _HONOURED_BY_IPAM = ("ips", "ipranges")
 
@@ -236,8 +236,8 @@ def engine_name(
 ) -> str:
     """Return the name of the engine of one *end*.
 
-    The container's is by default what its *host* engine declares for the interface type, else the
-    host's.
+    The default for the container's end is the container engine that the *host* engine declares for
+    the interface type, otherwise the one with the host engine's name.
 
     Raises:
         CniError: code 7.
@@ -259,16 +259,16 @@ def engine_name(
 def engine_conf(
     raw: Mapping[str, Any], path: str, info: EngineInfo, defaults: Mapping[str, str]
 ) -> EngineConf:
-    """Return one end's part of the configuration, structured as the engine's *info* declares.
+    """Return one end's part of the configuration, with the sections that *info* declares.
 
     Args:
         raw: The value of ``host`` or ``container``.
-        path: Which of the two it is.
-        info: The engine's.
-        defaults: For ``iftype`` and ``netType``, where *raw* has none.
+        path: The key: ``host`` or ``container``.
+        info: The description of the engine.
+        defaults: Defaults for ``iftype`` and ``netType``.
 
     Raises:
-        CniError: 7 for a value that cannot be used, 2 for a key that the engine does not know.
+        CniError: 7 for an invalid value, 2 for a key that the engine does not have.
 
     """
     problems = Problems()
@@ -306,7 +306,7 @@ def engine_conf(
 
 
 def folded(value: object) -> dict[str, Any]:
-    """Return the members of a JSON object by lower-case key, as Go programs match them.
+    """Return the members of a JSON object by lower-case key, because Go programs ignore the case.
 
     containerd writes ``{"Servers": ...}`` where podman writes ``{"servers": ...}``.
     """

@@ -1,7 +1,7 @@
-"""A network configuration in which nothing is judged: what was recorded, or what just came.
+"""A tolerant view of a network configuration, recorded or just received.
 
-A record may be old, damaged or of a network that nobody would accept today, and what it made must
-be found all the same. So what is missing in it, or is not what it should be, reads as absent.
+A record may be old or damaged, or its network may no longer be valid, but what it made must be
+found. A value that is missing or has a wrong type therefore reads as absent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NEWEST = cni_result.VERSIONS[-1]
 
 @frozen
 class RecordedConf:
-    """What can be read of a configuration without judging it."""
+    """A network configuration, read without checks."""
 
     #: The JSON object.
     raw: Mapping[str, Any]
@@ -49,20 +49,20 @@ class RecordedConf:
 
     @property
     def kubeconfig(self) -> str:
-        """See :attr:`.NetConf.kubeconfig`; empty where there is none."""
+        """See :attr:`.NetConf.kubeconfig`; empty if there is none."""
         return _text(self.raw.get("kubeconfig"))
 
     @property
     def runtime_config(self) -> Mapping[str, Any]:
-        """What the runtime gave for this container."""
+        """The ``runtimeConfig`` of this container."""
         return self._object("runtimeConfig")
 
     @property
     def previous(self) -> Result:
-        """``prevResult``, empty where the plugin was the first.
+        """The ``prevResult``; empty if the plugin is the first in the chain.
 
         Raises:
-            CniError: 6 when it is no result of its version.
+            CniError: 6 when it is not a result of its version.
 
         """
         raw = self._object("prevResult")
@@ -79,7 +79,7 @@ class RecordedConf:
 
     @property
     def log_level(self) -> str:
-        """See :attr:`.NetConf.log_level`; empty where there is none."""
+        """See :attr:`.NetConf.log_level`; empty if there is none."""
         level = _text(self.raw.get("logLevel")).lower()
         return level if level in LOG_LEVELS else ""
 
