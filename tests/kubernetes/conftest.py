@@ -28,7 +28,7 @@ PLUG = """
 import socket
 from attrs import evolve
 from example_engine import ExampleContainerEngine, ExampleHostEngine, Note
-from userspace_cni.api import Memif
+from userspace_cni.api import CustomPort, Memif
 
 INFO = evolve(ExampleHostEngine.info, name="plug", interface_types=("memif",))
 
@@ -39,6 +39,8 @@ class Host(ExampleHostEngine):
         port = super().add(attachment, conf, undo)
         if conf.section(Note).text == "abstract":
             return evolve(port, port=Memif(role="client", socket=f"@{attachment.ifname}"))
+        if conf.section(Note).text == "device":
+            return evolve(port, port=CustomPort(kind="vdpa", values={"path": "/dev/vdpa0"}))
         attachment.directory.provide()
         name = f"{attachment.ifname}.sock"
         attachment.directory.discard_stale(name)

@@ -14,6 +14,7 @@ import pytest
 from kubernetes.conftest import listing
 from lab.kubernetes_api import ARGS, MOUNT, TOKEN, UID
 from userspace_cni.agent.sources import Sources, read
+from userspace_cni.api import CustomPort
 
 if TYPE_CHECKING:
     from kubernetes.conftest import PodLab
@@ -80,6 +81,16 @@ def test_the_agent_reads_what_was_written(pod_lab: PodLab, tmp_path: Path) -> No
     pod_lab.call("DEL", conf).succeeded()
     assert [entry["ifName"] for entry in pod_lab.api.entries] == ["net1"]
     pod_lab.call("DEL", pod_lab.conf(name="other", text="abstract"), ifname="net1").succeeded()
+    pod_lab.assert_clean()
+
+
+def test_a_port_of_another_kind_is_annotated(pod_lab: PodLab, tmp_path: Path) -> None:
+    conf = pod_lab.conf(text="device")
+    pod_lab.add(conf)
+    annotations = pod_lab.downward_api(tmp_path / "annotations")
+    (told,) = read(Sources(directories=(), annotations=str(annotations))).documents
+    assert told.handoff.port == CustomPort(kind="vdpa", values={"path": "/dev/vdpa0"})
+    pod_lab.call("DEL", conf).succeeded()
     pod_lab.assert_clean()
 
 
