@@ -1,4 +1,4 @@
-"""Draws the ratios of bench/linux.py's figures as a bar chart, for the documentation."""
+"""Draw the ratios measured by bench/linux.py as a bar chart for the documentation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pygal.style import Style
 
 REFERENCE, DAEMON, ONE_PROCESS = "bridge (Go)", "userspace, daemon", "userspace, one process"
 
-#: What is drawn: its name, section and row; and whether more is better, as of requests per second.
+#: The bars: label, section, row, and whether more is better (as for requests per second).
 _BARS = (
     ("ADD", "calls", "ADD", False),
     ("DEL", "calls", "DEL", False),
@@ -21,7 +21,7 @@ _BARS = (
     ("ADD, {attachments:,} attachments there", "attachments", "last ADDs", False),
 )
 
-# Greys and a blue that stand out from white and from black alike; the page shines through.
+# Colours that are readable on white and on black; the background is transparent.
 _STYLE = Style(
     background="transparent",
     plot_background="transparent",
@@ -42,7 +42,7 @@ _STYLE = Style(
 
 
 def ratios(figures: dict[str, Any], contender: str) -> list[float]:
-    """Return the time of *contender* for each bar, by that of the reference."""
+    """Return the time of *contender* relative to the reference for each bar."""
     found = []
     for _, section, what, more_is_better in _BARS:
         (row,) = (
@@ -71,7 +71,7 @@ def draw(figures: dict[str, Any]) -> bytes:
         show_y_guides=True,
         margin=16,
     )
-    # The first bar of a horizontal chart is its lowest.
+    # A horizontal chart draws its first bar at the bottom.
     chart.x_labels = [name.format_map(figures) for name, *_ in reversed(_BARS)]
     for contender in (REFERENCE, DAEMON):
         chart.add(contender, ratios(figures, contender)[::-1])
@@ -81,7 +81,7 @@ def draw(figures: dict[str, Any]) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("figures", type=Path, help="what bench/linux.py --json wrote")
+    parser.add_argument("figures", type=Path, help="the file that bench/linux.py --json wrote")
     parser.add_argument("image", type=Path, help="the SVG to write")
     options = parser.parse_args()
     options.image.write_bytes(draw(json.loads(options.figures.read_text())))

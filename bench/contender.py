@@ -1,4 +1,4 @@
-"""A CNI plugin with its network, and the execution of one request."""
+"""A CNI plugin with its network, and the execution of requests."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 from attrs import define, field
 
-#: The reference plugins of the CNI project, as Debian installs them.
+#: The reference plugins of the CNI project, where Debian installs them.
 REFERENCE_PLUGINS = Path("/usr/lib/cni")
 
 
 @define
 class Execution:
-    """One run of a program: posix_spawn(3) and two files in memory, nothing else of ours."""
+    """A run of a program with minimal overhead: posix_spawn(3) and two files in memory."""
 
     command: list[str]
     stdin: bytes
@@ -51,14 +51,14 @@ class Execution:
         self.status = os.waitstatus_to_exitcode(status)
 
     def finish(self) -> None:
-        """Keep what the program said, and close the files."""
+        """Keep the program's output and close the files."""
         self.output = os.pread(self._said, 1 << 20, 0).decode(errors="replace")
         os.close(self._given)
         os.close(self._said)
 
 
 def measure(executions: Sequence[Execution]) -> float:
-    """Run all at once; return the seconds from the first start to the last end."""
+    """Run all executions at once; return the seconds from the first start to the last end."""
     begin = time.perf_counter()
     for one in executions:
         one.start()
@@ -97,7 +97,7 @@ class Contender:
         return Execution([str(self.executable)], json.dumps(self.network).encode(), environ)
 
     def call(self, command: str, container: str = "", namespace: str = "") -> float:
-        """Execute one request; return its seconds."""
+        """Execute one request and return its duration in seconds."""
         execution = self.request(command, container, namespace)
         took = measure([execution])
         if execution.status:
@@ -105,7 +105,7 @@ class Contender:
         return took
 
     def about(self) -> str:
-        """Return what the plugin says of itself when nothing is asked of it."""
+        """Return the first line that the plugin prints when it is run without a command."""
         done = subprocess.run(
             [self.executable], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
@@ -114,7 +114,7 @@ class Contender:
 
 
 def peer(text: str) -> Contender:
-    """Read ``NAME=PATH:CONF``; CONF is a file with the network configuration."""
+    """Parse ``NAME=PATH:CONF``; CONF is a file with the network configuration."""
     name, equals, rest = text.partition("=")
     executable, colon, conf = rest.partition(":")
     if not (name and equals and executable and colon and conf):

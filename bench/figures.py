@@ -1,4 +1,4 @@
-"""What was measured: rows of figures, and a plain table of them."""
+"""Measured figures and their presentation as a plain-text table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attrs import frozen
 
 @frozen(kw_only=True)
 class Row:
-    """What one contender took for one thing; *ratio* is its median by that of the reference."""
+    """The measurement of one contender; *ratio* is its median relative to the reference's."""
 
     what: str
     contender: str

@@ -1,9 +1,9 @@
-"""A veth into a Linux bridge with host-local, beside the reference plugins of the CNI project.
+"""Benchmark of a veth in a Linux bridge with host-local, against the CNI reference plugins.
 
-Contenders take turns in shuffled rounds, in one run on one machine, so that their ratio means
-something; milliseconds alone do not. They differ in one thing that is no speed: ours removes its
-bridge with the last port and makes it anew with the next, Go's `bridge` keeps its own for ever. So
-every contender has one attachment that stands during the run, and every request finds a bridge.
+Contenders take turns in shuffled rounds, in one run on one machine, because only the ratio of their
+times is meaningful. Our engine removes its bridge with the last port, whereas the Go plugin
+`bridge` keeps its bridge forever. To make them comparable, each contender has one attachment that
+exists during the whole run, so every request finds a bridge.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bench.figures import table
 from bench.sections import SECTIONS, Bench, prepare
 from userspace_cni.install import install
 
-_PORTS_MAX = 1023  # of a Linux bridge; one is the attachment that stands
+_PORTS_MAX = 1023  # ports of a Linux bridge, including that of the permanent attachment
 
 
 def network(directory: Path, name: str, subnet: str, **keys: object) -> dict[str, Any]:

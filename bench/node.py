@@ -1,4 +1,4 @@
-"""The node that is measured: namespaces of the bench's own, and our daemon in them."""
+"""The node that is measured: private namespaces with our daemon in them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from userspace_cni.config.settings import Settings
 from userspace_cni.install import executables, find_shim, install, make_queue
 
 _MARK = "USERSPACE_CNI_BENCH_NODE"
-_HTTP = "127.0.0.1:9469"  # in a network namespace where every port is free
+_HTTP = "127.0.0.1:9469"  # in a private network namespace, where every port is free
 _INIT = """
 set -e
 for directory in /run/netns /var/lib/cni; do
@@ -35,10 +35,10 @@ exec "$@"
 
 
 def enter() -> None:
-    """Run this program again in network, mount and process namespaces of its own.
+    """Run this program again in new network, mount and PID namespaces.
 
-    There it is the first process: with it go all others, all network namespaces and interfaces,
-    also when it is killed.
+    There it has PID 1, so that all other processes, network namespaces and interfaces disappear
+    with it, even if it is killed.
     """
     if os.environ.pop(_MARK, None):
         return
@@ -50,7 +50,7 @@ def enter() -> None:
 
 @contextmanager
 def namespaces(names: list[str]) -> Iterator[None]:
-    """Have network namespaces of these *names*, made by one process: a thousand take a second."""
+    """Provide network namespaces with these *names*; one process creates a thousand per second."""
     _ip(f"netns add {name}" for name in names)
     try:
         yield
@@ -64,7 +64,7 @@ def _ip(lines: Iterator[str]) -> None:
 
 
 def settings(directory: Path, more: str = "") -> dict[str, str]:
-    """Write settings that keep everything in *directory*; return what to add to an environment."""
+    """Write settings that keep everything in *directory*; return the environment to use them."""
     directory.mkdir()
     file = directory / "config.toml"
     file.write_text(f'state_dir = "{directory}/state"\nrun_dir = "{directory}/run"\n{more}')
@@ -73,13 +73,13 @@ def settings(directory: Path, more: str = "") -> dict[str, str]:
 
 @frozen
 class Served:
-    """The executable that calls a running daemon, and that daemon."""
+    """A running daemon and the executable that calls it."""
 
     executable: Path
     pid: int
 
     def metrics(self) -> Mapping[str, float]:
-        """Return the present sums and counts by their names and labels' values."""
+        """Return the current metrics by name and label values, such as ``NAME ADD``."""
         with urllib.request.urlopen(f"http://{_HTTP}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         return {
@@ -89,13 +89,13 @@ class Served:
         }
 
     def cpu(self) -> float:
-        """Return the seconds of processor time that the daemon has had."""
-        # After the name, which may have spaces: proc_pid_stat(5), fields 14 and 15.
+        """Return the daemon's processor time in seconds."""
+        # Fields 14 and 15 of proc_pid_stat(5); the name, field 2, may contain spaces.
         stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory(self) -> dict[str, float]:
-        """Return the daemon's resident memory in MiB, also in proportion to who shares it."""
+        """Return the daemon's resident and proportional memory in MiB."""
         wanted = {"VmRSS:": "resident memory", "Pss:": "proportional memory"}
         lines = [
             line.split()
@@ -107,7 +107,7 @@ class Served:
 
 @contextmanager
 def daemon(directory: Path) -> Iterator[Served]:
-    """Run our daemon, with everything in *directory*, and install the shim there."""
+    """Run our daemon with all its files in *directory*, and install the shim there."""
     program = find_shim()
     if program is None:
         raise SystemExit("userspace-cni-shim is not installed: make .venv/.ready")
@@ -137,7 +137,7 @@ def _ready() -> bool:
 
 
 def machine(directory: Path) -> dict[str, Any]:
-    """Describe what the figures depend on; *directory* is where the daemon's store will be."""
+    """Describe the machine, including the file system of *directory*, where the store will be."""
     found = subprocess.run(
         ["stat", "--file-system", "--format=%T", directory],
         capture_output=True,

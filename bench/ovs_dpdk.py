@@ -1,8 +1,8 @@
-"""ADD and DEL of vhost-user ports on OVS-DPDK: our engine beside the same work by ovs-vsctl.
+"""Benchmark of ADD and DEL of vhost-user ports on OVS-DPDK: our engine against ovs-vsctl.
 
-The engine runs in a long-lived process, as in the daemon. Contenders take turns in shuffled
-rounds, in one run on one private switch, so that their ratio means something; milliseconds alone do
-not. Then the switch is filled, to see what an ADD costs when there are many ports.
+The engine runs in a long-lived process, as in the daemon. Contenders take turns in shuffled rounds,
+in one run on one private switch, because only the ratio of their times is meaningful. Afterwards
+the switch is filled, to measure an ADD with many ports.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BRIDGE = "br0"
 
 @dataclass
 class Contender:
-    """A way to add and remove a port, and the wall times of its calls in milliseconds."""
+    """A way to add and remove a port, with the wall times of its calls in milliseconds."""
 
     name: str
     add: Callable[[int], None]
@@ -84,7 +84,7 @@ def engine(ovs: Ovs, directory: Path) -> Contender:
 
 
 class Waiting:
-    """Measures how much of an ADD is waiting for ovs-vswitchd: the rest is ours."""
+    """Measures how long an ADD waits for ovs-vswitchd; the rest is the engine's own time."""
 
     def __init__(self) -> None:
         self.milliseconds: list[float] = []
@@ -98,11 +98,11 @@ class Waiting:
 
 
 def void(_: object) -> None:
-    """Drop what a function returns."""
+    """Discard a return value."""
 
 
 def vsctl(ovs: Ovs, directory: Path, *, predecessor: bool) -> Contender:
-    """Return the least calls of ovs-vsctl that do the work, or those of the Go predecessor."""
+    """Return a contender that calls ovs-vsctl: minimally, or as the Go predecessor does."""
 
     def run(*arguments: str) -> None:
         subprocess.run(

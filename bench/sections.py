@@ -1,4 +1,4 @@
-"""What is measured, one function a section; each returns its rows of figures."""
+"""The sections of the benchmark: one function each, which returns rows of figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.node import Served, namespaces
 
 PHASES = ("store", "ipam", "host", "container", "handover")
 AT_ONCE = 32
-#: How many ADDs at the beginning and at the end are compared.
+#: How many ADDs are compared at the beginning and at the end.
 _WINDOW = 20
 
 Times = dict[tuple[str, str], list[float]]
@@ -24,7 +24,7 @@ Times = dict[tuple[str, str], list[float]]
 
 @frozen(kw_only=True)
 class Bench:
-    """Who is measured, and how much."""
+    """The contenders and the extent of the measurement."""
 
     go: Contender
     daemon: Contender
@@ -34,7 +34,7 @@ class Bench:
     rounds: int
     attachments: int
     idle: float
-    #: How many requests of each contender failed where many were made at once.
+    #: How many requests of each contender failed in :func:`at_once`.
     failures: dict[str, int] = field(factory=dict)
 
     @property
@@ -43,7 +43,7 @@ class Bench:
 
 
 def prepare(bench: Bench) -> None:
-    """Let each contender have an attachment that stays, and fill caches."""
+    """Warm up caches, and give each contender its permanent attachment."""
     for number, contender in enumerate(bench.everybody):
         with namespaces([f"first-{number}"]):
             contender.call("ADD", "first", f"first-{number}")
@@ -53,7 +53,7 @@ def prepare(bench: Bench) -> None:
 
 
 def calls(bench: Bench) -> list[Row]:
-    """ADD and DEL, one after the other, each in a network namespace of its own."""
+    """Measure ADD and DEL one after the other, each in a new network namespace."""
     times: Times = {}
     field = bench.everybody
     names = [f"calls-{number}" for number in range(bench.rounds * len(field))]
@@ -74,7 +74,7 @@ def calls(bench: Bench) -> list[Row]:
 
 
 def start(bench: Bench) -> list[Row]:
-    """What a call costs that does nothing: the start of the process, and the way to the daemon."""
+    """Measure calls that do nothing: process start and the round trip to the daemon."""
     nothing = {"cniVersion": "1.0.0"}
     network = {key: value for key, value in bench.daemon.network.items() if key != "ipam"}
     field = [
@@ -100,7 +100,7 @@ def start(bench: Bench) -> list[Row]:
 
 
 def phases(bench: Bench) -> list[Row]:
-    """Where an ADD's time goes, by the daemon's own metrics; in ratio to Go's whole ADD."""
+    """Break an ADD down by the daemon's metrics, relative to the whole ADD of the Go plugin."""
     whole: list[float] = []
     parts: dict[str, list[float]] = {}
     names = [f"phases-{number}" for number in range(2 * bench.rounds)]
@@ -125,7 +125,7 @@ def phases(bench: Bench) -> list[Row]:
 def _parts(
     before: Mapping[str, float], after: Mapping[str, float], took: float
 ) -> dict[str, float]:
-    """Take one ADD apart, from the metrics before and after it."""
+    """Return the parts of one ADD, from the metrics before and after it."""
 
     def difference(name: str) -> float:
         return after.get(name, 0.0) - before.get(name, 0.0)
@@ -144,7 +144,7 @@ def _parts(
 
 
 def at_once(bench: Bench) -> list[Row]:
-    """Many ADDs at once, each in a network namespace of its own, then their DELs."""
+    """Measure concurrent ADDs, each in its own network namespace, and then their DELs."""
     rates: Times = {}
     field = [bench.go, bench.daemon, *bench.peers]
     names = [f"at-once-{number}" for number in range(AT_ONCE)]
@@ -176,7 +176,7 @@ def _count_failures(
 
 
 def attachments(bench: Bench) -> list[Row]:
-    """Fill a bridge; compare the last ADDs with the first ones, and look at the daemon then."""
+    """Fill a bridge, compare the last ADDs with the first, and measure the idle daemon."""
     field = (bench.go, bench.daemon)
     adds: dict[str, list[float]] = {contender.name: [] for contender in field}
     deletions: dict[str, list[float]] = {contender.name: [] for contender in field}
@@ -224,7 +224,7 @@ def _compared(
     ]
 
 
-#: The sections by name, in the order that they run in, with their titles.
+#: Title and function of each section by name, in the order of execution.
 SECTIONS: Mapping[str, tuple[str, Callable[[Bench], list[Row]]]] = {
     "calls": ("ADD and DEL of a veth into a bridge, addresses by host-local", calls),
     "start": ("A call that does nothing; ratio to the first", start),

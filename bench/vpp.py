@@ -1,7 +1,7 @@
-"""What the VPP engine costs: connecting, and an ADD and a DEL on an open connection.
+"""Benchmark of the VPP engine: connecting, and ADD and DEL on an open connection.
 
-Beside one another: our few definitions and all of an installed VPP's; 10 and 1,000 interfaces.
-Runs with the simulator, and with a real VPP where there is one.
+It compares our definitions with all definitions of an installed VPP, and 10 interfaces with 1,000.
+It uses the simulator, and a real VPP if one is installed.
 """
 
 from __future__ import annotations

@@ -1,18 +1,20 @@
 /*
  * The CNI executable of a node that runs the daemon, `userspace-cni daemon`.
  *
- * It sends environment and standard input to the daemon's socket, prints the answer and exits with its
- * status. It knows nothing of networks and engines. Where nothing listens it executes the one-process
- * plugin, if `userspace-cni install` named one; otherwise, and when the daemon breaks off or is too
- * late, ADD, CHECK and GC are errors that a runtime repeats, STATUS is "not available", and a DEL is
- * written down durably for the daemon to do when it is back: a pod must be able to go.
+ * The shim sends its environment and standard input to the daemon's socket, prints the answer and exits
+ * with the status in it. It knows nothing about networks and engines.
+ *
+ * If nothing listens on the socket, the shim executes the one-process plugin, provided that
+ * `userspace-cni install` configured one. Otherwise, and if the daemon closes the connection or exceeds
+ * the deadline, ADD, CHECK and GC return an error that makes the runtime retry, STATUS returns "not
+ * available", and a DEL is stored durably for the daemon to execute later, so that pods can be removed.
  *
  * All integers on the wire are unsigned, 32 bits, big-endian:
  *   request  "ucni" | 1 | length E | length S | E bytes: NAME=VALUE, each ended by NUL | S bytes: stdin
  *   answer   "ucni" | 1 | exit status | length O | length R | O bytes: stdout | R bytes: stderr
  *
- * Linked statically, it runs in a root directory that holds nothing else. It never allocates: the
- * buffers below are in .bss, where a page costs nothing until it is touched.
+ * The shim is linked statically, so it runs in any root directory. It never allocates memory: its buffers
+ * are in .bss, where a page uses no memory until it is touched.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -44,7 +46,7 @@ enum {
     STATUS_MAX = 255,
 };
 
-/* Codes of CNI errors: CNI SPEC 1.1.0, "Error". */
+/* CNI error codes: CNI SPEC 1.1.0, "Error". */
 enum {
     INVALID_ENVIRONMENT = 4,
     IO_FAILURE = 5,
@@ -53,18 +55,18 @@ enum {
     NOT_AVAILABLE = 50,
 };
 
-/* As in core's cni/versions.py, oldest first. */
+/* The versions in core's cni/versions.py, oldest first. */
 static const char *const SUPPORTED[] = {"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"};
 #define VERSIONS (sizeof SUPPORTED / sizeof *SUPPORTED)
 #define NEWEST SUPPORTED[VERSIONS - 1]
 
-/* `userspace-cni install` finds the marker in the file and overwrites what follows it. */
+/* `userspace-cni install` searches the file for the marker and overwrites the fields after it. */
 struct settings {
     char marker[32];
     char socket[108]; /* sizeof sun_path, with its final NUL */
     char queue[256];
-    char fallback[256]; /* empty: there is none */
-    uint32_t deadline;  /* milliseconds, from connecting to the last byte of the answer */
+    char fallback[256]; /* empty for none */
+    uint32_t deadline;  /* milliseconds, from the start of connecting to the last byte of the answer */
 };
 static const volatile struct settings installed = {
     .marker = "userspace-cni shim: settings, 1",
@@ -74,13 +76,13 @@ static const volatile struct settings installed = {
 };
 static struct settings settings;
 
-static unsigned char request[REQUEST_HEADER + ENVIRONMENT_MAX + STDIN_MAX + 1]; /* 1: to see an excess */
+static unsigned char request[REQUEST_HEADER + ENVIRONMENT_MAX + STDIN_MAX + 1]; /* + 1 detects excess */
 static size_t request_size;
-static const char *version; /* the request's cniVersion, for our own answers */
+static const char *version; /* cniVersion of answers that the shim itself writes */
 static unsigned char answer[ANSWER_HEADER + ANSWER_MAX];
 static char problem[1024]; /* why the daemon did not serve the request */
 
-/* The settings are read through a volatile, or the compiler would trust the values that it sees. */
+/* Read the settings through volatile; otherwise the compiler would use the values in the source. */
 static void load_settings(void)
 {
     for (size_t i = 0; i < sizeof settings; i++)
@@ -100,7 +102,7 @@ static uint32_t get_number(const unsigned char *at)
     return ntohl(wire);
 }
 
-/* A descriptor below 3 is one that our caller closed: what we open must not take its place. */
+/* If the caller closed a standard stream, a new descriptor could get its number. Move it above 2. */
 static int clear_of_stdio(int fd)
 {
     if (fd < 0 || fd > STDERR_FILENO)
@@ -110,7 +112,7 @@ static int clear_of_stdio(int fd)
     return higher;
 }
 
-/* Whether a failed read or write can be repeated; the caller's pipes may be non-blocking. */
+/* Return whether to repeat a failed read or write. The caller's pipes may be non-blocking. */
 static bool may_repeat(int fd, short events)
 {
     if (errno == EINTR)
@@ -133,9 +135,9 @@ static bool write_all(int fd, const void *data, size_t size)
     return true;
 }
 
-/* -- CNI: the few words that we say ourselves */
+/* -- CNI answers that the shim itself writes */
 
-/* Append to `out`, which is large enough for all that follows; paths are the node's own, not a pod's. */
+/* Append to `out`. It is large enough for every answer, because paths come from the node's settings. */
 static char out[16 * 1024];
 static size_t out_size;
 
@@ -214,7 +216,7 @@ static const char *skip_space(const char *at, const char *end)
     return at;
 }
 
-/* From behind a string's opening quote to its closing one. */
+/* Return the position of a string's closing quote; `at` is behind the opening one. */
 static const char *end_of_string(const char *at, const char *end)
 {
     while (at < end && *at != '"')
@@ -223,8 +225,9 @@ static const char *end_of_string(const char *at, const char *end)
 }
 
 /*
- * Copy the value of the outermost object's "cniVersion"; nothing if there is none, or if it has other
- * characters than digits and dots. This is no parser: it only tells strings from nesting.
+ * Copy the value of the outermost object's "cniVersion", or an empty string if there is none or it
+ * contains characters other than digits and dots. This is not a JSON parser: it only distinguishes
+ * strings and nesting.
  */
 static void find_version(const char *at, const char *end, char value[static 17])
 {
@@ -258,7 +261,7 @@ static void find_version(const char *at, const char *end, char value[static 17])
     }
 }
 
-/* Make the request's frame of environment and standard input; `stated` gets its cniVersion. */
+/* Build the request frame from environment and standard input; store its cniVersion in `stated`. */
 static void read_request(char stated[static 17])
 {
     size_t size = REQUEST_HEADER;
@@ -304,7 +307,7 @@ static int64_t microseconds(void)
     return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
-/* Let the socket's next operation last until `deadline` at most; then, and from then on: EAGAIN. */
+/* Limit the socket's next operation to `deadline` (microseconds); fail with EAGAIN after it. */
 static bool limit(int fd, int option, int64_t deadline)
 {
     int64_t left = deadline - microseconds();
@@ -316,7 +319,7 @@ static bool limit(int fd, int option, int64_t deadline)
     return setsockopt(fd, SOL_SOCKET, option, &time, sizeof time) == 0;
 }
 
-/* Connect. It blocks while the daemon's backlog is full: a thousand callers wait in the kernel. */
+/* Connect to the daemon. This blocks while the daemon's backlog is full. */
 static int dial(int64_t deadline)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -339,11 +342,11 @@ static void send_request(int fd, int64_t deadline)
         if (count >= 0)
             sent += (size_t)count;
         else if (errno != EINTR)
-            return; /* receiving tells: it may have answered before it had read everything */
+            return; /* the daemon may have answered before reading everything; receive its answer */
     }
 }
 
-/* Receive into `answer`. False: there is no whole answer, and errno is 0 if what came is wrong. */
+/* Receive into `answer`. Return false without a complete answer; errno is 0 if it is invalid. */
 static bool receive_answer(int fd, int64_t deadline)
 {
     size_t got = 0, size = ANSWER_HEADER;
@@ -375,13 +378,13 @@ _Noreturn static void pass_on(void)
     size_t output = get_number(answer + 12), messages = get_number(answer + 16);
     write_all(STDERR_FILENO, answer + ANSWER_HEADER + output, messages);
     if (!write_all(STDOUT_FILENO, answer + ANSWER_HEADER, output))
-        exit(1); /* nobody has the result, so it is no success */
+        exit(1); /* the caller did not get the result, so report failure */
     exit((int)get_number(answer + 8));
 }
 
 /* -- without the daemon */
 
-/* Open the queue's directory; if it is missing below one that exists, it is made, durably. */
+/* Open the queue's directory; create it durably if it is missing and its parent exists. */
 static int open_queue(void)
 {
     const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
@@ -394,11 +397,11 @@ static int open_queue(void)
     return parent < 0 || fsync(parent) < 0 ? -1 : directory;
 }
 
-/* Write the request into the queue; true only when it would survive a power failure. */
+/* Write the request into the queue. Return true only if it would survive a power failure. */
 static bool queue_request(void)
 {
     struct timespec now;
-    char name[64]; /* a leading dot until it is whole; names sort by time */
+    char name[64]; /* starts with a dot until the file is complete; names sort by time */
     clock_gettime(CLOCK_REALTIME, &now);
     snprintf(name, sizeof name, ".%011lld%09ld-%ld.del", (long long)now.tv_sec, now.tv_nsec,
              (long)getpid());
@@ -457,14 +460,14 @@ int main(int argc, char **argv)
         int cause = errno;
         int size = snprintf(problem, sizeof problem, "the daemon does not accept at %s: %s",
                             settings.socket, strerror(cause));
-        /* EAGAIN: it is there, but busy until the deadline. Standard input has not been touched yet. */
+        /* With EAGAIN the daemon is running but busy. Standard input has not been read yet. */
         if (cause != EAGAIN && *settings.fallback) {
             execve(settings.fallback, argv, environ);
             snprintf(problem + size, sizeof problem - (size_t)size, "; nor can %s be executed: %s",
                      settings.fallback, strerror(errno));
         }
     }
-    signal(SIGPIPE, SIG_IGN); /* not earlier: the fallback would inherit it */
+    signal(SIGPIPE, SIG_IGN); /* only now, because the fallback would inherit it */
     read_request(stated);
     if (is_version)
         answer_version(stated);

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs VPP, and beside it the agent, which gets the arguments. The container ends with VPP.
+# Runs VPP, and the agent in the background with this script's arguments. The container ends with VPP.
 set -eu
 mkdir -p /run/vpp
 userspace-cni-agent --watch --ready-file /run/userspace-cni-agent.ready "$@" &
