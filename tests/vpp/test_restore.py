@@ -79,7 +79,9 @@ class Node:
         target = Target(
             network=network, container_id=name, ifname=ifname, netns=container.path, config=config
         )
-        caller = Caller(path=("/usr/lib/cni",), environ={"PATH": "/usr/bin:/bin"})
+        plugins = "/usr/lib/cni"
+        environ = {"PATH": "/usr/bin:/bin", "CNI_PATH": plugins}
+        caller = Caller(path=(plugins,), environ=environ)
         return Request(command=command, target=target, caller=caller)
 
     def serve(self, request: Request) -> Any:

@@ -11,27 +11,27 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
-from userspace_cni import handover, netns
+from userspace_cni import netns
 from userspace_cni.api import EngineConf, HostEngine, attachment_id
 from userspace_cni.cni import result as cni_result
-from userspace_cni.cni.errors import CheckFailed, CniError, Code
+from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.request import Caller, Request
 from userspace_cni.config.settings import Settings
-from userspace_cni.ipam import Allocation, Ipam
+from userspace_cni.ipam import Allocation
 from userspace_cni.locks import Locks
 from userspace_cni.runtime import pods, subject
 from userspace_cni.runtime.addresses import ipam_of
 from userspace_cni.runtime.attach import Attacher
 from userspace_cni.runtime.detach import Detacher, completed
+from userspace_cni.runtime.engines import Engines
 from userspace_cni.runtime.places import Places
 from userspace_cni.runtime.plan import Plan, Planner
-from userspace_cni.runtime.shared import Phase, Shared
+from userspace_cni.runtime.shared import Phase, Shared, require_foreign
 from userspace_cni.store import Record, Store, StoreFailed
 
 if TYPE_CHECKING:
     from userspace_cni.runtime.mend import Mender
+    from userspace_cni.runtime.verify import Verifier
 
 
 class Runtime:
@@ -60,7 +60,8 @@ class Runtime:
             locks=Locks(settings.run_dir / "locks", settings.timeout),
         )
         self._places = Places(settings)
-        self._planner = Planner(self._shared, self._places)
+        self._engines = Engines(self._shared, self._places)
+        self._planner = Planner(self._engines)
         self._detacher = Detacher(self._shared, self._planner, self._places)
         self._attacher = Attacher(self._shared, self._detacher)
 
@@ -69,13 +70,19 @@ class Runtime:
 
         What cannot be closed fails nobody's request, which has been carried out.
         """
-        self._planner.close()
+        self._engines.close()
         self.store.close()
 
     @property
     def engines(self) -> frozenset[str]:
         """The names of the host engines that have been used."""
-        return self._planner.engines
+        return self._engines.names
+
+    @cached_property
+    def _verifier(self) -> Verifier:
+        from userspace_cni.runtime.verify import Verifier
+
+        return Verifier(self._shared, self._planner, self._places)
 
     @cached_property
     def _mender(self) -> Mender:
@@ -84,8 +91,8 @@ class Runtime:
         return Mender(self._shared, self._planner, self._places, self._detacher)
 
     def host(self, raw: Mapping[str, Any]) -> tuple[HostEngine, EngineConf]:
-        """See :meth:`.Planner.host`."""
-        return self._planner.host(raw)
+        """See :meth:`.Engines.of_host`."""
+        return self._engines.of_host(raw)
 
     def restore(self, id_: str) -> str | None:
         """See :meth:`.Mender.restore`."""
@@ -108,9 +115,9 @@ class Runtime:
             case "DEL":
                 self.delete(request)
             case "CHECK":
-                self.check(request)
+                self._verifier.check(request)
             case "STATUS":
-                self.status(request)
+                self._verifier.status(request)
             case "GC":
                 self.gc(request)
         return None
@@ -119,7 +126,7 @@ class Runtime:
         """Attach the container and return the result in the version of the request."""
         target, caller = request.target, request.caller
         plan = self._planner.plan(request)
-        _require_foreign(request)
+        require_foreign(request)
         plan = pods.placed(plan, self._shared, self._places)
         if plan.volume:
             # An earlier sandbox of the pod may have left its files in there.
@@ -194,69 +201,8 @@ class Runtime:
         if removed and self._alone:
             self._detacher.retry(request)
 
-    def check(self, request: Request) -> None:
-        """Compare what is there with what ADD answered, as ``prevResult`` tells it now."""
-        target = request.target
-        plan = self._planner.plan(request)
-        expected = plan.asked.previous
-        if expected is None:
-            raise CniError(
-                Code.INVALID_NETWORK_CONFIG,
-                "prevResult: missing; CHECK compares with it",
-                "give CHECK the result of the ADD as prevResult",
-            )
-        record = self.store.get(attachment_id(target.network, target.container_id, target.ifname))
-        if record is None or record.state != "attached" or record.port is None:
-            damage = f"its record is damaged: {record.damage}" if record and record.damage else ""
-            raise CheckFailed(
-                f"container {target.container_id} is not attached to network "
-                f"{target.network} by {target.ifname}",
-                f"{damage or 'no completed ADD is recorded'}; DEL it and ADD it again",
-            )
-        _require_foreign(request)
-        directory = self._places.recorded(record)
-        attachment, interface = subject.checked(record, plan, expected, directory)
-        plan.host.check(attachment, plan.host_conf, record.port)
-        handoff = plan.handoff(attachment, record.port)
-        handoff = evolve(handoff, mac=interface.mac, mtu=interface.mtu)
-        handover.require(directory, attachment, handoff)
-        if plan.container.where == "node":
-            netns.call(target.netns, plan.container.check, handoff)
-        if ipam := self._ipam(plan, request):
-            ipam.check()
-
-    def status(self, request: Request) -> None:
-        """Return if an ADD could succeed now."""
-        try:
-            plan = self._planner.plan(request)
-            self.store.require_writable()
-            if plan.conf.kubeconfig is not None:
-                from userspace_cni.kubernetes import kubeconfig
-
-                kubeconfig.load(plan.conf.kubeconfig)
-            plan.host.status(plan.host_conf)
-        except CniError as error:
-            if error.code in (
-                Code.INVALID_NETWORK_CONFIG,
-                Code.UNSUPPORTED_FIELD,
-                Code.LIMITED_CONNECTIVITY,
-            ):
-                raise
-            raise CniError(Code.NOT_AVAILABLE, error.msg, error.details) from error
-        if ipam := self._ipam(plan, request):
-            ipam.status()
-
     def gc(self, request: Request) -> None:
         """Remove all of the network's attachments that the request does not call valid."""
         from userspace_cni.runtime.collect import Collector
 
         Collector(request, self._shared, self._planner, self._places, self._detacher).collect()
-
-    def _ipam(self, plan: Plan, request: Request) -> Ipam | None:
-        timeout = self.settings.timeout
-        return ipam_of(plan.conf.ipam_type, plan.target, request.caller, timeout)
-
-
-def _require_foreign(request: Request) -> None:
-    if not request.caller.netns_override:
-        netns.require_foreign(request.target.netns)

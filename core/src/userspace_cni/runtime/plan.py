@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from threading import Lock
-from typing import Any
 
 from attrs import evolve, frozen
 
@@ -14,7 +12,7 @@ from userspace_cni.api import (
     Attachment,
     ContainerEngine,
     EngineConf,
-    EngineContext,
+    EngineInfo,
     Handoff,
     HostEngine,
     HostPort,
@@ -23,8 +21,8 @@ from userspace_cni.cni.errors import CniError, Problems
 from userspace_cni.cni.request import Caller, Request, Target
 from userspace_cni.config import Asked, NetConf
 from userspace_cni.log import logger
-from userspace_cni.runtime.places import Places
-from userspace_cni.runtime.shared import UNUSABLE, Shared
+from userspace_cni.runtime.engines import Engines
+from userspace_cni.runtime.shared import UNUSABLE
 from userspace_cni.store import Record, State
 
 
@@ -38,8 +36,7 @@ class Plan:
     host: HostEngine
     host_conf: EngineConf
     container: ContainerEngine
-    #: Some defaults of the container's part depend on what IPAM and the host's engine gave.
-    container_conf: Callable[[bool], EngineConf]
+    container_conf: EngineConf
     #: Does as :func:`.handover.publish`, for the pod's annotations; None where nobody wants it.
     annotate: Callable[[Attachment, Handoff, NetConf, str, ExitStack], None] | None = None
     #: Path of the pod's volume that is the shared directory, empty where another one is.
@@ -65,44 +62,15 @@ class Plan:
 
     def handoff(self, attachment: Attachment, port: HostPort) -> Handoff:
         """Return what the container needs to use *port*."""
-        conf = self.container_conf(bool(attachment.wait_for_addresses().ips))
-        return self.container.prepare(attachment, conf, port)
+        return self.container.prepare(attachment, self.container_conf, port)
 
 
 class Planner:
-    """Makes plans, with one instance of each host engine for the whole runtime."""
+    """Makes plans."""
 
-    def __init__(self, shared: Shared, places: Places) -> None:
-        """Give engines the locks of *shared* and the directories of *places*."""
-        self._shared = shared
-        self._places = places
-        self._host_engines: dict[str, HostEngine] = {}
-        self._guard = Lock()
-
-    def close(self) -> None:
-        """Close the engines; one that cannot be closed is logged."""
-        for engine in self._host_engines.values():
-            try:
-                engine.close()
-            except (Exception, SystemExit):  # noqa: BLE001  an engine may raise anything
-                logger.exception("host engine %r cannot be closed", engine.info.name)
-
-    @property
-    def engines(self) -> frozenset[str]:
-        """The names of the host engines that have been used."""
-        with self._guard:
-            return frozenset(self._host_engines)
-
-    def host(self, raw: Mapping[str, Any]) -> tuple[HostEngine, EngineConf]:
-        """Return the engine of a network's ``host`` part, and that part as the engine gets it.
-
-        Raises:
-            CniError: the engine is not installed, or the part cannot be used.
-
-        """
-        name = config.engine_name(NetConf(name="", host=raw), "host")
-        kind = registry.host_engine(name)
-        return self._host_engine(name, kind), config.engine_conf(raw, "host", kind.info, {})
+    def __init__(self, engines: Engines) -> None:
+        """Plan with the host engines of *engines*."""
+        self._engines = engines
 
     def plan(self, request: Request) -> Plan:
         """Return the plan for *request*, which is checked here and nowhere else.
@@ -139,8 +107,10 @@ class Planner:
             with problems:
                 handover.require_possible(conf)
         host_class: type[HostEngine] | None = None
+        host: HostEngine | None = None
         host_conf: EngineConf | None = None
         container_class: type[ContainerEngine] | None = None
+        container_conf: EngineConf | None = None
         host_name = ""
         with problems:
             host_name = config.engine_name(conf, "host")
@@ -155,32 +125,22 @@ class Planner:
                 host_conf = config.engine_conf(conf.host, "host", host_class.info, {})
                 host_conf = evolve(host_conf, mtu=conf.mtu, bandwidth=asked.bandwidth)
                 config.require_bandwidth(conf, asked, host_class.info, host_conf.iftype)
-
-        def container_conf(has_addresses: bool) -> EngineConf:
-            assert container_class is not None  # noqa: S101  the problems were told
-            known = container_class.info.interface_types
-            asked = conf.host.get("iftype")
-            defaults = {
-                # What is wrong with the host's is not the container's fault.
-                "iftype": str(asked) if host_conf or asked in known else known[0],
-                "netType": "interface" if has_addresses else "none",
-            }
-            return config.engine_conf(conf.container, "container", container_class.info, defaults)
-
-        own: EngineConf | None = None
         if container_class is not None:
+            defaults = _container_defaults(conf, container_class.info, host_conf)
             with problems:
-                own = container_conf(bool(conf.ipam_type))
-        host: HostEngine | None = None
+                container_conf = config.engine_conf(
+                    conf.container, "container", container_class.info, defaults
+                )
         if host_class is not None:
             with problems:
-                host = self._host_engine(host_name, host_class)
+                host = self._engines.get(host_name, host_class)
         if command:
-            _judge(problems, host, host_conf, container_class, own)
+            _judge(problems, host, host_conf, container_class, container_conf)
         problems.settle()
         assert host is not None  # noqa: S101  the problems were told
         assert host_conf is not None  # noqa: S101
         assert container_class is not None  # noqa: S101
+        assert container_conf is not None  # noqa: S101
         return Plan(
             target=target,
             conf=conf,
@@ -191,17 +151,18 @@ class Planner:
             container_conf=container_conf,
         )
 
-    def _host_engine(self, name: str, kind: type[HostEngine]) -> HostEngine:
-        with self._guard:
-            engine = self._host_engines.get(name)
-            if engine is None:
-                context = EngineContext(
-                    settings=self._shared.settings.of_engine(kind.info.name, kind.info.settings),
-                    lock=lambda key: self._shared.locks.hold(f"engine {kind.info.name} {key}"),
-                    directory=self._places.at,
-                )
-                engine = self._host_engines[name] = registry.make(kind, context)
-            return engine
+
+def _container_defaults(
+    conf: NetConf, info: EngineInfo, host_conf: EngineConf | None
+) -> dict[str, str]:
+    """Return what the container's part has where the network does not say it."""
+    asked, known = conf.host.get("iftype"), info.interface_types
+    return {
+        # What is wrong with the host's is not the container's fault.
+        "iftype": str(asked) if host_conf or asked in known else known[0],
+        # No IPAM plugin succeeds without an address.
+        "netType": "interface" if conf.ipam_type else "none",
+    }
 
 
 def _judge(

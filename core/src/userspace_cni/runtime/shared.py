@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager
 
 from attrs import field, frozen
 
+from userspace_cni import netns
 from userspace_cni.cni.errors import CniError, Code, internal_error
+from userspace_cni.cni.request import Request
 from userspace_cni.config.settings import Settings
 from userspace_cni.handover import ContainerDirectory
 from userspace_cni.locks import Locks
@@ -75,6 +77,12 @@ class Shared:
                     work()
             except (Exception, SystemExit) as error:  # noqa: BLE001  an engine's; go on
                 failures.append(cni_error(error))
+
+
+def require_foreign(request: Request) -> None:
+    """Raise a CNI error for the plugin's own network namespace, unless the caller allows it."""
+    if not request.caller.netns_override:
+        netns.require_foreign(request.target.netns)
 
 
 def joined(failures: list[CniError]) -> CniError:
