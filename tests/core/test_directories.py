@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from userspace_cni import directories
+from userspace_cni import files
 from userspace_cni.handover import ContainerDirectory
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ def _mode(path: Path) -> int:
 @pytest.mark.usefixtures("umask")
 def test_every_level_has_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "a/b/c"
-    directories.make(path)
+    files.make(path)
     assert [_mode(path), _mode(path.parent), _mode(path.parents[1])] == [0o750, 0o755, 0o755]
     path.chmod(0o700)
-    directories.make(path)
+    files.make(path)
     assert _mode(path) == 0o700
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError):
-        directories.make(tmp_path / "file")
+        files.make(tmp_path / "file")
     with pytest.raises(NotADirectoryError):
-        directories.make(tmp_path / "file/below")
+        files.make(tmp_path / "file/below")
 
 
 @pytest.mark.usefixtures("umask")

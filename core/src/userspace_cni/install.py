@@ -6,22 +6,19 @@ a static program that passes requests to the daemon; the node's settings are wri
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import struct
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 from attrs import frozen
 
-from userspace_cni import directories
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.config.settings import Settings
+from userspace_cni.files import locked, make, replace
 
 #: The daemon's systemd unit.
 UNIT = "userspace-cni.service"
@@ -132,8 +129,8 @@ def make_queue(settings: Settings) -> None:
         OSError: if it cannot be created.
 
     """
-    directories.make(settings.state_dir)
-    directories.make(settings.queue, 0o700)
+    make(settings.state_dir)
+    make(settings.queue, 0o700)
 
 
 def find_shim() -> bytes | None:
@@ -200,16 +197,16 @@ def install(
 
     """
     _make(directory)
-    with _locked(directory) as descriptor:
+    with locked(directory) as descriptor:
         for entry in os.listdir(descriptor):
             if entry.startswith(_DRAFT):  # left by an installation that was killed
                 os.unlink(entry, dir_fd=descriptor)
         for name, content in (executables(directory) if files is None else files).items():
             if content is not None:
-                _place(directory, name, content, mode)
+                replace(descriptor, name, content, mode, draft=_DRAFT, durable=True)
             elif os.path.lexists(directory / name):
                 os.unlink(directory / name)
-            os.fsync(descriptor)
+                os.fsync(descriptor)
     return directory / NAME
 
 
@@ -238,27 +235,3 @@ def compare(directory: Path, files: Mapping[str, bytes | None]) -> list[Differen
         if found != expected:
             differences.append(Difference(path, expected, found))
     return differences
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[int]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _place(directory: Path, name: str, content: bytes, mode: int) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=_DRAFT, dir=directory)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        os.replace(temporary, directory / name)
-    except BaseException:
-        os.unlink(temporary)
-        raise

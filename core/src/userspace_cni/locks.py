@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from userspace_cni import deadline, directories
+from userspace_cni import deadline, files
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.log import logger
 
@@ -136,7 +136,7 @@ class Locks:
             try:
                 return _locked(path, os.O_CREAT)
             except FileNotFoundError:
-                directories.make(self._directory)
+                files.make(self._directory)
                 return _locked(path, os.O_CREAT)
         except OSError as error:
             raise CniError(

@@ -15,7 +15,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from userspace_cni import deadline, directories, frames
+from userspace_cni import deadline, files, frames
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.frames import BadFrame
 from userspace_cni.log import logger
@@ -52,7 +52,7 @@ class Queue:
 
         """
         try:
-            directories.make(self._directory, 0o700)
+            files.make(self._directory, 0o700)
         except OSError as error:
             raise CniError(
                 Code.IO_FAILURE,

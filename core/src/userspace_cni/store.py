@@ -10,7 +10,6 @@ created.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -24,7 +23,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from attrs import asdict, field, fields, frozen
 
-from userspace_cni import directories
+from userspace_cni import files
 from userspace_cni.api import CustomPort, HostPort, Kernel, Memif, Port, VhostUser, attachment_id
 from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CniError, Code
@@ -353,7 +352,7 @@ class Store:
         if self._connection is None:
             if not make and not self.path.exists():
                 return None
-            directories.make(self.path.parent)
+            files.make(self.path.parent)
             _make_private(self.path)
             connection = sqlite3.connect(
                 self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
@@ -396,7 +395,7 @@ class Store:
     def _put_aside(self, because: Exception) -> None:
         """Rename the damaged file, unless another process has done so already."""
         self.close()
-        with _locked(self.path.parent):
+        with files.locked(self.path.parent):
             if self._file != _identity(self.path):
                 return
             aside = f"{self.path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{self._file[1]}"
@@ -444,16 +443,6 @@ class Store:
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
     # The lowest byte is the primary result code.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _record(row: tuple[Any, ...]) -> Record:

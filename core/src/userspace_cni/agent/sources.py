@@ -12,9 +12,9 @@ from attrs import define, field, frozen
 
 from userspace_cni.agent import downward_api
 from userspace_cni.cni.errors import CniError
+from userspace_cni.files import read_bytes, read_object
 from userspace_cni.handover import Document, load
 from userspace_cni.handover.document import REMEDY
-from userspace_cni.handover.reading import read_bytes, read_object
 
 DIRECTORY_VARIABLE = "USERSPACE_CNI_DIRECTORY"
 DIRECTORY = "/var/run/userspace-cni"

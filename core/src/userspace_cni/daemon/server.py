@@ -22,7 +22,7 @@ from threading import BoundedSemaphore
 
 from attrs import define, field
 
-from userspace_cni import directories, frames
+from userspace_cni import files, frames
 from userspace_cni.cni.answer import failure
 from userspace_cni.cni.errors import CniError, Code, internal_error
 from userspace_cni.daemon.pool import Job, Pool
@@ -58,7 +58,7 @@ def sole(path: Path) -> Iterator[None]:
     """
     lock = path.with_name(f"{path.name}.lock")
     try:
-        directories.make(path.parent)
+        files.make(path.parent)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise CniError(Code.IO_FAILURE, f"{lock} cannot be made", error.strerror or "") from error

@@ -13,11 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from userspace_cni import directories
+from userspace_cni import files
 from userspace_cni.api import CustomPort, Handoff, Memif, Port, VhostUser
 from userspace_cni.cni.errors import CniError, Code, InvalidConfig
-from userspace_cni.handover.reading import read_object
-from userspace_cni.handover.writing import replace
 
 VERSION = "1.1.0"
 #: The key in ``runtimeConfig``, in lower case.
@@ -96,7 +94,7 @@ def write(path: str, info: Mapping[str, Any]) -> dict[str, Any] | None:
 
     """
     with _reported(path):
-        directories.make(os.path.dirname(path), 0o755)
+        files.make(os.path.dirname(path), 0o755)
         with _opened(path) as (directory, name):
             before = _read(directory, name)
             _write(directory, name, _merged(before or {}, info))
@@ -140,12 +138,12 @@ def _merged(before: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any
 
 
 def _write(directory: int, name: str, content: Mapping[str, Any]) -> None:
-    replace(directory, name, json.dumps(content).encode(), 0o644)
+    files.replace(directory, name, json.dumps(content).encode(), 0o644)
 
 
 def _read(directory: int, name: str) -> dict[str, Any] | None:
     try:
-        return read_object(name, directory)
+        return files.read_object(name, directory)
     except (OSError, ValueError):
         return None
 

@@ -17,14 +17,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from userspace_cni import directories
+from userspace_cni import files
 from userspace_cni.api import SharedDirectory, attachment_id
 from userspace_cni.cni.errors import CheckFailed, CniError, Code, InvalidConfig
 from userspace_cni.cni.request import is_ifname, is_name
 from userspace_cni.handover import legacy, mounts, sockets
-from userspace_cni.handover.reading import read_object
 from userspace_cni.handover.removing import remove_tree
-from userspace_cni.handover.writing import replace
 from userspace_cni.log import logger
 
 _SUFFIX = ".json"
@@ -90,7 +88,7 @@ class ContainerDirectory(SharedDirectory):
         uid, gid = _user(user), _group(group)
         with self._reported("use" if self._is_volume else "make"):
             if not self._is_volume:
-                directories.make(self._base)
+                files.make(self._base)
                 with self._opened_base() as base, suppress(FileExistsError):
                     os.mkdir(self._name, 0o750, dir_fd=base)
             with self._opened() as directory:
@@ -329,7 +327,7 @@ class ContainerDirectory(SharedDirectory):
             return
         with self._reported("open"), self._opened() as directory:
             try:
-                directories.make(self._views)
+                files.make(self._views)
                 mounts.provide(directory, self._view)
             except OSError as error:
                 raise CniError(
@@ -455,14 +453,14 @@ def _socket_of(document: Mapping[str, Any]) -> str | None:
 def _read(directory: int, name: str) -> dict[str, Any] | None:
     """Return the JSON object in the file *name*, or None."""
     try:
-        return read_object(name, directory, limit=_DOCUMENT_MAX)
+        return files.read_object(name, directory, limit=_DOCUMENT_MAX)
     except (OSError, ValueError):
         return None
 
 
 def _write(directory: int, name: str, document: Mapping[str, Any]) -> None:
     content = json.dumps(document, indent=1).encode()
-    replace(directory, name, content, 0o640, os.fstat(directory).st_gid)
+    files.replace(directory, name, content, 0o640, group=os.fstat(directory).st_gid)
 
 
 @contextmanager

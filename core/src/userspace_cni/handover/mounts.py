@@ -14,7 +14,7 @@ import struct
 from contextlib import suppress
 from functools import cache
 
-from userspace_cni import directories
+from userspace_cni import files
 
 # asm-generic/unistd.h; the numbers of newer system calls are the same everywhere.
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
@@ -36,7 +36,7 @@ def provide(directory: int, path: str) -> None:
     if shows(directory, path):
         return
     remove(path)  # the mount of an earlier directory with the same name
-    directories.make(path, 0o700)
+    files.make(path, 0o700)
     tree = _call(_OPEN_TREE, directory, b"", _AT_EMPTY_PATH | _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC)
     try:
         # struct mount_attr: attributes to set, attributes to clear, propagation, user namespace.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from time import monotonic
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -48,4 +47,4 @@ def _clear(directory: int, top: int) -> None:
         if not is_directory:
             os.unlink(name, dir_fd=directory)
         elif directory != top:
-            os.rename(name, secrets.token_hex(16), src_dir_fd=directory, dst_dir_fd=top)
+            os.rename(name, os.urandom(16).hex(), src_dir_fd=directory, dst_dir_fd=top)
