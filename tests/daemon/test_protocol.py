@@ -45,7 +45,7 @@ BAD = {
     "a huge configuration": (_head(0, (16 << 20) + 1), 6, "standard input"),
     "the largest numbers": (_head(2**32 - 1, 2**32 - 1), 6, "environment"),
     "half an environment": (_head(100, 0) + b"CNI_COMMAND=ADD\0", 6, "ends early"),
-    "a variable without end": (_head(15, 0) + b"CNI_COMMAND=ADD", 6, "no end"),
+    "a variable without end": (_head(15, 0) + b"CNI_COMMAND=ADD", 6, "not terminated"),
     "half a configuration": (_head(16, 100) + b"CNI_COMMAND=ADD\0{", 6, "ends early"),
     "no command": (_head(0, 2) + b"{}", 4, "CNI_COMMAND"),
 }
@@ -73,7 +73,7 @@ def test_a_client_that_says_nothing_more_does_not_hold_a_worker(lab: ExampleLab)
         for end in slow:
             outcome = answered(end)
             assert outcome.code == 6
-            assert "stopped half way" in outcome.text
+            assert "still incomplete after" in outcome.text
 
 
 def test_a_client_that_leaves_at_once_harms_nobody(lab: ExampleLab) -> None:
@@ -157,7 +157,7 @@ def test_of_a_variable_that_comes_twice_the_first_counts_as_in_python() -> None:
     request = _head(len(environment), 0) + environment
     environ, _ = frames.load_request(request)
     assert environ == {"A": "1", os.fsdecode(b"\xff"): os.fsdecode(b"\xfe")}
-    with pytest.raises(BadFrame, match="1 bytes follow"):
+    with pytest.raises(BadFrame, match="1 extra bytes follow"):
         frames.load_request(request + b"x")
 
 

@@ -1,6 +1,6 @@
-"""The frames of the shim, version 1: to and from the daemon, and in the queue. See docs/daemon.md.
+"""Frames of the shim's protocol, version 1, used on the socket and in the queue.
 
-Pure functions: bytes in, bytes out.
+All functions are pure. docs/daemon.md describes the format.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ STDIN_MAX = 16 << 20  # bytes
 _PREFIX = struct.Struct(">4sI")
 _LENGTHS = struct.Struct(">II")
 _ANSWER = struct.Struct(">4sIIII")
-#: The longest request there is.
+#: Size of the longest request in bytes.
 REQUEST_MAX = _PREFIX.size + _LENGTHS.size + ENVIRONMENT_MAX + STDIN_MAX
 
-#: Returns exactly so many bytes, or raises :class:`BadFrame`.
+#: Returns exactly the given number of bytes, or raises :class:`BadFrame`.
 Reader = Callable[[int], bytes]
 
 
 class BadFrame(CniError):
-    """What came is no request of this protocol."""
+    """The received data is not a request of this protocol."""
 
     def __init__(self, problem: str, code: Code = Code.DECODING_FAILURE) -> None:
         super().__init__(code, f"the daemon cannot read this request: {problem}")
 
 
 class Reply(NamedTuple):
-    """What the daemon answers: the end of a process."""
+    """The daemon's answer: exit status, standard output and standard error."""
 
     status: int
     out: bytes
@@ -44,10 +44,10 @@ class Reply(NamedTuple):
 
 
 def read_request(read: Reader) -> tuple[dict[str, str], bytes]:
-    """Return the environment and the standard input that *read* brings.
+    """Return the environment and the standard input of the request that *read* supplies.
 
     Raises:
-        BadFrame: for a frame that is too long, another version's, or none at all.
+        BadFrame: if the frame is too long, malformed, or of another version.
 
     """
     magic, version = _PREFIX.unpack(read(_PREFIX.size))
@@ -55,7 +55,7 @@ def read_request(read: Reader) -> tuple[dict[str, str], bytes]:
         raise BadFrame(f"it begins with {magic!r}, expected {MAGIC!r}")
     if version != VERSION:
         raise BadFrame(
-            f"protocol version {version}, this daemon speaks {VERSION}; install the shim again",
+            f"protocol version {version}, but this daemon supports {VERSION}; reinstall the shim",
             Code.INCOMPATIBLE_VERSION,
         )
     environment, stdin = _LENGTHS.unpack(read(_LENGTHS.size))
@@ -64,12 +64,17 @@ def read_request(read: Reader) -> tuple[dict[str, str], bytes]:
         ("standard input", stdin, STDIN_MAX),
     ):
         if length > limit:
-            raise BadFrame(f"{length} bytes of {what}, at most {limit} are served")
+            raise BadFrame(f"{length} bytes of {what}, at most {limit} are accepted")
     return _environ(read(environment)), read(stdin)
 
 
 def load_request(frame: bytes) -> tuple[dict[str, str], bytes]:
-    """Return the environment and the standard input of a whole *frame*; raises BadFrame."""
+    """Return the environment and the standard input in a complete *frame*.
+
+    Raises:
+        BadFrame: the errors of :func:`read_request`, or the frame is too short or too long.
+
+    """
     position = 0
 
     def read(length: int) -> bytes:
@@ -81,12 +86,12 @@ def load_request(frame: bytes) -> tuple[dict[str, str], bytes]:
 
     request = read_request(read)
     if position != len(frame):
-        raise BadFrame(f"{len(frame) - position} bytes follow it")
+        raise BadFrame(f"{len(frame) - position} extra bytes follow it")
     return request
 
 
 def network_of(stdin: bytes) -> str:
-    """Return the name of the network that a request's standard input is about, if it has one."""
+    """Return the network's name from a request's standard input; empty if there is none."""
     try:
         name = json.loads(stdin)["name"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -95,7 +100,7 @@ def network_of(stdin: bytes) -> str:
 
 
 def dump_request(environ: Mapping[str, str], stdin: bytes) -> bytes:
-    """Return the frame of a request."""
+    """Encode a request."""
     environment = b"".join(
         os.fsencode(name) + b"=" + os.fsencode(value) + b"\0" for name, value in environ.items()
     )
@@ -108,16 +113,16 @@ def dump_request(environ: Mapping[str, str], stdin: bytes) -> bytes:
 
 
 def dump_reply(reply: Reply) -> bytes:
-    """Return the frame of an answer."""
+    """Encode an answer."""
     lengths = len(reply.out), len(reply.err)
     return _ANSWER.pack(MAGIC, VERSION, reply.status, *lengths) + reply.out + reply.err
 
 
 def load_reply(frame: bytes) -> Reply:
-    """Return the answer that *frame* holds.
+    """Decode an answer.
 
     Raises:
-        ValueError: it is not one whole answer of this version.
+        ValueError: if *frame* is not exactly one answer of this version.
 
     """
     if len(frame) < _ANSWER.size:
@@ -125,14 +130,14 @@ def load_reply(frame: bytes) -> Reply:
     magic, version, status, out, err = _ANSWER.unpack_from(frame)
     body = frame[_ANSWER.size :]
     if (magic, version, out + err) != (MAGIC, VERSION, len(body)):
-        raise ValueError(f"no answer of version {VERSION}: {frame[: _ANSWER.size]!r}")
+        raise ValueError(f"not an answer of version {VERSION}: {frame[: _ANSWER.size]!r}")
     return Reply(status, body[:out], body[out:])
 
 
 def _environ(text: bytes) -> dict[str, str]:
-    """Read the variables as Python reads its own: of a name that comes twice, the first."""
+    """Decode the environment; if a name occurs twice, the first one counts, as in Python."""
     if text and not text.endswith(b"\0"):
-        raise BadFrame("the last variable of its environment has no end")
+        raise BadFrame("the last variable of its environment is not terminated")
     environ: dict[str, str] = {}
     for pair in text.split(b"\0"):
         name, equals, value = pair.partition(b"=")

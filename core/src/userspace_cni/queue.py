@@ -1,7 +1,7 @@
-"""The queue of DELs that came while no daemon answered: files that the shim has written.
+"""Queue of DELs that the shim wrote to files because no daemon answered.
 
-A runtime gets success for a DEL that is in here: it is carried out before any later ADD of the same
-attachment, whoever serves that.
+The runtime has received success for a queued DEL. It is executed before any later ADD of the same
+attachment, by the daemon or by the one-process plugin.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from userspace_cni.cni.answer import Answer
 
-_PAUSE = 0.02  # seconds; flock(2) has no timeout of its own
+_PAUSE = 0.02  # seconds between attempts, because flock(2) has no timeout
 
 
 class Queue:
-    """The files ``*.del`` of a directory, in the order of their names."""
+    """The files ``*.del`` in a directory, in the order of their names."""
 
     def __init__(
         self,
@@ -39,16 +39,23 @@ class Queue:
         answer: Callable[[Mapping[str, str], bytes, StringIO], Answer],
         replayed: Callable[[str], None],
     ) -> None:
-        """Let *answer* carry out what is in *directory*, and *replayed* note each outcome."""
+        """Use the queue in *directory*.
+
+        Args:
+            directory: the queue's directory.
+            answer: executes a request, given its environment, standard input and standard error.
+            replayed: called with the outcome of each DEL, see :meth:`.Observer.replayed`.
+
+        """
         self._directory = directory
         self._answer = answer
         self._replayed = replayed
 
     def make(self) -> None:
-        """Make the directory where the shim may write.
+        """Create the directory.
 
         Raises:
-            CniError: 5 when it cannot be made.
+            CniError: 5 if it cannot be created.
 
         """
         try:
@@ -56,15 +63,16 @@ class Queue:
         except OSError as error:
             raise CniError(
                 Code.IO_FAILURE,
-                f"the queue {self._directory} cannot be made",
+                f"the queue {self._directory} cannot be created",
                 error.strerror or "",
             ) from error
 
     def replay(self, stop: Event) -> None:
-        """Carry out every file, and remove it; until *stop* is set.
+        """Execute and remove every queued DEL, until *stop* is set.
 
-        One that must be tried again later (code 11) stays, and so do those behind it of the same
-        network, which would wait for the same plugin. One that is no DEL is renamed to ``*.bad``.
+        A DEL that must be retried later (code 11) stays in the queue, together with later ones of
+        the same network, which would wait for the same plugin. A file that is not a DEL is renamed
+        to ``*.bad``.
         """
         put_off: set[str] = set()
         for path in self._files():
@@ -73,18 +81,22 @@ class Queue:
             self._replay(path, None, put_off)
 
     def replay_before(self, add: Mapping[str, str]) -> None:
-        """Carry out what is queued of the attachment that the environment of an *add* names.
+        """Execute the queued DELs of an attachment before its ADD.
+
+        Args:
+            add: the environment of the ADD.
 
         Raises:
-            CniError: 11 when it must be tried again later; else it would hit what is added.
+            CniError: 11 if a DEL must be retried later; otherwise it would remove the new
+                attachment.
 
         """
         for path in self._files():
             if self._replay(path, _attachment(add), set()) == "later":
                 raise CniError(
                     Code.TRY_AGAIN_LATER,
-                    f"an earlier DEL of this attachment is still to be carried out: {path}",
-                    "see the messages about it",
+                    f"an earlier DEL of this attachment has not been executed yet: {path}",
+                    "see the log messages about it",
                 )
 
     def _files(self) -> list[Path]:
@@ -101,18 +113,22 @@ class Queue:
             return []
 
     def _replay(self, path: Path, only: tuple[str, ...] | None, put_off: set[str]) -> str:
-        """Carry out the DEL at *path*, if it is of the attachment *only*; return the outcome.
+        """Execute the DEL at *path* and return the outcome; empty if it is skipped.
 
-        Not if its network is one of those *put_off*, which it may become.
+        Args:
+            path: the file.
+            only: skip DELs of other attachments than this one.
+            put_off: skip DELs of these networks; a network is added if its DEL must be retried.
+
         """
         try:
             if stat.S_ISREG(path.lstat().st_mode):
                 with path.open("rb") as file:
                     outcome = self._carry_out(path, file, only, put_off)
             else:
-                outcome = _put_aside(path, "it is no file")
+                outcome = _put_aside(path, "it is not a regular file")
         except FileNotFoundError:
-            return ""  # done by another
+            return ""  # executed by another thread or process
         except OSError as error:
             logger.error("queued DEL %s: %s", path, error)
             outcome = "later"
@@ -130,7 +146,7 @@ class Queue:
         network = frames.network_of(stdin)
         if only not in (None, _attachment(environ)) or network in put_off:
             return ""
-        # Threads, and processes, that come to it at once: it is the first one's.
+        # Only one of several threads and processes may execute the DEL.
         if not _locked(file):
             return "later"
         if not os.fstat(file.fileno()).st_nlink:
@@ -149,7 +165,7 @@ class Queue:
 
 
 def _locked(file: BinaryIO) -> bool:
-    """Lock *file*; tell whether that was possible before the deadline of the request."""
+    """Lock *file*; return False if that was not possible before the request's deadline."""
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,18 +178,18 @@ def _locked(file: BinaryIO) -> bool:
 
 
 def _attachment(environ: Mapping[str, str]) -> tuple[str, ...]:
-    # Without the network: a container has one interface of a name.
+    # The network is not needed, because an interface name is unique in a container.
     return tuple(environ.get(name, "") for name in ("CNI_CONTAINERID", "CNI_IFNAME"))
 
 
 def _put_aside(path: Path, problem: str) -> str:
-    logger.error("%s is no queued DEL: %s", path, problem)
+    logger.error("%s is not a queued DEL: %s", path, problem)
     path.rename(path.with_suffix(".bad"))
     return "bad"
 
 
 def _deletion(file: BinaryIO) -> tuple[dict[str, str], bytes]:
-    """Return the environment and the standard input of the queued DEL; raises BadFrame."""
+    """Return the environment and the standard input of a queued DEL; raise BadFrame."""
     environ, stdin = frames.load_request(file.read(frames.REQUEST_MAX + 1))
     if environ.get("CNI_COMMAND") != "DEL":
         raise BadFrame(f"its CNI_COMMAND is {environ.get('CNI_COMMAND')!r}")

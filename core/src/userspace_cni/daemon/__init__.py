@@ -1,1 +1,1 @@
-"""The daemon: the runtime in one long-lived process, called by the shim over a unix socket."""
+"""The daemon: the runtime in a long-lived process, called by the shim through a Unix socket."""

@@ -1,4 +1,4 @@
-"""Health and metrics over HTTP: /healthz, /readyz, /metrics."""
+"""HTTP endpoints for health and metrics: /healthz, /readyz, /metrics."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from userspace_cni.daemon.metrics import Metrics
 
 
-#: At once. Each has a thread and a descriptor, which requests of the runtime need too.
+#: Maximum number of open connections. Each needs a thread and a descriptor, as CNI requests do.
 _CONNECTIONS = 16
 
 
 class _Server(ThreadingHTTPServer):
-    """Ends the oldest connection for a new one where there are too many."""
+    """Closes the oldest connection when there are too many."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -38,7 +38,7 @@ class _Server(ThreadingHTTPServer):
         with self._guard:
             self._open.append(request)
             if len(self._open) > _CONNECTIONS:
-                with suppress(OSError):  # its client has gone
+                with suppress(OSError):  # the client may have disconnected
                     self._open.pop(0).shutdown(socket.SHUT_RDWR)
         super().process_request(request, client_address)
 
@@ -55,17 +55,20 @@ class _Server(ThreadingHTTPServer):
 def serving(
     endpoint: str, readiness: Callable[[], tuple[bool, dict[str, Any]]], figures: Metrics
 ) -> Iterator[None]:
-    """Serve at ``ADDRESS:PORT`` while the body runs.
+    """Serve HTTP while the body runs.
 
-    *readiness* returns whether the daemon is ready, and what there is to say of that.
+    Args:
+        endpoint: ``ADDRESS:PORT``.
+        readiness: returns whether the daemon is ready, and a JSON object with details.
+        figures: the metrics.
 
     Raises:
-        CniError: 5 when the endpoint cannot be had.
+        CniError: 5 if the address cannot be bound.
 
     """
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = 10  # seconds, for a client that says nothing
+        timeout = 10  # seconds, for a client that sends nothing
 
         def do_GET(self) -> None:
             match self.path:

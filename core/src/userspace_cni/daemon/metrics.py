@@ -1,4 +1,4 @@
-"""What the daemon tells Prometheus. Imported only where metrics are served."""
+"""Prometheus metrics of the daemon. This module is imported only if metrics are served."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 3
 
 
 class Metrics(Observer):
-    """Counts, in a registry of its own."""
+    """Collects metrics in a private registry."""
 
     def __init__(self) -> None:
-        """Count from zero."""
+        """Create all metrics with the value 0."""
         self._registry = prometheus.CollectorRegistry()
-        #: Of each thread: the seconds of the steps inside of the present one, such as the wait for
-        #: IPAM while the host's engine works. They count once.
+        #: Per thread: seconds of the steps nested in the current one, such as the wait for IPAM in
+        #: the host engine. They are not counted twice.
         self._local = threading.local()
         prometheus.ProcessCollector(registry=self._registry)
         self._requests = prometheus.Counter(
@@ -71,15 +71,15 @@ class Metrics(Observer):
         self._registry.register(_Build())
 
     def count_attachments(self, store: Store) -> None:
-        """Also tell how many attachments *store* has."""
+        """Add the number of attachments in *store* to the metrics."""
         self._registry.register(_Attachments(store))
 
     def tell_dataplanes(self, states: Callable[[], Mapping[str, str]]) -> None:
-        """Also tell which engines' switches are ``up``, as *states* has them by engine."""
+        """Add the state of each engine's switches to the metrics, read from *states*."""
         self._registry.register(_Dataplanes(states))
 
     def text(self) -> bytes:
-        """Return all of it in Prometheus' text format."""
+        """Return all metrics in the Prometheus text format."""
         return prometheus.generate_latest(self._registry)
 
     def phase(self, name: str) -> AbstractContextManager[object]:
@@ -101,7 +101,7 @@ class Metrics(Observer):
 
 
 class _Timed:
-    """Surrounds a step; a class, because a generator takes several times as long."""
+    """Times a step; a class, because a generator-based context manager is several times slower."""
 
     __slots__ = ("_around", "_histogram", "_local", "_start")
 
@@ -121,7 +121,7 @@ class _Timed:
 
 
 class _Build(Collector):
-    """Tells what runs: versions are labels, the value is 1."""
+    """Collects the versions of the daemon and the engines as labels, with the value 1."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         labels = {"version": version("userspace-cni"), "python": platform.python_version()}
@@ -141,7 +141,7 @@ class _Build(Collector):
 
 
 class _Dataplanes(Collector):
-    """Asks what is known of the switches when it is asked itself."""
+    """Collects the state of the switches when metrics are read."""
 
     def __init__(self, states: Callable[[], Mapping[str, str]]) -> None:
         self._states = states
@@ -158,7 +158,7 @@ class _Dataplanes(Collector):
 
 
 class _Attachments(Collector):
-    """Counts the attachments of the store when it is asked."""
+    """Counts the attachments in the store when metrics are read."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -171,7 +171,7 @@ class _Attachments(Collector):
         )
         try:
             outlines = self._store.outlines()
-        except Exception as error:  # noqa: BLE001  the other figures are needed all the more
+        except Exception as error:  # noqa: BLE001  the other metrics must still be served
             logger.warning("cannot count attachments: %s", error)
             outlines = []
         numbers = Counter((line.network, line.engine, line.state) for line in outlines)

@@ -1,4 +1,4 @@
-"""The networks that the node is configured with, as far as files tell: CNI's own directory."""
+"""Networks configured in the CNI configuration directory of the node."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _SUFFIXES = (".conf", ".conflist", ".json")
 
 
 class Networks:
-    """The configurations in a directory, each read when it has changed."""
+    """The network configurations in a directory; a file is read again only if it has changed."""
 
     def __init__(self, directory: Path) -> None:
-        """Look into *directory*, which need not exist."""
+        """Read files from *directory*, which need not exist."""
         self._directory = directory
         self._read: dict[tuple[Path, int, int], list[dict[str, Any]]] = {}
 
     def hosts(self) -> list[dict[str, Any]]:
-        """Return the ``host`` part of each network of ours."""
+        """Return the ``host`` part of each network that uses this plugin."""
         present = {}
         for path in self._files():
             with suppress(OSError):
@@ -44,7 +44,7 @@ def _hosts(path: Path) -> Iterator[dict[str, Any]]:
     try:
         network = json.loads(path.read_text())
     except (ValueError, RecursionError):
-        return  # the runtime tells of it
+        return  # the container runtime reports it
     if not isinstance(network, dict):
         return
     plugins = network.get("plugins", [network])

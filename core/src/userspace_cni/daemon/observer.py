@@ -1,4 +1,4 @@
-"""What the daemon tells about its work, to whoever measures or traces it."""
+"""Observers of the daemon's work, for metrics and tracing."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from typing import NamedTuple
 
 
 class Served(NamedTuple):
-    """A request that has been answered. What it did not tell is empty."""
+    """An answered request. Fields that the request did not contain are empty."""
 
-    #: The CNI_COMMAND, ``other`` where there is none of that name.
+    #: The CNI_COMMAND, or ``other`` if it is unknown.
     command: str
     network: str
     container_id: str
     ifname: str
     #: The host engine's name.
     engine: str
-    #: That of the CNI error, 0 for success.
+    #: Code of the CNI error, 0 for success.
     code: int
     seconds: float
 
 
 class Observer:
-    """Is told, and forgets."""
+    """Base class whose methods ignore every notification."""
 
     def serving(self, environ: Mapping[str, str]) -> AbstractContextManager[Mapping[str, str]]:
-        """Surround a request, :meth:`request` included; give the environment to serve it with."""
+        """Wrap a request, including :meth:`request`; yield the environment to serve it with."""
         return nullcontext(environ)
 
     def phase(self, name: str) -> AbstractContextManager[object]:
-        """Surround the step *name* of a request, or of work that nobody asked for."""
+        """Wrap the step *name* of a request or of the daemon's own work."""
         return nullcontext(name)
 
     def request(self, served: Served) -> None:
-        """Note a request."""
+        """Record an answered request."""
 
     def reconciled(self, action: str, *, succeeded: bool) -> None:
-        """Note an *action* on one attachment that nobody asked for: ``restore`` or ``remove``."""
+        """Record an *action* of the daemon on an attachment: ``restore`` or ``remove``."""
 
     def replayed(self, outcome: str) -> None:
-        """Note the *outcome* of one queued DEL: ``done``, ``failed``, ``bad`` or ``later``."""
+        """Record the *outcome* of a queued DEL: ``done``, ``failed``, ``bad`` or ``later``."""
 
 
 def together(*others: Observer) -> Observer:
-    """Return what tells all *others*; often there is one, or none."""
+    """Return an observer that notifies all *others*."""
     match others:
         case ():
             return Observer()
@@ -55,10 +55,10 @@ def together(*others: Observer) -> Observer:
 
 
 class _Observers(Observer):
-    """Tells any number of others."""
+    """Notifies any number of other observers."""
 
     def __init__(self, *others: Observer) -> None:
-        """Tell *others*, in this order."""
+        """Notify *others*, in this order."""
         self._others = others
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Threads that serve requests: so many of one network at most, however many of it hang."""
+"""Thread pool with a limit per network, so that one network that hangs cannot use all threads."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from userspace_cni.cni.errors import CniError, Code
 
 @define(eq=False)
 class Job:
-    """Work that may take long."""
+    """A unit of work."""
 
-    #: The network that it is about.
+    #: Name of the network that the work belongs to.
     network: str
-    #: When it is too late to begin, of the monotonic clock.
+    #: Latest time to begin, on the monotonic clock.
     until: float
     run: Callable[[], None]
-    #: Is called instead, with the reason.
+    #: Called with the reason if the job is not run.
     refuse: Callable[[CniError], None]
 
 
 class Pool:
-    """Threads, each begun when there is no idle one. One thread calls all but the work itself.
+    """A pool that starts a thread when none is idle. A single thread must call its methods.
 
-    A network whose plugin hangs takes its own share and no other's: what is more of it waits here,
-    without a thread.
+    Each network has a share of threads. Further jobs of a network wait here without a thread, so a
+    plugin that hangs does not affect other networks.
     """
 
     def __init__(self, share: int) -> None:
-        """Do the work of one network *share* at once."""
+        """Run at most *share* jobs of a network at the same time."""
         self._share = share
         self._guard = Lock()
         self._running: Counter[str] = Counter()
@@ -45,15 +45,15 @@ class Pool:
         self._ending = False
 
     def is_full(self, network: str) -> bool:
-        """Tell whether work of *network* would have to wait."""
+        """Return whether a job of *network* would have to wait."""
         with self._guard:
             return self._running[network] >= self._share
 
     def submit(self, job: Job) -> None:
-        """Do *job*, or let it wait for those of its network.
+        """Run *job*, or let it wait for other jobs of its network.
 
         Raises:
-            RuntimeError: there is no thread to be had; nothing is done.
+            RuntimeError: if no thread can be started; the job is not run.
 
         """
         with self._guard:
@@ -75,7 +75,15 @@ class Pool:
                 raise
 
     def refuse_late(self, now: float) -> float:
-        """Refuse what has waited too long; return when there may be more of it."""
+        """Refuse jobs that have waited too long.
+
+        Args:
+            now: the time of the monotonic clock.
+
+        Returns:
+            When to call this again; infinity if no job is waiting.
+
+        """
         late: list[Job] = []
         with self._guard:
             for network, jobs in tuple(self._waiting.items()):
@@ -92,15 +100,15 @@ class Pool:
             job.refuse(
                 CniError(
                     Code.TRY_AGAIN_LATER,
-                    f"{self._share} requests of network {job.network!r} are being served, as many "
-                    "as may be, and none has ended in time for this one",
-                    "see what they wait for, the IPAM plugin or the switch: the log names it",
+                    f"{self._share} requests of network {job.network!r} are being served, which is "
+                    "the maximum, and none has ended in time for this one",
+                    "see the log for what they wait for: the IPAM plugin or the switch",
                 )
             )
         return next_time
 
     def drain(self) -> None:
-        """Return once all is done, what waits included."""
+        """Wait until all jobs are done, including waiting ones."""
         with self._guard:
             self._ending = True
             for _ in range(self._idle):
@@ -115,7 +123,7 @@ class Pool:
             job = self._next(job.network)
 
     def _next(self, network: str) -> Job | None:
-        """Return what to do after a job of *network*; None for the end."""
+        """Return the next job for a thread that has finished one of *network*; None to end it."""
         with self._guard:
             if jobs := self._waiting.get(network):
                 job = jobs.popleft()

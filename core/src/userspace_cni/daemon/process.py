@@ -1,4 +1,4 @@
-"""The daemon put together: what it starts, in which order, and how it ends."""
+"""The daemon process: start-up and shutdown of its parts in the right order."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from userspace_cni.daemon.metrics import Metrics
     from userspace_cni.daemon.traces import Traces
 
-#: OpenTelemetry's variables that name a collector of traces.
+#: OpenTelemetry's environment variables that configure a trace collector.
 _COLLECTOR = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
-_CLOSE = 5.0  # seconds
+_CLOSE = 5.0  # seconds that engines may take to close
 
 
 def run(settings: Settings) -> None:
-    """Serve the node that *settings* describes until SIGTERM or SIGINT.
+    """Run the daemon until SIGTERM or SIGINT.
 
     Raises:
-        CniError: it cannot be started; another daemon serves the node already.
+        CniError: if it cannot be started, for example because another daemon is running.
 
     """
-    # Threads that have waited for a plugin or the kernel go on soon, not when another has had its
-    # 5 ms; and what is imported is no garbage.
+    # A shorter switch interval than the default of 5 ms lets threads continue soon after waiting
+    # for a plugin or the kernel. Imported modules need not be scanned by the garbage collector.
     sys.setswitchinterval(0.0005)
     gc.freeze()
     dispatch.outlive_engines()
@@ -78,13 +78,13 @@ class _Daemon:
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._end())
-        # Not SIG_IGN, which IPAM plugins would inherit.
+        # Do not use SIG_IGN, because IPAM plugins would inherit it.
         signal.signal(signal.SIGHUP, lambda *_: None)
         for problem in registry.settings_problems(self._settings):
             logger.warning("%s", problem)
         self._service.queue.make()
         self._server.open()
-        # Queued DELs keep nobody waiting: an ADD does first what is queued of its attachment.
+        # Serving need not wait for the queue: an ADD first executes its attachment's queued DELs.
         self._reconciler.start()
         systemd.notify("READY=1")
         logger.info("serving at %s", self._settings.socket)
@@ -103,7 +103,7 @@ class _Daemon:
             systemd.notify("STOPPING=1")
 
     def _replay(self) -> None:
-        # A shim queues a DEL when a daemon is too slow, too.
+        # This runs regularly, because a shim also queues a DEL if the daemon is too slow.
         self._service.queue.replay(self._stop)
         self._replayed = True
 
@@ -140,17 +140,17 @@ def _metrics() -> Metrics:
 
 
 def _traces() -> Traces | None:
-    """Return what makes spans; None where it cannot be had: the daemon is worth more than they."""
+    """Return the tracer, or None if it cannot be set up, which must not stop the daemon."""
     try:
         from userspace_cni.daemon.traces import Traces
 
         return Traces()
     except ImportError as error:
         logger.error(
-            "no traces: a collector is named, and %s is not installed: %s",
+            "no traces: a collector is configured, but %s is not installed; install it with: %s",
             error.name,
             pip_extra("otel"),
         )
-    except Exception:  # noqa: BLE001  the variables that configure it are many
-        logger.exception("no traces")
+    except Exception:  # noqa: BLE001  OpenTelemetry may raise anything for its many variables
+        logger.exception("no traces: OpenTelemetry cannot be set up")
     return None

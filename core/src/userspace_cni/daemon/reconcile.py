@@ -1,8 +1,8 @@
-"""What the daemon does unasked: attachments that a switch has lost are put back, dead ones removed.
+"""Reconciliation: restore attachments that a switch has lost, and remove dead ones.
 
-Nothing is touched that the store does not know, and a request that works on an attachment comes
-first. One attachment that fails never keeps the others from their turn, and one engine that hangs
-none of the other engines: each has two threads of its own.
+Only attachments in the store are touched, and requests take precedence. An attachment that fails
+does not delay others, and an engine that hangs does not delay other engines, because each engine
+has two threads of its own.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from userspace_cni.daemon.watch import State
     from userspace_cni.runtime import Runtime
 
-#: Seconds that the work of engines may take to end, in all.
+#: How long to wait for all threads to end, in seconds.
 _END = 5.0
 
 
 class Reconciler:
-    """Looks after the attachments of a node, from :meth:`start` to :meth:`end`."""
+    """Reconciles the attachments of a node, from :meth:`start` to :meth:`end`."""
 
     def __init__(
         self,
@@ -42,9 +42,15 @@ class Reconciler:
         stop: Event,
         between: Callable[[], None],
     ) -> None:
-        """Look after those of *runtime*, as often as *settings* say, until *stop* is set.
+        """Set up reconciliation.
 
-        *between* is called as often.
+        Args:
+            runtime: restores and removes attachments, and supplies the store.
+            settings: the daemon's settings, including the intervals.
+            observer: notified of each action.
+            stop: ends all threads when it is set.
+            between: also called at the watch interval, in its own thread.
+
         """
         self._runtime = runtime
         self._settings = settings
@@ -56,58 +62,55 @@ class Reconciler:
         self._watches: dict[str, Watch] = {}
         self._threads: list[Thread] = []
         self._guard = Lock()
-        #: Engines of configured networks that cannot be used.
+        #: Names of engines that configured networks use but that cannot be loaded.
         self._unusable: set[str] = set()
         self._news = News()
         self._has_looked = False
 
     @property
     def has_looked(self) -> bool:
-        """Whether it is known which engines there are to look after."""
+        """Whether the engines in use have been determined at least once."""
         return self._has_looked
 
     @property
     def dataplanes(self) -> dict[str, State]:
-        """By the name of each engine with attachments or networks, what is known of its switches.
-
-        ``up`` where all of them answer.
-        """
+        """The state of each engine with attachments or networks: ``up`` if all switches answer."""
         states: dict[str, State] = dict.fromkeys(tuple(self._unusable), "unknown")
         return states | {name: watch.state for name, watch in tuple(self._watches.items())}
 
     def start(self) -> None:
-        """Begin."""
+        """Start the threads."""
         self._run("reconcile", self._look)
         self._run("queue", self._between)
 
     def notice(self, host: Mapping[str, Any]) -> None:
-        """Learn that a port has been made by a ``host`` part; its switch is watched from now on.
+        """Watch the switch of a ``host`` part, to which an ADD has just attached.
 
-        If no thread is to be had, the next look begins to watch it: the ADD has succeeded.
+        Errors are only logged, because the ADD has succeeded; the next round tries again.
         """
         try:
             watch = self._watch(registry.host_engine(host["engine"]).info.name)
             if not watch.knows(host):
                 watch.wake()
-        except Exception:  # noqa: BLE001  see above
+        except Exception:  # noqa: BLE001  see the docstring
             logger.exception("a switch of engine %s cannot be watched yet", host["engine"])
 
     def wake(self) -> None:
-        """Let those who wait see that they are to stop; may be called by a signal."""
+        """Wake all waiting threads; may be called by a signal handler."""
         for watch in tuple(self._watches.values()):
             watch.wake()
 
     def end(self) -> None:
-        """Wait until all has ended, or as long as that may take."""
+        """Wait until all threads have ended, but only for a limited time."""
         self.wake()
         deadline = monotonic() + _END
         for thread in self._threads:
             thread.join(max(deadline - monotonic(), 0.0))
             if thread.is_alive():
-                logger.error("%s hangs, and is left to itself", thread.name)
+                logger.error("%s hangs and is abandoned", thread.name)
 
     def _look(self) -> None:
-        """Find out which engines there are to look after."""
+        """Determine the engines in use, and watch them."""
         configured: dict[str, list[dict[str, Any]]] = {}
         unusable = set()
         for host in self._networks.hosts():
@@ -131,30 +134,31 @@ class Reconciler:
         self._has_looked = True
 
     def _watch(self, engine: str) -> Watch:
-        """Return what watches the switches of *engine*; at first, let it begin."""
+        """Return the watch of *engine*; start it at the first call."""
         with self._guard:
             if engine not in self._watches:
                 shared = self._runtime, self._settings, self._recorded, self._observer
-                # What is there already may have changed while no daemon ran.
+                # Existing attachments may have changed while no daemon was running.
                 watch = Watch(engine, *shared, compare=not self._has_looked)
                 removal = Removal(engine, *shared)
                 self._run(f"removing of engine {engine}", lambda: removal.look(self._stop))
                 self._start(
                     f"watching the switches of engine {engine}", lambda: watch.run(self._stop)
                 )
-                # Last: without its threads, it is tried again. A second Removal does no harm.
+                # Add it last, so that a thread that could not be started is tried again. A second
+                # Removal is harmless.
                 self._watches[engine] = watch
             return self._watches[engine]
 
     def _run(self, name: str, step: Callable[[], None]) -> None:
-        """Do *step* again and again, in a thread of its own."""
+        """Repeat *step* at the watch interval in a new thread."""
 
         def steps() -> None:
             news = News()
             while True:
                 try:
                     step()
-                except (Exception, SystemExit) as error:  # noqa: BLE001  the next time may go better
+                except (Exception, SystemExit) as error:  # noqa: BLE001  try again the next time
                     if news.is_new("", str(error)):
                         logger.exception("%s failed", name)
                 else:
@@ -165,7 +169,7 @@ class Reconciler:
         self._start(name, steps)
 
     def _start(self, name: str, work: Callable[[], None]) -> None:
-        # A thread that hangs does not keep the process from its end.
+        # A daemon thread that hangs does not keep the process from exiting.
         thread = Thread(target=work, name=name, daemon=True)
         thread.start()
         self._threads.append(thread)

@@ -1,4 +1,4 @@
-"""What the store has, and what has been said of it: shared by all that look after attachments."""
+"""Cached view of the store, and suppression of repeated log messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Recorded:
-    """The attachments in the store, which is read only when somebody has written."""
+    """The attachments in the store, which is read only if it has changed; thread-safe."""
 
     def __init__(self, store: Store) -> None:
         """Read *store*."""
@@ -22,7 +22,7 @@ class Recorded:
         self._lines: list[Outline] = []
 
     def all(self) -> list[Outline]:
-        """Return them all, in short."""
+        """Return a summary of every attachment."""
         with self._lock:
             revision = self._store.revision()
             if revision is None or revision != self._revision:
@@ -30,32 +30,32 @@ class Recorded:
                 self._revision = revision
                 for line in self._lines:
                     if line.state == "damaged":
-                        self._store.get(line.id)  # which tells of it, once
+                        self._store.get(line.id)  # logs the damage once
             return self._lines
 
     def of(self, engine: str) -> list[Outline]:
-        """Return those of one host engine."""
+        """Return the attachments of one host engine."""
         return [line for line in self.all() if line.engine == engine]
 
 
 class News:
-    """Tells what is new from what has been said before."""
+    """Remembers the last message about each subject, so that it is not logged again."""
 
     def __init__(self) -> None:
-        """Nothing has been said."""
+        """Begin without any messages."""
         self._said: dict[str, str] = {}
 
     def is_new(self, subject: str, text: str) -> bool:
-        """Tell whether *text* is another than was said of *subject* last."""
+        """Return whether *text* differs from the last message about *subject*; remember it."""
         new = self._said.get(subject) != text
         self._said[subject] = text
         return new
 
     def forget(self, subject: str) -> None:
-        """Let the next text of *subject* be new."""
+        """Forget *subject*, so that its next message is new."""
         self._said.pop(subject, None)
 
     def keep(self, subjects: Iterable[str]) -> None:
-        """Forget all but *subjects*."""
+        """Forget all subjects except *subjects*."""
         for subject in self._said.keys() - set(subjects):
             del self._said[subject]

@@ -1,4 +1,4 @@
-"""Removes attachments that cannot be of use to anybody any more."""
+"""Removal of attachments that are no longer in use."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from userspace_cni.runtime import Runtime
     from userspace_cni.store import Outline, Record
 
-#: For one removal.
+#: Deadline of one removal.
 _PATIENCE = 10.0  # seconds
-_PAUSE_MAX = 300.0  # seconds between attempts to remove what fails again and again
+_PAUSE_MAX = 300.0  # seconds between attempts if a removal keeps failing
 
 
 class Removal:
-    """Removes those of one host engine. One thread calls it."""
+    """Removes unused attachments of one host engine. It is used by a single thread."""
 
     def __init__(
         self,
@@ -35,25 +35,25 @@ class Removal:
         recorded: Recorded,
         observer: Observer,
     ) -> None:
-        """Let *runtime* remove what is *recorded* of *engine*."""
+        """Remove attachments of *engine* that are in *recorded*, through *runtime*."""
         self._engine = engine
         self._runtime = runtime
         self._settings = settings
         self._recorded = recorded
         self._observer = observer
-        #: Since when a namespace is gone.
+        #: Since when an attachment's namespace is gone.
         self._gone: dict[str, float] = {}
-        #: When the removal of an attachment may be tried again, and how long it was waited for.
+        #: When a failed removal may be retried, and the length of the pause before that.
         self._pauses: dict[str, tuple[float, float]] = {}
-        #: Networks whose IPAM plugin did not answer in this look.
+        #: Networks whose IPAM plugin did not answer in this round.
         self._hanging: set[str] = set()
         self._news = News()
 
     def look(self, stop: Event) -> None:
-        """Look once.
+        """Examine all attachments once, until *stop* is set, and remove those that are not in use.
 
-        Removed is what could not be removed before; what an ADD left that died, for its lock is
-        free; what has had no namespace for longer than the grace.
+        These are attachments whose removal failed before, those of an ADD that died (its lock is
+        free), and those whose namespace has been gone for longer than the grace period.
         """
         now = monotonic()
         lines = self._recorded.of(self._engine)
@@ -70,9 +70,9 @@ class Removal:
             gone = self._is_gone(line, now)
             due, _ = self._pauses.get(line.id, (now, 0.0))
             if line.network in self._hanging:
-                continue  # the next would wait for the same plugin
+                continue  # this removal would wait for the same plugin
             if due > now or line.host in silent or line.state == "damaged":
-                continue  # of a damaged record nothing can be taken for granted
+                continue  # a damaged record is not reliable enough to remove anything
             if line.state != "attached":
                 removed = self._remove(line, _has_state(line.state), now)
             elif gone and now - self._gone[line.id] >= self._settings.grace:
@@ -80,7 +80,7 @@ class Removal:
             else:
                 continue
             if not removed and line.state != "attached":
-                silent.add(line.host)  # the next would wait for the same answer
+                silent.add(line.host)  # the next removal would wait for the same switch
 
     def _is_gone(self, line: Outline, now: float) -> bool:
         if not netns.is_gone(line.netns, line.namespace):
@@ -101,7 +101,7 @@ class Removal:
             self._pauses[line.id] = now + pause, pause
             self._observer.reconciled("remove", succeeded=False)
             tell_failure(self._news, "remove", line.id, error)
-            return True  # the switch has answered, this attachment is the matter
+            return True  # the failure concerns this attachment, not the whole switch
         if removed:
             logger.warning("attachment %s is removed: %s", line.id, _reason(line))
             self._observer.reconciled("remove", succeeded=True)
@@ -109,7 +109,7 @@ class Removal:
 
 
 def tell_failure(news: News, action: str, id_: str, error: BaseException) -> None:
-    """Log that *action* has failed on an attachment, unless that is no *news*."""
+    """Log that *action* failed for an attachment, unless the same was logged before."""
     told = error if isinstance(error, CniError) else internal_error(error)
     if news.is_new(id_, str(told)):
         unexpected = None if isinstance(error, CniError) else error
@@ -129,8 +129,8 @@ def _reason(line: Outline) -> str:
         case "attached":
             return f"its network namespace {line.netns} is gone"
         case "adding":
-            return "its ADD has died half way"
+            return "its ADD died before it was complete"
         case "unknown":
-            return "its DEL came while its switch was down"
+            return "its DEL arrived while its switch was down"
         case _:
-            return "it was to be removed before"
+            return "an earlier removal failed"

@@ -1,4 +1,4 @@
-"""The daemon's socket: one request a connection, root's alone, served by a pool of threads."""
+"""Server of the daemon's Unix socket: one request per connection, only from root."""
 
 from __future__ import annotations
 
@@ -29,31 +29,32 @@ from userspace_cni.daemon.pool import Job, Pool
 from userspace_cni.frames import BadFrame, Reply
 from userspace_cni.log import logger
 
-#: A shim writes its request, and reads the answer, at once.
+#: How long a caller may take to send its request or to read the answer.
 _PATIENCE = 5.0  # seconds
 _BACKLOG = 4096
-#: Threads that work at once take the interpreter's lock from each other at every system call, and
-#: serve fewer requests together than two. One more begins when those two take less processor time
-#: than this part of a look: they wait for a plugin, a switch or the kernel.
+#: Requests that are processed at once. More threads would compete for the interpreter's lock at
+#: every system call and serve fewer requests in total. Another request begins only if the running
+#: ones use less processor time than the fraction _BUSY of an interval _LOOK, which means that they
+#: are waiting for a plugin, a switch or the kernel.
 _AT_ONCE = 2
 _BUSY = 0.8
 _LOOK = 0.002  # seconds
 _LOOKS_MAX = 10
-_WAIT_MAX = 3600.0  # seconds; epoll takes no infinity
-_CHUNK = 1 << 16  # bytes; a request as a whole, nearly always
+_WAIT_MAX = 3600.0  # seconds; epoll does not accept infinity
+_CHUNK = 1 << 16  # bytes; nearly always a whole request
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
-#: Given the environment, standard input, what tells whether the caller still waits, and since when
-#: it does, of the monotonic clock.
+#: Serves a request. The arguments are the environment, the standard input, a function that returns
+#: whether the caller still waits, and the time of arrival on the monotonic clock.
 Serve = Callable[[Mapping[str, str], bytes, Callable[[], bool], float], Reply]
 
 
 @contextmanager
 def sole(path: Path) -> Iterator[None]:
-    """Be the only daemon that owns the socket *path*; a lock beside it tells, and by whom.
+    """Hold the lock file beside the socket *path*, which ensures that there is only one daemon.
 
     Raises:
-        CniError: 5 when another lives, or the lock cannot be made.
+        CniError: 5 if another daemon holds the lock, or the file cannot be created.
 
     """
     lock = path.with_name(f"{path.name}.lock")
@@ -81,22 +82,31 @@ def sole(path: Path) -> Iterator[None]:
 
 @define(eq=False)
 class _Caller:
-    """A connection whose request is still to come, as a whole."""
+    """A connection whose request has not been received completely."""
 
     connection: socket.socket
-    #: When it was accepted, of the monotonic clock.
+    #: When it was accepted, on the monotonic clock.
     since: float
     received: bytearray = field(factory=bytearray)
 
 
 class Server:
-    """Listens from :meth:`open` on; :meth:`run` serves until :meth:`stop`.
+    """A server that listens from :meth:`open` on and serves in :meth:`run` until :meth:`stop`.
 
-    One thread accepts and reads: a caller that says nothing costs a descriptor, and keeps nobody.
+    A single thread accepts connections and reads requests, so a silent caller only costs a
+    descriptor and does not delay others.
     """
 
     def __init__(self, path: Path, workers: int, patience: float, serve: Serve) -> None:
-        """Serve *workers* requests of one network at once; others wait *patience* seconds."""
+        """Set up the server.
+
+        Args:
+            path: the socket.
+            workers: how many requests of one network are served at the same time.
+            patience: how many seconds further requests wait before they are refused.
+            serve: serves a request.
+
+        """
         self._path = path
         self._patience = patience
         self._serve = serve
@@ -108,17 +118,19 @@ class Server:
         for end in (self._woken, self._waker):
             end.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        #: Callers that are still to be read, in the order in which they came.
+        #: Callers whose requests are incomplete, in the order of their arrival.
         self._callers: dict[int, _Caller] = {}
         self._ready: deque[Job] = deque()
-        # The other half is for the work: logs, plugins' pipes, switches.
+        # The other half of the descriptors is for logs, plugins' pipes and switches.
         self._callers_max = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 1)
 
     def open(self) -> None:
-        """Listen. What lies at the path is a dead daemon's: see :func:`sole`.
+        """Listen on the socket; replace the socket of a dead daemon.
+
+        The caller holds the lock of :func:`sole`, so an existing socket is not in use.
 
         Raises:
-            CniError: 5 when the socket cannot be made.
+            CniError: 5 if the socket cannot be created.
 
         """
         try:
@@ -134,13 +146,13 @@ class Server:
             ) from error
 
     def stop(self) -> None:
-        """Let :meth:`run` return once what has come is served; may be called by a signal."""
+        """Make :meth:`run` return after pending requests; may be called by a signal handler."""
         self._stopping = True
         with suppress(BlockingIOError):
             self._waker.send(b"x")
 
     def run(self) -> None:
-        """Serve until :meth:`stop`, then finish what runs, and what still waits to be accepted."""
+        """Serve until :meth:`stop`, then finish running requests and those not accepted yet."""
         self._selector.register(self._woken, selectors.EVENT_READ)
         with self._woken_by_signals():
             while not self._stopping:
@@ -163,7 +175,7 @@ class Server:
 
     @contextmanager
     def _woken_by_signals(self) -> Iterator[None]:
-        # One that comes just before the wait would wait for the next connection otherwise.
+        # Otherwise a signal just before the wait would take effect only at the next connection.
         before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         try:
             yield
@@ -171,7 +183,7 @@ class Server:
             signal.set_wakeup_fd(before)
 
     def _go_on(self, *, accepting: bool) -> None:
-        """Do what can be done now, or wait for more."""
+        """Handle pending events, or wait for the next one."""
         if accepting:
             self._listen(wanted=len(self._callers) < self._callers_max)
         now = time.monotonic()
@@ -212,17 +224,17 @@ class Server:
             return True
         self._callers[connection.fileno()] = caller
         self._selector.register(connection, selectors.EVENT_READ)
-        self._read(caller)  # it is there already, often
+        self._read(caller)  # the request has often arrived already
         return True
 
     def _read(self, caller: _Caller) -> None:
-        """Read what is there of a request; it is ready when it is whole."""
+        """Read available data of a request; queue the request if it is complete."""
         try:
             chunk = caller.connection.recv(_CHUNK)
         except BlockingIOError:
             return
         except OSError as error:
-            self._let_go(caller, BadFrame(f"it stopped half way: {error}"))
+            self._let_go(caller, BadFrame(f"it is incomplete: {error}"))
             return
         caller.received += chunk
         try:
@@ -249,18 +261,18 @@ class Server:
         )
 
     def _let_go(self, caller: _Caller, problem: CniError | None = None) -> None:
-        """Stop reading from *caller*; with a *problem*, answer that."""
+        """Stop reading from *caller*; answer with the *problem*, if there is one."""
         self._selector.unregister(caller.connection)
         del self._callers[caller.connection.fileno()]
         if problem is not None:
             _refuse(caller.connection, problem)
 
     def _refuse_slow(self, now: float) -> float:
-        """Refuse callers that have not sent a whole request; return when there may be more."""
+        """Refuse callers that are too slow; return when to call this again."""
         for caller in tuple(self._callers.values()):
             if (until := caller.since + _PATIENCE) > now:
                 return until
-            self._let_go(caller, BadFrame(f"it stopped half way, after {_PATIENCE:g} s"))
+            self._let_go(caller, BadFrame(f"it is still incomplete after {_PATIENCE:g} s"))
         return inf
 
     def _begin(self, job: Job) -> None:
@@ -275,7 +287,7 @@ class Server:
             job.refuse(internal_error(error))
 
     def _turn(self) -> bool:
-        """Wait until one more request can begin; tell whether it has one of the turns."""
+        """Wait until another request may begin; return whether it occupies a turn."""
         for _ in range(_LOOKS_MAX):
             before = time.process_time()
             if self._turns.acquire(timeout=_LOOK):
@@ -294,7 +306,7 @@ class Server:
                 connection.sendall(frames.dump_reply(reply))
         except OSError as error:
             logger.warning("a caller did not take its answer: %s", error)
-        except Exception:  # noqa: BLE001  nobody else would tell of it
+        except Exception:  # noqa: BLE001  it would not be reported otherwise
             logger.exception("internal error")
 
 
@@ -306,7 +318,7 @@ def _in_turn(run: Callable[[], None], turns: BoundedSemaphore) -> None:
 
 
 def _refuse(connection: socket.socket, error: CniError) -> None:
-    """Answer *error*, which any buffer takes at once, and close."""
+    """Answer with *error*, which always fits into the socket's buffer, and close."""
     logger.warning("refused a request: %s", error)
     answer = failure(error)
     with connection, suppress(OSError):
@@ -315,9 +327,9 @@ def _refuse(connection: socket.socket, error: CniError) -> None:
 
 
 def _waits(connection: socket.socket) -> bool:
-    """Tell whether the caller is there: it closes its end when it has the answer, or dies."""
+    """Return whether the caller still waits; it closes the connection when it ends."""
     poll = select.poll()
-    poll.register(connection, 0)  # POLLHUP is told unasked: both directions are closed
+    poll.register(connection, 0)  # POLLHUP is always reported
     return not poll.poll(0)
 
 
@@ -333,11 +345,14 @@ def _require_root(connection: socket.socket) -> None:
 
 
 class _Incomplete(Exception):
-    """More of a request is still to come."""
+    """The request has not been received completely."""
 
 
 def _reader(received: bytearray) -> frames.Reader:
-    """Return what reads a request from its beginning, of which *received* is here."""
+    """Return a function that reads from the beginning of *received*.
+
+    The function raises :class:`_Incomplete` at the end of the data.
+    """
     position = 0
 
     def read(length: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What the daemon does with one request: serve it, log it, count it."""
+"""Handling of one request in the daemon: serve it, log it, report it to the observer."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from userspace_cni.runtime import Runtime
 
 _COMMANDS = frozenset((*request.REQUIRED, "VERSION"))
-#: What a request logs reaches its caller up to here; the shim takes 16 MiB in all.
+#: How much of a request's log its caller receives; the shim accepts 16 MiB in total.
 _ERR_MAX = 1 << 20  # bytes
 _PLAIN = re.compile(r"[^\s\"=\\]+")
 
 
 class Service(Dispatcher):
-    """Serves requests from any number of threads, and tells of them."""
+    """Serves requests from any number of threads, and logs and reports them."""
 
     def __init__(
         self,
@@ -40,9 +40,13 @@ class Service(Dispatcher):
         observer: Observer,
         on_attached: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        """Let *runtime* do the work and tell *observer* of it.
+        """Serve requests.
 
-        *on_attached* is given the ``host`` part of the network that an ADD has attached to.
+        Args:
+            runtime: does the work.
+            observer: notified of each request.
+            on_attached: called with the ``host`` part of the network after each successful ADD.
+
         """
         super().__init__(runtime)
         self._served_by = runtime
@@ -53,9 +57,14 @@ class Service(Dispatcher):
     def reply(
         self, environ: Mapping[str, str], stdin: bytes, wanted: Callable[[], bool], since: float
     ) -> Reply:
-        """Answer the request as the one-process plugin does, its standard error included.
+        """Answer a request as the one-process plugin does, including its standard error.
 
-        Its time began at *since*, of the monotonic clock.
+        Args:
+            environ: the caller's environment.
+            stdin: the caller's standard input.
+            wanted: returns whether the caller is still waiting.
+            since: when the request arrived, on the monotonic clock.
+
         """
         stderr = StringIO()
         with deadline.within(self._served_by.settings.budget, since):
@@ -96,7 +105,7 @@ class Service(Dispatcher):
             network=request.target.network if request else "",
             container_id=environ.get("CNI_CONTAINERID", ""),
             ifname=environ.get("CNI_IFNAME", ""),
-            # If there is one of that name.
+            # Only a loaded engine's name, so that a request cannot create arbitrary metric labels.
             engine=engine if engine in self._served_by.engines else "",
             code=answer.code,
             seconds=seconds,

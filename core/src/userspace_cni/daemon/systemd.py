@@ -1,4 +1,4 @@
-"""Tells systemd how the service is: sd_notify(3)."""
+"""Notification of systemd about the service's state: sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from userspace_cni.log import logger
 
 
 def notify(state: str) -> None:
-    """Send *state* (``READY=1``) to whoever NOTIFY_SOCKET names; nothing without it."""
+    """Send *state*, such as ``READY=1``, to the socket NOTIFY_SOCKET; do nothing without it."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -20,4 +20,4 @@ def notify(state: str) -> None:
             end.connect(address)
             end.sendall(state.encode())
     except OSError as error:
-        logger.warning("systemd cannot be told %s: %s", state, error)
+        logger.warning("cannot notify systemd of %s: %s", state, error)

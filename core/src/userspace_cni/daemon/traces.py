@@ -1,6 +1,7 @@
-"""Spans of requests, sent by OTLP over HTTP. Imported only where a collector is named.
+"""Tracing of requests with OpenTelemetry, exported through OTLP over HTTP.
 
-OpenTelemetry's own variables in the daemon's environment configure it.
+This module is imported only if a collector is configured. OpenTelemetry's standard environment
+variables configure it.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from userspace_cni.daemon.observer import Observer, Served
 from userspace_cni.log import logger
 
-_FLUSH = 1.0  # seconds, for what is not sent yet: the next daemon waits for our end
-#: W3C Trace Context, and the variables that carry it from one process to another.
+_FLUSH = 1.0  # seconds; short, because the next daemon waits for this one to end
+#: W3C Trace Context and the environment variables that pass it between processes.
 _PROPAGATOR = TraceContextTextMapPropagator()
 _CARRIED = {"TRACEPARENT": "traceparent", "TRACESTATE": "tracestate"}
 
 
 class Traces(Observer):
-    """One span a request, a child of the caller's where it names one, and one a step."""
+    """Creates a span for each request and each of its steps.
+
+    A request's span is a child of the caller's span if the environment names one.
+    """
 
     def __init__(self, processor: SpanProcessor | None = None) -> None:
-        """Give spans to *processor*: by default to one that sends them in the background."""
+        """Pass spans to *processor*; by default they are exported in the background."""
         ours = Resource.create({SERVICE_NAME: "userspace-cni"})
         self._provider = TracerProvider(
             resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
@@ -39,7 +43,7 @@ class Traces(Observer):
         self._tracer = self._provider.get_tracer("userspace_cni")
 
     def close(self) -> None:
-        """Send what is left, as far as the collector takes it at once."""
+        """Export the remaining spans, but wait only briefly for the collector."""
         closer = Thread(target=self._provider.shutdown, name="traces", daemon=True)
         closer.start()
         closer.join(_FLUSH)
@@ -48,7 +52,7 @@ class Traces(Observer):
 
     @contextmanager
     def serving(self, environ: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
-        """See :meth:`.Observer.serving`; IPAM plugins get the span in the environment."""
+        """See :meth:`.Observer.serving`. The environment passes the span to IPAM plugins."""
         carrier = {key: environ[name] for name, key in _CARRIED.items() if name in environ}
         with self._tracer.start_as_current_span(
             "CNI", _PROPAGATOR.extract(carrier), SpanKind.SERVER
@@ -59,14 +63,14 @@ class Traces(Observer):
             yield rest | {name: told[key] for name, key in _CARRIED.items() if key in told}
 
     def phase(self, name: str) -> AbstractContextManager[object]:
-        """See :meth:`.Observer.phase`; what nobody asked for has no span."""
+        """See :meth:`.Observer.phase`. The daemon's own work has no spans."""
         if not trace.get_current_span().is_recording():
             return nullcontext()
         return self._step(name)
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
-        # What an exception says may be no Unicode text, and would cost us all spans of its batch.
+        # The text of an exception may not be valid Unicode, which would make the whole batch fail.
         with self._tracer.start_as_current_span(
             name, record_exception=False, set_status_on_exception=False
         ) as span:
@@ -93,5 +97,5 @@ class Traces(Observer):
 
 
 def _text(value: str) -> str:
-    """Return *value* as Unicode text, which a variable of the environment need not be."""
+    """Return *value* as valid Unicode, because environment variables may contain any bytes."""
     return value.encode(errors="backslashreplace").decode()

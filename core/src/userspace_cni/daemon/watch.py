@@ -1,7 +1,8 @@
-"""Watches the switches of one host engine, and puts back what they have lost.
+"""Watch over the switches of one host engine, and restoration of what they have lost.
 
-A switch that ends is noticed by its lifeline, at once, or else when it is asked for its generation.
-While it is down it is asked often: what waits for it waits a twentieth longer than the outage.
+The end of a switch is noticed at once through its lifeline, or otherwise when its generation is
+queried. A switch that is down is queried frequently, so that restoration begins at most a twentieth
+of the outage later.
 """
 
 from __future__ import annotations
@@ -31,30 +32,29 @@ if TYPE_CHECKING:
     from userspace_cni.runtime import Runtime
     from userspace_cni.store import Outline
 
-#: ``unknown``: it was not asked yet, or has not answered yet, or cannot be asked.
+#: ``unknown``: the switch has not been queried, has not answered yet, or cannot be queried.
 State = Literal["up", "down", "unknown"]
 
-#: Seconds. A question that takes longer is one that is not answered.
+#: Seconds after which a query counts as not answered.
 _PATIENCE = 2.0
-#: Seconds between two questions to a switch that is down, at the least, and as part of the outage.
+#: Pause between queries of a switch that is down: minimum in seconds, and fraction of the outage.
 _PAUSE, _PAUSE_PART = 0.1, 0.05
-#: Seconds between two attempts to restore an attachment, at first; they double, up to the interval
-#: of watching.
+#: Seconds before the first retry of a restoration; doubled each time up to the watch interval.
 _RETRY = 0.2
-#: Seconds between two breaks of a lifeline, at the least.
+#: Minimum seconds between two breaks of a lifeline.
 _BREATH = 0.02
 
 
 @define(eq=False)
 class _Switch:
-    """One switch, and what is known of it."""
+    """The known state of a switch."""
 
-    #: A ``host`` part that leads to it.
+    #: A ``host`` part that leads to the switch.
     host: dict[str, Any]
     state: State = "unknown"
     generation: str = ""
     lifeline: Lifeline | None = None
-    #: Since when it does not answer.
+    #: Since when the switch does not answer.
     silent: float | None = None
 
     def cut(self) -> None:
@@ -65,7 +65,10 @@ class _Switch:
 
 
 class Watch:
-    """Watches the switches of one host engine. One thread calls :meth:`run`, any the others."""
+    """Watches the switches of one host engine.
+
+    A single thread calls :meth:`run`; the other methods are thread-safe.
+    """
 
     def __init__(
         self,
@@ -77,37 +80,44 @@ class Watch:
         *,
         compare: bool,
     ) -> None:
-        """Watch those that attachments of *engine* are *recorded* of.
+        """Set up the watch.
 
-        With *compare*, look at all of them at first, whatever their generation.
+        Args:
+            engine: the host engine's name.
+            runtime: restores attachments.
+            settings: the daemon's settings, including the intervals.
+            recorded: the attachments in the store.
+            observer: notified of each restoration.
+            compare: check every attachment at first, whatever its generation.
+
         """
         self._engine = engine
         self._runtime = runtime
         self._settings = settings
         self._recorded = recorded
         self._observer = observer
-        #: The ``host`` parts of networks that are configured, with or without attachments.
+        #: The ``host`` parts of configured networks, with or without attachments.
         self.configured: list[dict[str, Any]] = []
-        #: All attachments have been compared with their switch once.
+        #: All attachments have been checked once.
         self.has_looked = False
         self._switches: dict[str, _Switch] = {}
-        #: By the text of a ``host`` part, its switch's key.
+        #: Switch keys by the JSON text of a ``host`` part.
         self._keys: dict[str, str] = {}
-        #: In which generation of its switch an attachment was found whole, or its port was made.
+        #: The switch's generation in which an attachment was last found intact.
         self._found: dict[str, str] = {}
-        #: Attachments that are to be compared whatever their generation.
+        #: Attachments to check whatever their generation.
         self._due: set[str] = set()
-        #: When an attachment may be tried again, and how long it was waited for.
+        #: When an attachment may be retried, and the length of the pause before that.
         self._retries: dict[str, tuple[float, float]] = {}
         self._compared = None if compare else monotonic()
         self._news = News()
-        #: Since when the engine is at work.
+        #: Since when the current engine call runs.
         self._busy: float | None = None
         self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     @property
     def state(self) -> State:
-        """What is known of all the switches together."""
+        """The combined state of all switches: ``up`` only if all of them are."""
         busy = self._busy
         if not self.has_looked or (busy is not None and monotonic() - busy > _PATIENCE):
             return "unknown"
@@ -115,28 +125,28 @@ class Watch:
         return "down" if "down" in states else "unknown" if "unknown" in states else "up"
 
     def knows(self, host: Mapping[str, Any]) -> bool:
-        """Tell whether the switch of a ``host`` part is watched."""
+        """Return whether the switch of a ``host`` part is watched."""
         return self._key(json.dumps(host)) in self._switches
 
     def wake(self) -> None:
-        """Let :meth:`run` look at once."""
+        """Make :meth:`run` start its next round at once."""
         os.eventfd_write(self._waker, 1)
 
     def run(self, stop: Event) -> None:
-        """Watch until *stop* is set; :meth:`wake` me then."""
+        """Watch until *stop* is set; call :meth:`wake` after setting it."""
         while not stop.is_set():
             try:
                 self._look(stop)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  the next look may go better
+            except (Exception, SystemExit) as error:  # noqa: BLE001  try again in the next round
                 if self._news.is_new("", str(error)):
-                    logger.exception("looking after the attachments of %s failed", self._engine)
+                    logger.exception("watching the switches of engine %s failed", self._engine)
             else:
                 self._news.forget("")
             self._wait()
         for switch in self._switches.values():
             switch.cut()
 
-    # -- looking
+    # -- rounds
 
     def _look(self, stop: Event) -> None:
         lines = self._attached()
@@ -158,7 +168,7 @@ class Watch:
         self.has_looked = True
 
     def _attached(self) -> list[Outline]:
-        """Return what is attached, and forget all that is not."""
+        """Return the attached attachments, and forget all others."""
         lines = [line for line in self._recorded.of(self._engine) if line.state == "attached"]
         ids = {line.id for line in lines}
         self._news.keep({"", *ids})
@@ -169,10 +179,10 @@ class Watch:
         return lines
 
     def _meet(self, lines: list[Outline]) -> None:
-        """Know the switches that there are attachments or networks of, and no others."""
+        """Update the set of watched switches from attachments and configured networks."""
         hosts = {line.host for line in lines} | {json.dumps(host) for host in self.configured}
         keys = {self._key(host): host for host in hosts}
-        # Another thread may be adding to it, by knows().
+        # Copy, because knows() may add to it in another thread.
         self._keys = {host: key for host, key in tuple(self._keys.items()) if host in hosts}
         for key in self._switches.keys() - keys.keys():
             self._switches.pop(key).cut()
@@ -180,9 +190,10 @@ class Watch:
             self._switches[key] = _Switch(host=_object(keys[key]))
 
     def _key(self, host: str) -> str:
-        """Return what tells the switch of a ``host`` part from the others.
+        """Return the key that identifies the switch of a ``host`` part.
 
-        A part that its engine cannot judge now stands for itself; asking its switch tells why.
+        If the engine cannot determine it, the part itself is the key; querying the switch then
+        reports the reason.
         """
         key = self._keys.get(host)
         if key is None:
@@ -195,12 +206,12 @@ class Watch:
         return key
 
     def _ask(self, switch: _Switch) -> bool:
-        """Ask a switch for its generation; tell whether it is back after it did not answer."""
+        """Query a switch for its generation; return whether it is back after an outage."""
         try:
             with self._at_work():
                 engine, conf = self._runtime.host(switch.host)
                 engine.switch_key(conf)
-                # Before the question: a switch that ends after it breaks the lifeline.
+                # Get the lifeline first, so that it breaks if the switch ends after the query.
                 if switch.lifeline is None:
                     switch.lifeline = engine.lifeline(conf)
                 generation = engine.generation(conf)
@@ -220,10 +231,10 @@ class Watch:
         return is_back
 
     def _mend(self, line: Outline) -> None:
-        """Put back what is lost of an attachment, if its switch may have lost it."""
+        """Restore an attachment if its switch may have lost it."""
         switch = self._switches.get(self._key(line.host))
         if switch is None or switch.state != "up":
-            self._retries.pop(line.id, None)  # the next time is when it is back
+            self._retries.pop(line.id, None)  # retry as soon as the switch is back
             return
         generation = switch.generation
         is_whole = self._found.get(line.id, line.generation) == generation
@@ -251,7 +262,7 @@ class Watch:
             self._news.forget(line.id)
             return
         self._observer.reconciled("restore", succeeded=True)
-        # A second time in one generation: the restore did not help.
+        # The same message twice in one generation means that the restoration did not help.
         if self._news.is_new(line.id, f"{missing} {generation}"):
             logger.warning("attachment %s is restored: %s", line.id, missing)
 
@@ -266,12 +277,12 @@ class Watch:
     # -- waiting
 
     def _wait(self) -> None:
-        """Wait until it is time for the next look, or something calls for one."""
+        """Wait until the next round is due, :meth:`wake` is called, or a lifeline breaks."""
         poll = select.poll()
         poll.register(self._waker, select.POLLIN)
         held = {s.lifeline.descriptor: s for s in self._switches.values() if s.lifeline is not None}
         for descriptor, switch in held.items():
-            assert switch.lifeline is not None  # noqa: S101  see above
+            assert switch.lifeline is not None  # noqa: S101  filtered above
             poll.register(descriptor, switch.lifeline.events)
         for descriptor, _ in poll.poll(self._pause() * 1000):
             if descriptor == self._waker:
@@ -293,7 +304,7 @@ class Watch:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """Return the JSON object that *text* is; what a damaged record has is none, and no engine's."""
+    """Decode a JSON object; return an empty one for anything else, as in a damaged record."""
     try:
         value = json.loads(text)
     except ValueError:
