@@ -1,4 +1,4 @@
-"""A container with a VPP and the agent beside it, on a host that has a VPP."""
+"""A container with a VPP and the agent, on a host with a VPP."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BRIDGED = conf("memif", "bridge", bridge=BridgeSection(bridge_id=4))
 
 
 class Inside:
-    """A container with a VPP, and the agent in it."""
+    """A container with a VPP and the agent."""
 
     def __init__(self, lab: VppLab) -> None:
         self.lab = lab
@@ -36,11 +36,11 @@ class Inside:
         self.vpp: Any = lab.vpp_in(self.netns)
         self.log = self.vpp.path.with_name("agent.log")
         self.ready = self.vpp.path.with_name("ready")
-        #: The container's.
+        #: The container's ID.
         self.id = self.netns.path.replace("/", "c")[1:]
 
     def attach(self, ifname: str, address: str, host: Any = BRIDGED) -> Attached:
-        """ADD on the host, and hand over."""
+        """Attach the container on the host, and publish the hand-over file."""
         found = self.lab.attach(
             host, address, container=self.netns, container_id=self.id, ifname=ifname
         )
@@ -65,7 +65,7 @@ class Inside:
         ]  # fmt: skip
 
     def agent(self, *arguments: str) -> int:
-        """Run the agent to its end."""
+        """Run the agent until it ends; return its exit status."""
         with self.log.open("ab") as log:
             return subprocess.run(
                 self.command(*arguments), env=self.environ, stderr=log, check=False, timeout=60
@@ -73,7 +73,7 @@ class Inside:
 
     @contextmanager
     def watching(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run the agent until it is told to end."""
+        """Run the agent with --watch while the context lasts."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 self.command("--watch", "--interval", "0.1", *arguments),

@@ -1,4 +1,4 @@
-"""Attachments that no runtime has made, for tests of what engines and formats do with them."""
+"""Attachments made without the runtime, for tests of engines and formats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from userspace_cni.api import Addresses, Attachment
 from userspace_cni.handover import ContainerDirectory
 
-#: A shared directory that does not exist and that nobody makes.
+#: A shared directory that does not exist and is never created.
 NO_DIRECTORY = ContainerDirectory(Path("/nonexistent"), "c1", None)
 
 

@@ -1,4 +1,4 @@
-"""What every test of a CNI client needs: a node, the plugin, a network, a look at the remains."""
+"""Lab for tests of CNI clients: a node, the plugin, a network, and a search for leftovers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NETWORK = "lab"
 
 @attrs.frozen
 class ClientLab:
-    """A node with the plugin under test, as yet without a client."""
+    """A node with the plugin under test, without a client."""
 
     node: Node
     plugin: Plugin
@@ -33,12 +33,12 @@ class ClientLab:
 
     @property
     def conf_dir(self) -> Path:
-        """Where the clients find network configurations."""
+        """The directory in which clients find network configurations."""
         return self.node.dir / "net.d"
 
     @property
     def leases(self) -> list[str]:
-        """The addresses that IPAM has given out."""
+        """The addresses that IPAM has allocated."""
         return conf.leases(self.node.dir / "leases")
 
     def network(
@@ -82,7 +82,7 @@ class ClientLab:
         )
 
     def remains(self) -> dict[str, list[str]]:
-        """Return what containers have left behind: all empty when everything is clean."""
+        """Return what containers have left behind; all values are empty if there is nothing."""
         return {
             "leases": self.leases,
             "veth": self.node.veths(),
@@ -90,5 +90,5 @@ class ClientLab:
         }
 
     def assert_clean(self) -> None:
-        """Fail if a container left something; a client may detach in the background."""
+        """Fail if a container left something; wait, because clients may detach asynchronously."""
         poll(lambda: not any(self.remains().values()), f"nothing remains of {self.remains()}")

@@ -22,7 +22,7 @@ def bridge_network(
     capabilities: Mapping[str, bool] | None = None,
     default_route: bool = True,
 ) -> dict[str, Any]:
-    """Return a configuration list: veth pairs into a bridge, `<name>br0`, that is the gateway."""
+    """Return a configuration list: veth pairs in a bridge, `<name>br0`, which is the gateway."""
     plugin: dict[str, Any] = {
         "type": "userspace",
         "host": {
@@ -39,7 +39,7 @@ def bridge_network(
 
 
 def host_local(subnet: str, data_dir: Path) -> dict[str, Any]:
-    """Return host-local's configuration with a directory of leases of its own."""
+    """Return host-local's configuration with its leases in *data_dir*."""
     return {
         "type": "host-local",
         "dataDir": str(data_dir),
@@ -48,18 +48,18 @@ def host_local(subnet: str, data_dir: Path) -> dict[str, Any]:
 
 
 def gateway(subnet: str) -> str:
-    """Return the first host address: host-local's choice of a gateway too."""
+    """Return the first host address, which is also host-local's default gateway."""
     return str(ip_network(subnet)[1])
 
 
 def leases(data_dir: Path) -> list[str]:
-    """Return the addresses that are in use (files that are named as addresses are)."""
+    """Return the addresses in use, which are the names of host-local's files."""
     found = [path.name for path in data_dir.glob("**/*") if path.is_file()]
     return sorted(name for name in found if name[0].isdigit() or ":" in name)
 
 
 def write(conf: Mapping[str, Any], directory: Path) -> Path:
-    """Write a configuration list where runtimes look for it: at once, by rename."""
+    """Write a configuration list atomically to a directory that runtimes read; return its path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"10-{conf['name']}.conflist"
     draft = directory / f".{path.name}"

@@ -1,6 +1,6 @@
-"""Applications in real containers: podman, and an image that holds nothing.
+"""Applications in real containers, run by podman from a minimal image.
 
-What a real image would hold is mounted from the machine, read-only: its libraries, this project's
+What a real image would contain is mounted read-only from the machine: libraries, this project's
 virtualenv, and dpdk-testpmd.
 """
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 AGENT = str(Path(sys.executable).with_name("userspace-cni-agent"))
 CLI = str(Path(sys.executable).with_name("userspace-cni"))
-#: Where the container finds its directory.
+#: Path of the shared directory in the container.
 MOUNT = "/var/run/userspace-cni"
 
 
 def mounts() -> list[tuple[str, str]]:
-    """Return what is mounted read-only: where from, where to."""
+    """Return (source, target) of each read-only mount."""
     same = {"/usr", sys.base_prefix, str(ROOT), *map(str, Path("/").glob("lib*"))}
     below = {path for path in same if not any(path.startswith(f"{o}/") for o in same)}
     return [(str(Path(path).resolve()), path) for path in sorted(below)]
 
 
 def application(queues: int, *options: str, prefix: str, peer: str) -> str:
-    """Return what a shell in the container runs: testpmd, by the entry point of our image."""
+    """Return a shell command for the container: testpmd through our image's entry point."""
     line = command_line([], queues, *options, prefix=prefix, peer=peer)
     variables = {"PATH": f"{Path(AGENT).parent}:/bin:/usr/bin", "RUNTIME_DIRECTORY": "/tmp"}
     settings = [f"{name}={value}" for name, value in variables.items()]
@@ -42,7 +42,7 @@ def application(queues: int, *options: str, prefix: str, peer: str) -> str:
 
 
 def podman_line(node: Node, *options: str, script: str) -> str:
-    """Return a shell command that runs *script* in a container of podman, with a terminal."""
+    """Return a shell command that runs *script* in a podman container with a terminal."""
     volumes = [f"--volume={source}:{target}:ro" for source, target in mounts()]
     fixed = [
         "podman", "run", "--rm", "-i", "-t", "--pull=never", f"--cgroup-parent={node.cgroup}",
@@ -57,7 +57,7 @@ def podman_line(node: Node, *options: str, script: str) -> str:
 def start(
     podman: Podman, conf_dir: Path, bin_dir: Path, network: str, script: str, *, queues: int
 ) -> Console:
-    """Run *script* in a container that is attached to *network*, up to testpmd's prompt."""
+    """Run *script* in a container attached to *network*, and wait for testpmd's prompt."""
     line = [
         CLI, "run", "--cni-conf-dir", str(conf_dir), "--cni-bin-dir", str(bin_dir),
         "--network", network, "--", "sh", "-c", podman_line(podman.node, script=script),

@@ -24,10 +24,10 @@ ADDRESS = "/run/lab-containerd.sock"
 
 
 class Containerd:
-    """Runs while the context lasts; plugins inherit its environment, as on a real node."""
+    """A containerd that runs while the context lasts. Plugins inherit its environment."""
 
     def __init__(self, node: Node, bin_dir: Path, conf_dir: Path, env: Mapping[str, str]) -> None:
-        """Plugins come from `bin_dir`, configurations from `conf_dir`."""
+        """Use the plugins in `bin_dir` and the configurations in `conf_dir`."""
         self._node = node
         self._bin_dir = bin_dir
         self._conf_dir = conf_dir
@@ -64,7 +64,7 @@ conf_dir = {text(str(self._conf_dir))}
 """
 
     def __enter__(self) -> Self:
-        """Start and wait until it answers."""
+        """Start containerd and wait until it answers."""
         daemon = tool("containerd", "containerd")
         tool("runc", "runc")
         self._root.mkdir()
@@ -90,7 +90,7 @@ conf_dir = {text(str(self._conf_dir))}
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop the daemon by its own pid; shims and containers end with the node."""
+        """Stop containerd; its shims and containers end with the node."""
         if self._process is not None:
             self._node.stop(self._process)
             self._process = None
@@ -106,7 +106,7 @@ conf_dir = {text(str(self._conf_dir))}
         return Cri(self._node.path(ADDRESS), service, self._node.cgroup)
 
     def ctr(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run ctr. It executes plugins itself, from fixed directories: here they lead to ours."""
+        """Run ctr with our directories mounted over those from which it executes plugins."""
         script = (
             f"mount --bind '{self._bin_dir}' /opt/cni/bin && "
             f"mount --bind '{self._conf_dir}' /etc/cni/net.d && exec \"$@\""

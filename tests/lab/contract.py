@@ -1,4 +1,4 @@
-"""What every host engine must do, whatever it drives: called by each engine's own tests."""
+"""Checks of the contract that the tests of every host engine call."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def host_engine_life(
     *,
     listed: bool = True,
 ) -> HostPort:
-    """Take *attachment* through its life: status, add, list, check, delete, delete again.
+    """Run the life cycle of *attachment*: status, add, list, check, delete, delete again.
 
     Args:
-        engine: under test.
-        attachment: not there yet.
+        engine: the engine under test.
+        attachment: an attachment that does not exist yet.
         conf: the ``host`` part of the configuration.
-        call: ``call(function, *args)`` calls it where the engine's host is.
-        listed: whether this kind of port is seen by ``list``.
+        call: ``call(function, *args)`` calls a function in the host's network namespace.
+        listed: whether ``attachments`` lists this kind of port.
 
     """
     call(engine.status, conf)
@@ -51,7 +51,7 @@ def host_engine_life(
 def host_engine_undo(
     engine: HostEngine, attachment: Attachment, conf: EngineConf, call: Callable[..., Any]
 ) -> None:
-    """Add *attachment*, then undo it as the runtime does when a later step fails."""
+    """Add *attachment*, then run the undo steps as the runtime does if a later step fails."""
     undo = ExitStack()
     call(engine.add, attachment, conf, undo)
     call(undo.close)

@@ -1,4 +1,4 @@
-"""A small client of the Container Runtime Interface: what a kubelet says to containerd."""
+"""A small client of the Container Runtime Interface, which a kubelet uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PROTO = Path(__file__).with_name("cri.proto")
 
 
 def compile_proto(directory: Path) -> ServiceDescriptor:
-    """Compile cri.proto to descriptors: no generated module to import or to keep."""
+    """Compile cri.proto to descriptors, which need no generated module."""
     out = directory / "cri.desc"
     subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", f"-I{_PROTO.parent}", f"-o{out}", _PROTO.name],
@@ -47,7 +47,7 @@ class Condition:
 
 @attrs.frozen
 class Sandbox:
-    """A pod sandbox and the configuration that containers in it repeat."""
+    """A pod sandbox and its configuration, which the requests for its containers repeat."""
 
     id: str
     config: dict[str, Any]
@@ -55,7 +55,7 @@ class Sandbox:
 
 @attrs.frozen
 class Output:
-    """What a program in a container said."""
+    """Exit status and output of a program in a container."""
 
     exit_code: int
     stdout: str
@@ -63,10 +63,10 @@ class Output:
 
 
 class Cri:
-    """Calls by gRPC; failures are grpc.RpcError."""
+    """A gRPC client; its methods raise grpc.RpcError."""
 
     def __init__(self, socket: Path, service: ServiceDescriptor, cgroup: str) -> None:
-        """Connect lazily; `cgroup` is the parent of all that this client starts."""
+        """Connect at the first call; `cgroup` is the parent of all sandboxes."""
         self._channel = grpc.insecure_channel(
             f"unix:{socket}", options=[("grpc.default_authority", "localhost")]
         )
@@ -123,7 +123,7 @@ class Cri:
         return Sandbox(answer.pod_sandbox_id, config)
 
     def sandbox_ip(self, sandbox: Sandbox) -> str:
-        """Return the address that the runtime took from the CNI result."""
+        """Return the address that the runtime reports, from the CNI result."""
         answer = self._call("PodSandboxStatus", {"pod_sandbox_id": sandbox.id})
         return str(answer.status.network.ip)
 

@@ -1,4 +1,4 @@
-"""A daemon of a test's own."""
+"""A private daemon for a test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROGRAM = "import sys; from userspace_cni.cli import main; sys.exit(main(['daem
 
 @define
 class Daemon:
-    """``userspace-cni daemon`` with the settings that *env* names; its output goes to *log*."""
+    """A process ``userspace-cni daemon`` with the settings named by *env*; it writes to *log*."""
 
     env: Mapping[str, str]
     socket: Path
@@ -30,7 +30,7 @@ class Daemon:
     _guard: Lock = field(factory=Lock, init=False)
 
     def ensure(self, node: Node | None) -> None:
-        """Let it run on *node*."""
+        """Start the daemon on *node*, or move it there, unless it is running there."""
         with self._guard:
             if self.running and self.node is not node:
                 self.stop()
@@ -43,15 +43,15 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """The daemon's own process."""
+        """The daemon's process ID."""
         assert self._process is not None
         if self.node is None:
             return self._process.pid
-        (child,) = _children(self._process.pid)  # nsenter forks for the pid namespace
+        (child,) = _children(self._process.pid)  # nsenter forks to enter the PID namespace
         return child
 
     def start(self, node: Node | None = None) -> None:
-        """Start it, on *node* where one is given, and wait until it serves."""
+        """Start the daemon, on *node* if given, and wait until it serves."""
         self.node = node
         command = [self.interpreter, "-I", "-c", _PROGRAM]
         environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
@@ -67,7 +67,7 @@ class Daemon:
         assert self.running, self.log.read_text()
 
     def _serves(self) -> bool:
-        # As a listener, not as a file that is bound already.
+        # Look for a listener, because the file exists already when the socket is bound.
         listening = Path(
             "/proc/net/unix" if self.node is None else f"/proc/{self.node.pid}/net/unix"
         )
@@ -84,7 +84,7 @@ class Daemon:
         return self._process.wait(seconds)
 
     def stop(self) -> None:
-        """End it as systemd does, or make sure that it has ended."""
+        """End the daemon with SIGTERM, as systemd does; kill it if it does not end."""
         if self._process is None:
             return
         if self.running:
@@ -97,7 +97,7 @@ class Daemon:
         self._process = None
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """Kill the daemon, as a crash would."""
         assert self._process is not None
         children = _children(self._process.pid)
         for pid in (*children, self._process.pid):

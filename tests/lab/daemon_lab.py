@@ -1,4 +1,4 @@
-"""Ways to a daemon, for tests that are about the daemon itself."""
+"""Helpers for tests of the daemon itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def started(lab: ExampleLab, settings: str = "watch_interval = 3600") -> Daemon:
-    """Start the daemon of *lab*, its table [daemon] ending with *settings*."""
+    """Start the daemon of *lab* with *settings* added to its table [daemon]."""
     daemon = daemon_of(lab)
     lab.plugin.settings(f'[daemon]\nsocket = "{daemon.socket}"\n{settings}\n')
     daemon.start()
@@ -48,7 +48,7 @@ def frame(lab: ExampleLab, command: str, config: object, container: str = "c1") 
 
 
 def connected(path: Path, timeout: float = 60) -> socket.socket:
-    """Connect, and wait as long as the daemon lets us."""
+    """Return a socket that is connected to the daemon."""
     end = socket.socket(socket.AF_UNIX)
     end.settimeout(timeout)
     try:
@@ -60,7 +60,7 @@ def connected(path: Path, timeout: float = 60) -> socket.socket:
 
 
 def exchanged(path: Path, request: bytes) -> Outcome:
-    """Send the bytes *request*, say no more, and return the answer."""
+    """Send the bytes *request*, close the sending direction, and return the answer."""
     with closing(connected(path)) as end:
         end.sendall(request)
         end.shutdown(socket.SHUT_WR)
@@ -69,7 +69,7 @@ def exchanged(path: Path, request: bytes) -> Outcome:
 
 def answered(end: socket.socket) -> Outcome:
     frame = bytearray()
-    # Reset: the answer is there, and the daemon has left unread what it refused.
+    # The daemon may reset the connection after answering, as it did not read everything.
     with suppress(ConnectionResetError):
         while chunk := end.recv(1 << 16):
             frame += chunk
@@ -88,14 +88,14 @@ def queued(lab: ExampleLab, content: bytes, number: int) -> Path:
 
 
 def rss(pid: int) -> int:
-    """Return how much memory a process has, in bytes."""
+    """Return the resident memory of a process in bytes."""
     with open(f"/proc/{pid}/status") as file:
         (line,) = (line for line in file if line.startswith("VmRSS"))
     return int(line.split()[1]) * 1024
 
 
 def lines(daemon: Daemon, word: str) -> list[dict[str, Any]]:
-    """Return the fields of the log's lines that have *word*."""
+    """Return the fields of the log lines that contain *word*."""
     return [
         dict(pair.split("=", 1) for pair in line.split() if "=" in pair)
         for line in daemon.said().splitlines()

@@ -1,6 +1,6 @@
-"""Packages of newer Debian suites, unpacked in private: nothing of the machine changes.
+"""Packages of newer Debian suites, unpacked into a directory without installing them.
 
-The mirror is the one that the machine's own apt uses, whatever its name; only the suite differs.
+They come from the mirror that the machine's apt uses; only the suite differs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _own_codename() -> str:
 
 
 def _mirror() -> str:
-    """Return where the machine gets its own suite's main component from."""
+    """Return the address from which apt gets the main component of the machine's suite."""
     listing = _run(
         "apt-get",
         "indextargets",

@@ -1,4 +1,4 @@
-"""Requests that are served in the process of the tests: no interpreter has to start."""
+"""Requests served in the test process, without starting an interpreter."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 @define
 class Direct:
-    """Serves requests here, with the engines that another interpreter has too."""
+    """Serves requests in this process, optionally with the engines of another interpreter."""
 
     _site: str = field(default="", init=False)
 
     def serve(self, environ: Mapping[str, str], stdin: bytes) -> tuple[Answer, str]:
-        """Return the answer, and what was logged."""
+        """Return the answer and the log."""
         stderr = StringIO()
         return respond(environ, stdin, stderr), stderr.getvalue()
 
     def use(self, interpreter: Path) -> None:
-        """Find the packages of *interpreter* as well, in place of those of an earlier one."""
+        """Also use the packages of *interpreter*, instead of those of an earlier one."""
         self.close()
         if interpreter != Path(sys.executable):
             self._site = str(site_packages(interpreter))
@@ -40,7 +40,7 @@ class Direct:
         _look_again()
 
     def close(self) -> None:
-        """Forget the packages of the other interpreter."""
+        """Stop using the packages of the other interpreter."""
         if not self._site:
             return
         sys.path.remove(self._site)
@@ -52,7 +52,7 @@ class Direct:
 
 
 def site_packages(interpreter: Path) -> Path:
-    """Return where a virtualenv's *interpreter* finds its own packages."""
+    """Return the site-packages directory of a virtualenv's *interpreter*."""
     base = str(interpreter.parent.parent)
     return Path(sysconfig.get_path("purelib", vars={"base": base, "platbase": base}))
 

@@ -1,4 +1,4 @@
-"""A disk that is full: a small file system of the test's own over the plugin's state."""
+"""A full disk: a small file system mounted over the plugin's state directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def small_disk(plugin: Plugin) -> Iterator[Path]:
-    """Put half a mebibyte in the place of *plugin*'s state directory."""
+    """Mount a file system of half a mebibyte over *plugin*'s state directory."""
     directory = plugin.state_dir
     directory.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "lab", directory], check=True)
@@ -29,12 +29,12 @@ def small_disk(plugin: Plugin) -> Iterator[Path]:
 
 
 def fill(directory: Path) -> Path:
-    """Leave no room at all in the file system of *directory*; return the file that has it."""
+    """Fill the file system of *directory*; return the file that fills it."""
     ballast = directory / "ballast"
     with ballast.open("wb", buffering=0) as file:
         size = shutil.disk_usage(directory).free
         assert 0 < size < 2**20
-        with suppress(OSError):  # full a little earlier, or exactly
+        with suppress(OSError):  # the file system is full
             file.write(b"x" * size)
             file.write(b"x")
     assert shutil.disk_usage(directory).free == 0

@@ -1,4 +1,4 @@
-"""What a daemon tells over HTTP."""
+"""Client of a daemon's HTTP endpoints."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Container images without a registry: Debian's busybox, in the `docker save` format.
+"""Container images without a registry: Debian's busybox in the `docker save` format.
 
-The packages busybox-static and busybox exclude each other: either will do, with its libraries.
+The packages busybox-static and busybox conflict; either may be installed. Libraries are included.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BUSYBOX = "lab.invalid/busybox:1"
 PAUSE = "lab.invalid/pause:1"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-# A PID 1 ignores signals that it does not handle: without the trap every stop takes its time.
+# PID 1 ignores signals without a handler, so without the trap every stop would run into a timeout.
 WAIT = ("/bin/sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait; done")
 
 
@@ -69,7 +69,7 @@ def _layer() -> bytes:
 
 
 def _libraries(program: str) -> list[str]:
-    """Return the paths of the libraries and the loader that a program needs; none if static."""
+    """Return the paths of a program's libraries and loader; empty if it is static."""
     listed = subprocess.run(["ldd", program], check=False, capture_output=True, text=True)
     return re.findall(r"(/\S+) \(0x", listed.stdout)
 

@@ -1,4 +1,4 @@
-"""A Kubernetes API server, as far as pods go: HTTPS, tokens, resource versions, merge patches."""
+"""A Kubernetes API server for pods only: HTTPS, tokens, resource versions, merge patches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOUNT = "/var/run/userspace-cni"
 
 @frozen
 class Authority:
-    """A certificate authority of the test's own, with certificates for a server and a client."""
+    """A private certificate authority with certificates for a server and a client."""
 
     directory: Path
 
@@ -55,23 +55,23 @@ class Authority:
 
 @define(eq=False)
 class KubernetesApi:
-    """The server. Attributes make it fail as tests want it to."""
+    """The server. Tests make it fail by setting attributes."""
 
     authority: Authority
     pods: dict[str, dict[str, Any]] = field(factory=dict)
-    #: ``METHOD name`` of each request that got in.
+    #: ``METHOD name`` of each authenticated request.
     requests: list[str] = field(factory=list)
-    #: Method and resource of each, as roles name them.
+    #: Verb and resource of each request, as in roles.
     resources: list[tuple[str, str]] = field(factory=list)
-    #: Answered to everybody, without a look at the request.
+    #: Status and body that answer every request.
     answer: tuple[int, bytes] | None = None
-    #: Answered to each PATCH.
+    #: Status and body that answer every PATCH.
     refusal: tuple[int, bytes] | None = None
-    #: How many PATCHes somebody else is faster than.
+    #: Number of PATCHes before which somebody else changes the pod.
     meddling: int = 0
-    #: How many PATCHes are carried out and never answered.
+    #: Number of PATCHes that are executed but never answered.
     dropped: int = 0
-    #: Say nothing, or never come to an end: of the "headers", the "body", or "100 Continue".
+    #: Never answer (True), or never finish the "headers", the "body" or "100 Continue".
     hang: bool = False
     drip: str = ""
     _server: ThreadingHTTPServer = field(init=False)
@@ -115,13 +115,13 @@ class KubernetesApi:
 
     @property
     def entries(self) -> list[dict[str, Any]]:
-        """What the pod is told of its interfaces."""
+        """The pod's annotation that describes its interfaces."""
         listed = json.loads(self.annotations.get("userspace/configuration-data", "[]"))
         assert isinstance(listed, list)
         return listed
 
     def create(self, name: str = POD, uid: str = UID, **spec: Any) -> dict[str, Any]:
-        """Create a pod that has an emptyDir for us, or what *spec* says."""
+        """Create a pod with an emptyDir for the shared directory, or with *spec*."""
         mounts = [{"name": "shared-dir", "mountPath": MOUNT}]
         self.pods[name] = {
             "apiVersion": "v1",
@@ -158,7 +158,7 @@ class KubernetesApi:
         path.write_text(yaml.safe_dump(content))
         return path
 
-    # -- what a request gets
+    # -- answers
 
     def get(self, name: str) -> tuple[int, dict[str, Any]]:
         with self._guard:
@@ -184,7 +184,7 @@ class KubernetesApi:
             return 200, deepcopy(merged)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the server stops, or for *seconds*; tell whether it has stopped."""
+        """Wait until the server stops, or for *seconds*; return whether it has stopped."""
         return self._ended.wait(seconds)
 
 
@@ -197,7 +197,7 @@ def _touch(pod: dict[str, Any]) -> None:
 
 
 def _merged(target: Any, patch: Any) -> Any:
-    """RFC 7386."""
+    """Apply a JSON merge patch (RFC 7386)."""
     if not isinstance(patch, dict):
         return patch
     result = dict(target) if isinstance(target, dict) else {}
@@ -217,11 +217,11 @@ class _Server(ThreadingHTTPServer):
 
     def get_request(self) -> tuple[Any, Any]:
         raw, address = super().get_request()
-        # The handshake is the handler's thread's.
+        # The handler's thread performs the handshake.
         return self.context.wrap_socket(raw, True, False), address
 
     def handle_error(self, *_: object) -> None:
-        """A client that goes away is no news."""
+        """Ignore clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -229,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         self._serve()
@@ -278,7 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(*answer)
 
     def _drip(self, part: str) -> None:
-        """Send a byte, or an interim answer, again and again: each well within any timeout."""
+        """Send bytes or interim answers forever, each one before any timeout per read."""
         drop = b"HTTP/1.1 100 Continue\r\n\r\n" if part == "100 Continue" else b"x"
         with suppress(OSError):
             if part == "headers":

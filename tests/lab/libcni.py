@@ -1,4 +1,4 @@
-"""The reference CNI library as a client: the program in libcni/, built once, and its driver."""
+"""The reference CNI library as a client: builds the program in libcni/ and runs it."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 _SOURCE = Path(__file__).parent / "libcni" / "main.go"
 _BUILD = Path(__file__).parents[2] / ".build"
-# The library with GC and STATUS is in sid only; it needs a newer Go than Debian 12 has.
+# Only sid has a version of the library with GC and STATUS; it needs a newer Go than Debian 12 has.
 _SUITES = ("trixie", "sid")
 _GO = "1.24"
 _PACKAGES = ("golang-github-appc-cni-dev", f"golang-{_GO}-go", f"golang-{_GO}-src")
 
 
 def build() -> Path:
-    """Return the client's executable; built on first use, then kept in .build/."""
+    """Return the client's executable, which is built at first use and kept in .build/."""
     _BUILD.mkdir(exist_ok=True)
     inputs = _SOURCE.read_bytes() + "\0".join((*_SUITES, *_PACKAGES)).encode()
     binary = _BUILD / f"libcni-{hashlib.sha256(inputs).hexdigest()[:12]}"
     with (_BUILD / "libcni.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side: one of them builds
+        fcntl.flock(lock, fcntl.LOCK_EX)  # only one of several test processes builds
         if not binary.exists():
             _compile(binary)
     return binary
@@ -70,7 +70,7 @@ class CniError(Exception):
     """A plugin's error as the library reports it; code 0 if the plugin gave none."""
 
     def __init__(self, code: int, msg: str, details: str, text: str) -> None:
-        """Keep the plugin's own words apart from what the library made of them."""
+        """Keep the fields of the plugin's error, and the library's whole text."""
         super().__init__(f"{text} ({details})" if details else text)
         self.code = code
         self.msg = msg
@@ -80,7 +80,7 @@ class CniError(Exception):
 
 @attrs.frozen
 class Libcni:
-    """Calls plugins through libcni inside a lab node; methods raise CniError."""
+    """Calls plugins through libcni in a lab node; methods raise CniError."""
 
     node: Node
     binary: Path
@@ -99,7 +99,7 @@ class Libcni:
         self._call("check", network, netns, env)
 
     def delete(self, network: str, netns: str, **env: str) -> None:
-        """DEL; an empty netns is one that is gone already."""
+        """DEL; netns is empty if the namespace is gone."""
         self._call("del", network, netns, env)
 
     def status(self, network: str) -> None:
@@ -107,7 +107,7 @@ class Libcni:
         self._call("status", network, "", {})
 
     def gc(self, network: str, valid: Iterable[tuple[str, str]] | None) -> None:
-        """GC; None leaves the valid attachments out, as cnitool does."""
+        """GC; with None the list of valid attachments is omitted, as cnitool does."""
         env = {}
         if valid is not None:
             listed = [{"containerID": cid, "ifname": ifname} for cid, ifname in valid]
@@ -130,6 +130,6 @@ class Libcni:
             return done.stdout
         try:
             error = json.loads(done.stdout)
-        except ValueError:  # cnitool: words only
+        except ValueError:  # cnitool prints plain text
             raise CniError(0, "", "", done.stderr or done.stdout) from None
         raise CniError(error["code"], error["msg"], error["details"], error["text"])

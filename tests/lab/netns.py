@@ -1,7 +1,7 @@
 """Private network namespaces, and traffic between them.
 
-A namespace lives as long as the file descriptor that this process holds on it: nothing is mounted,
-and nothing is left when a test dies.
+A namespace exists as long as this process holds a file descriptor of it. Nothing is mounted, so
+nothing is left when a test dies.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _T = TypeVar("_T")
 _CLONE_NEWNET = 0x40000000
 _IP_MTU_DISCOVER = 10
 _IPV6_MTU_DISCOVER = 23
-_PMTUDISC_PROBE = 3  # do not fragment, and believe in no path MTU that was told
+_PMTUDISC_PROBE = 3  # do not fragment, and ignore the path MTU
 
 
 class Namespace:
-    """A new network namespace with its loopback up; a context manager that gives it up."""
+    """A new network namespace with its loopback up; a context manager that releases it."""
 
     def __init__(self) -> None:
         opened: list[int] = []
@@ -59,28 +59,28 @@ class Namespace:
         self.close()
 
     def close(self) -> None:
-        """Give the namespace up; the kernel removes it, and all in it, when nobody else uses it."""
+        """Release the namespace; the kernel removes it when nothing else uses it."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Call *function* inside."""
+        """Call *function* in the namespace and return its result."""
         return netns.call(self.path, function, *args, **kwargs)
 
     def run(self, *command: str) -> str:
-        """Run *command* inside and return what it prints; CalledProcessError if it fails."""
+        """Run *command* in the namespace and return its output; raise CalledProcessError."""
         return subprocess.run(
             ["nsenter", f"--net={self.path}", *command], check=True, capture_output=True, text=True
         ).stdout
 
     def links(self) -> set[str]:
-        """Return the names of the interfaces, without the loopback."""
+        """Return the names of all interfaces except the loopback."""
         names = {name for _, name in self.call(socket.if_nameindex)}
         return names - {"lo"}
 
     def ping(self, address: str, size: int = 56, timeout: float = 10.0) -> bool:
-        """Tell whether *address* answers an unfragmented ICMP echo of *size* bytes of payload."""
+        """Return whether *address* answers an unfragmented ICMP echo with *size* payload bytes."""
         return self.call(_ping, address, size, timeout)
 
 
@@ -105,7 +105,7 @@ def _ping(address: str, size: int, timeout: float) -> bool:
                 if error.errno in (errno.EMSGSIZE, errno.ENETUNREACH):
                     return False
                 # EHOSTUNREACH: address resolution was too slow for an earlier packet.
-            # Again after a while: a first packet may be lost to address resolution.
+            # Retry, because a first packet may be lost to address resolution.
             if _answered(raw, 129 if six else 0, identifier, six, min(0.3, timeout / 3)):
                 return True
     return False
@@ -147,7 +147,7 @@ def transfer(server: Namespace, client: Namespace, address: str, amount: int) ->
             connection.sendall(bytes(amount))
 
     with server.call(listen) as listener:
-        # A socket stays in the namespace that it was opened in.
+        # A socket stays in the namespace in which it was opened.
         thread = threading.Thread(target=client.call, args=(send, listener.getsockname()[1]))
         thread.start()
         try:
@@ -164,7 +164,7 @@ def transfer(server: Namespace, client: Namespace, address: str, amount: int) ->
 
 @contextmanager
 def sniffing(namespace: Namespace, interface: str) -> Iterator[Callable[[float], list[bytes]]]:
-    """Record frames that arrive at *interface*; the function yields them after so many seconds."""
+    """Record frames that arrive at *interface*; yield a function that waits and returns them."""
 
     def listen() -> socket.socket:
         every_protocol = socket.htons(0x0003)

@@ -1,8 +1,8 @@
-"""A lab node: what a CNI client believes to be the machine.
+"""A lab node, which looks like a whole machine to a CNI client.
 
-Network, mount and PID namespaces of its own, with private /run, /opt, /etc/cni and /var/lib/cni.
-Container software scatters things over paths that no option moves; here they all vanish with the
-node, and so does every process, however a test ends: the kernel kills them with the node's init.
+It consists of network, mount and PID namespaces with private /run, /opt, /etc/cni and /var/lib/cni.
+Container software writes to paths that cannot be configured; here they disappear with the node.
+However a test ends, every process ends as well: the kernel kills them with the node's init.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ exec env --ignore-signal=CHLD sleep infinity
 
 
 def poll(probe: Callable[[], T], what: str, seconds: float = 60.0) -> T:
-    """Return the probe's first true answer; fail by name when the time is up."""
+    """Return the probe's first true answer; fail with *what* after *seconds*."""
     deadline = time.monotonic() + seconds
     while not (answer := probe()):
         if time.monotonic() > deadline:
@@ -50,7 +50,7 @@ def poll(probe: Callable[[], T], what: str, seconds: float = 60.0) -> T:
 
 
 def tool(name: str, package: str) -> str:
-    """Return a program's path; say which package has it if it is missing."""
+    """Return a program's path; if it is missing, raise an error that names its package."""
     path = shutil.which(name)
     if path is None:
         message = f"{name} is missing: apt-get install --no-install-recommends {package}"
@@ -59,10 +59,10 @@ def tool(name: str, package: str) -> str:
 
 
 class Node:
-    """See the module. Use as a context manager; `dir` is a short-named scratch directory."""
+    """A lab node, see the module; a context manager. `dir` is a scratch directory, short-named."""
 
     def __init__(self) -> None:
-        """Choose names that no other node has."""
+        """Choose unique names."""
         self.id = f"lab-{uuid.uuid4().hex[:8]}"
         self.cgroup = f"/{self.id}"
         self.dir = Path()
@@ -77,7 +77,7 @@ class Node:
         log = self.dir / "node.log"
         with log.open("w") as errors:
             self._holder = subprocess.Popen(
-                # setpriv: a test run that is killed takes its nodes along
+                # setpriv: if the test run is killed, its nodes end too
                 ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid",
                  "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
                  "sh", "-c", _INIT % " ".join(private)],
@@ -98,7 +98,7 @@ class Node:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Remove everything."""
+        """Remove the node."""
         self.close()
 
     @staticmethod
@@ -112,7 +112,7 @@ class Node:
         """Kill every process of the node, wait, remove cgroups and files."""
         if self._holder is not None:
             pids = self._pids()
-            # the init first: unshare reaps it and ends; the machine's own init may take its time
+            # Kill the init first: unshare reaps it and ends; the machine's init may be slow.
             for child in children(self._holder.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
@@ -129,7 +129,7 @@ class Node:
             shutil.rmtree(self.dir)
 
     def _pids(self) -> list[int]:
-        """Return the processes of the node; those of its containers die with them."""
+        """Return the node's processes; those of its containers die with them."""
         mine = self._link("pid_for_children")
         found = []
         for entry in Path("/proc").iterdir():
@@ -140,7 +140,7 @@ class Node:
         return found
 
     def stop(self, process: subprocess.Popen[bytes], seconds: float = 10) -> None:
-        """Terminate a program that popen() started: by its own PID, not nsenter's, its parent."""
+        """Terminate a program that popen() started, not its parent nsenter."""
         for child in children(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGTERM)
@@ -151,7 +151,7 @@ class Node:
 
     @property
     def pid(self) -> int:
-        """The PID (of the machine) whose namespaces are the node's."""
+        """The PID, as seen from the machine, of the process that holds the node's namespaces."""
         if self._holder is None:
             message = "the node is not running"
             raise RuntimeError(message)
@@ -161,7 +161,7 @@ class Node:
         return os.readlink(f"/proc/{self.pid}/ns/{kind}")
 
     def path(self, path: str) -> Path:
-        """Return how a path of the node (/run/...) is reached from outside."""
+        """Return the path through which a path of the node (/run/...) is reached from outside."""
         return Path(f"/proc/{self.pid}/root{path}")
 
     def command(self, argv: Sequence[str]) -> list[str]:
@@ -198,7 +198,7 @@ class Node:
         timeout: float = 60,
         stdin: str = "",
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program in the node to its end; `check`: with all it said in the error."""
+        """Run a program in the node; with `check`, raise an error with its output if it fails."""
         done = subprocess.run(
             self.command(argv),
             env={**os.environ, **(env or {})},
@@ -220,7 +220,7 @@ class Node:
         return {link["ifname"]: link for link in listed}
 
     def veths(self) -> list[str]:
-        """Return the node's own ends of veth pairs."""
+        """Return the names of the node's ends of veth pairs."""
         return [
             name
             for name, link in self.links().items()
@@ -228,7 +228,7 @@ class Node:
         ]
 
     def netns(self, name: str) -> str:
-        """Make a named network namespace in the node; return its path."""
+        """Create a named network namespace in the node; return its path."""
         self.run(["ip", "netns", "add", name])
         path = f"/run/netns/{name}"
         self.enter(path, ["ip", "link", "set", "lo", "up"])
@@ -252,7 +252,7 @@ def children(pid: int) -> list[int]:
 
 
 def _remove_cgroup(top: Path) -> bool:
-    """Remove a tree of cgroups, deepest first; false while something is still in it."""
+    """Remove a tree of cgroups, deepest first; return False if a process is still in it."""
     try:
         for directory, _, _ in os.walk(top, topdown=False):
             Path(directory).rmdir()

@@ -1,4 +1,4 @@
-"""A private Open vSwitch in a lab node: its own database, sockets and taps, and no hugepages."""
+"""A private Open vSwitch in a lab node, with its own database and sockets, without hugepages."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from lab.node import Node
 
 _SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
-#: ovs-vswitchd as the packages openvswitch-switch-dpdk and openvswitch-switch have it.
+#: Paths of ovs-vswitchd in the packages openvswitch-switch-dpdk and openvswitch-switch.
 DPDK = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
 PLAIN = "/usr/lib/openvswitch-switch/ovs-vswitchd"
 
 
 class Ovs:
-    """See the module. Use as a context manager; `dir` holds everything but the node's /run."""
+    """An Open vSwitch, see the module; a context manager. `dir` has all files except in /run."""
 
     def __init__(
         self, node: Node, *, dpdk: bool = True, program: str = DPDK, name: str = "ovs"
     ) -> None:
-        """Prepare; with *dpdk* false the daemon, even if it could, does no DPDK (dpdk-init)."""
+        """Prepare the switch; without *dpdk* it does not initialize DPDK (dpdk-init)."""
         self.node = node
         self.dir = node.dir / name
         self.dir.mkdir()
@@ -88,19 +88,19 @@ class Ovs:
         poll(lambda: self.vsctl("--no-wait", "show", check=False) is not None, "ovsdb-server")
 
     def listen(self, remote: str) -> None:
-        """Serve the database at one more place, such as ptcp:6640:127.0.0.1."""
+        """Serve the database at a further address, such as ptcp:6640:127.0.0.1."""
         control = f"{self.dir}/ovsdb.ctl"
         self.node.run(["ovs-appctl", "-t", control, "ovsdb-server/add-remote", remote])
 
     def stop_server(self) -> None:
-        """End ovsdb-server; its file stays."""
+        """End ovsdb-server and keep its file."""
         if self._server is not None:
             self.node.stop(self._server)
             self._server = None
             (self.dir / "db.sock").unlink(missing_ok=True)
 
     def start_switch(self) -> None:
-        """Start ovs-vswitchd and wait until it has applied what is in the database."""
+        """Start ovs-vswitchd and wait until it has applied the database."""
         self._switch = self.node.popen(
             [
                 self._program,
@@ -114,14 +114,14 @@ class Ovs:
             log=self.dir / "ovs-vswitchd.out",
             env=self._env,
         )
-        # It waits only for what it has changed.
+        # ovs-vsctl waits only if it has changed something.
         self._starts += 1
         self.vsctl("set", "Open_vSwitch", ".", f"external_ids:lab-start={self._starts}")
 
     def revive(self) -> str:
-        """Start ovs-vswitchd again if it has died by itself; return its last words if it has.
+        """Start ovs-vswitchd again if it has crashed; return the end of its log in that case.
 
-        One test fails then, and not all that share the switch.
+        Then only one test fails instead of all tests that share the switch.
         """
         if self._switch is None or self._switch.poll() is None:
             return ""
@@ -130,7 +130,7 @@ class Ovs:
         return died
 
     def stop_switch(self) -> None:
-        """End ovs-vswitchd in order, its taps included; kill it when it hangs (DPDK 22.11 may)."""
+        """End ovs-vswitchd and its taps properly; kill it if it hangs, as DPDK 22.11 may."""
         if self._switch is not None:
             control = f"{self.dir}/vswitchd.ctl"
             self.node.run(
@@ -143,7 +143,7 @@ class Ovs:
             self._switch = None
 
     def kill_switch(self) -> None:
-        """Kill ovs-vswitchd as the kernel does when memory is short."""
+        """Kill ovs-vswitchd, as the kernel does when it is out of memory."""
         assert self._switch is not None
         path = Path(f"/proc/{self._switch.pid}/task/{self._switch.pid}/children")
         for child in path.read_text().split():
@@ -152,7 +152,7 @@ class Ovs:
         self._switch = None
 
     def vsctl(self, *arguments: str, check: bool = True) -> str | None:
-        """Run ovs-vsctl: what an administrator does. None if it fails, without *check*."""
+        """Run ovs-vsctl as an administrator does; without *check* return None if it fails."""
         done = self.node.run(
             ["ovs-vsctl", f"--db={self.db}", "--timeout=20", *arguments],
             env=self._env,
@@ -161,7 +161,7 @@ class Ovs:
         return None if done.returncode else done.stdout.strip()
 
     def add_bridge(self, name: str) -> None:
-        """Make an administrator's bridge on the userspace datapath."""
+        """Create a bridge on the userspace datapath, as an administrator does."""
         self.vsctl("add-br", name, "--", "set", "bridge", name, "datapath_type=netdev")
 
     def bridges(self) -> list[str]:
@@ -174,7 +174,7 @@ class Ovs:
         return self.vsctl("--if-exists", "get", table, record, column) or ""
 
     def row(self, table: str, record: str) -> dict[str, Any]:
-        """Return a row, its columns as ovs-vsctl writes them."""
+        """Return a row with its columns in the notation of ovs-vsctl."""
         listed = json.loads(self.vsctl("--format=json", "list", table, record) or "")
         return dict(zip(listed["headings"], listed["data"][0], strict=True))
 

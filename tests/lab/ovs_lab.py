@@ -1,4 +1,4 @@
-"""A node with a private Open vSwitch, and the plugin under test attaching containers to it."""
+"""A node with a private Open vSwitch, to which the plugin under test attaches containers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lab.plugin import Mode, Outcome, Plugin
 from lab.testpmd import Console, Testpmd
 from userspace_cni.api import attachment_id
 
-#: How long the plugin waits for the switch, in seconds; on a busy machine it takes its time.
+#: How long the plugin waits for the switch, in seconds; long, because the machine may be busy.
 TIMEOUT = 20
 
 _numbers = itertools.count(1)
@@ -42,7 +42,7 @@ with closing(Runtime(settings.load())) as runtime:
 
 @define
 class Container:
-    """A network namespace, and the attachment that the plugin made for it."""
+    """A network namespace and its attachment."""
 
     lab: OvsLab
     name: str
@@ -60,12 +60,12 @@ class Container:
 
     @property
     def port(self) -> str:
-        """The name of its port in the switch."""
+        """The name of the container's port in the switch."""
         return str(self.result["interfaces"][0]["name"])
 
     @property
     def document(self) -> Path:
-        """Its hand-over file."""
+        """The container's hand-over file."""
         return Path(self.interface["socketPath"]).with_name(f"{self.ifname}.json")
 
     def call(self, command: str, **more: Any) -> Outcome:
@@ -85,12 +85,12 @@ class Container:
 
 @define
 class OvsLab:
-    """A node, its switch, and the plugin."""
+    """A node, its switch and the plugin."""
 
     node: Node
     ovs: Ovs
     plugin: Plugin
-    #: What ADD was called for.
+    #: Containers for which ADD was called.
     attached: list[Container] = field(factory=list)
 
     def call(
@@ -116,10 +116,10 @@ class OvsLab:
         settings = Path(self.plugin.env["USERSPACE_CNI_CONFIG"])
         settings.write_text(re.sub(r"timeout = \d+", f"timeout = {seconds}", settings.read_text()))
         if self.plugin.daemon is not None:
-            self.plugin.daemon.stop()  # it reads them when it starts
+            self.plugin.daemon.stop()  # it reads the settings only when it starts
 
     def container(self, config: dict[str, Any], name: str = "", ifname: str = "eth0") -> Container:
-        """Return a container, not attached yet. A config is completed by name and version."""
+        """Return a container without attaching it; add name and version to its *config*."""
         name = name or f"c{next(_numbers)}"
         return Container(self, name, self.node.netns(name), complete(config), ifname)
 
@@ -127,13 +127,13 @@ class OvsLab:
         return self.container(config, **more).add()
 
     def restore(self, *containers: Container) -> str:
-        """Do on the node what its daemon does; return what it says if it cannot."""
+        """Restore attachments on the node as the daemon does; return the error messages."""
         ids = [attachment_id("net", each.name, each.ifname) for each in containers]
         environ = {**os.environ, **self.plugin.env}
         return self.node.run([sys.executable, "-c", _RESTORE, *ids], env=environ).stdout
 
     def leftovers(self) -> list[str]:
-        """Return what is in the plugin's shared directories, and every port of ours."""
+        """Return the contents of the plugin's shared directories, and the plugin's ports."""
         shared = self.plugin.run_dir / "shared"
         files = [str(path) for path in shared.glob("**/*")] if shared.exists() else []
         views = self.plugin.run_dir / "s"
@@ -145,7 +145,7 @@ class OvsLab:
         return files + ports + links + qos
 
     def detach_all(self) -> None:
-        """Detach all that ADD was called for."""
+        """Detach all containers for which ADD was called."""
         for container in self.attached:
             container.call("DEL")
         self.attached.clear()
@@ -153,7 +153,7 @@ class OvsLab:
     def traffic(
         self, sender: Console, receiver: Console, bursts: int = 1, expected: int | None = None
     ) -> None:
-        """Send from one application to another; every packet must arrive, or *expected*."""
+        """Send from one application to another; all packets, or *expected*, must arrive."""
         for application in (sender, receiver):
             application.command("stop")
             application.command("clear port stats all")
@@ -168,7 +168,7 @@ class OvsLab:
         assert (sender.sent, receiver.received) == (sent, wanted)
 
     def passes(self, sender: Testpmd, receiver: Testpmd) -> bool:
-        """Tell whether packets get from one application to another, without loss."""
+        """Return whether all packets from one application reach the other."""
         try:
             self.traffic(sender, receiver)
         except (TimeoutError, AssertionError):
@@ -201,7 +201,7 @@ def kernel(
         "dataDir": str(data),
         "ranges": [[{"subnet": subnet}]],
     }
-    # Debian's host-local speaks 1.0.0 at most.
+    # Debian's host-local supports versions up to 1.0.0.
     host = {"iftype": iftype, **more.pop("host", {})}
     return vhost(bridge_name, host=host, ipam=ipam, cniVersion="1.0.0", **more)
 
@@ -209,7 +209,7 @@ def kernel(
 def start(
     container: Container, peer: Container, stack: ExitStack, *options: str, mode: str = "rxonly"
 ) -> Testpmd:
-    """Start a DPDK application in *container* with nothing but what it was handed over."""
+    """Start a DPDK application in *container* that uses only its hand-over file."""
     return stack.enter_context(
         Testpmd(
             container.lab.node,
@@ -223,11 +223,11 @@ def start(
 
 
 def make(directory: Path, stack: ExitStack, mode: Mode = "process", **options: Any) -> OvsLab:
-    """Start a node and its switch, which end with *stack*; install the plugin in *directory*."""
+    """Start a node and a switch, which *stack* ends; install the plugin in *directory*."""
     node = stack.enter_context(Node())
     ovs = stack.enter_context(Ovs(node, **options))
     plugin = stack.enter_context(lab_plugin.installed(directory, mode))
-    # Short paths: those of a test's directory would not fit into a socket's address.
+    # Use short paths: those of a test's directory do not fit into a socket's address.
     run_dir = node.dir / "run"
     settings = Path(plugin.env["USERSPACE_CNI_CONFIG"])
     settings.write_text(

@@ -1,4 +1,4 @@
-"""The executable under test, installed as an operator does it, and the calls a runtime makes."""
+"""The plugin under test, installed as by an operator and called as by a runtime."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from userspace_cni.install import NAME, executables, find_shim, install
 if TYPE_CHECKING:
     from lab.node import Node
 
-#: Who serves a request: this process, the executable in a process of its own, or the daemon.
+#: Where requests are served: in this process, in a process per request, or in the daemon.
 Mode = Literal["direct", "process", "daemon"]
 
 REFERENCE_PLUGINS = Path("/usr/lib/cni")
 
-#: What the caller's own environment must not bring into a request.
+#: Prefixes of environment variables that must not be passed on to a request.
 _CNI_VARIABLES = ("CNI_", "USERSPACE_CNI_", "PYTHON")
 
 
 _NEEDS_A_PROCESS = "this test needs a process for its requests: give it the marker own_process"
 
-#: Tests call from many threads.
+#: Tests make calls from several threads.
 _settling = Lock()
 
 
 @frozen(kw_only=True)
 class Outcome:
-    """How one call ended."""
+    """The outcome of a call."""
 
     status: int
     out: str
@@ -49,7 +49,7 @@ class Outcome:
 
     @property
     def body(self) -> dict[str, Any]:
-        """The one JSON object on standard output."""
+        """The JSON object on standard output, which must contain nothing else."""
         parsed = json.loads(self.out)
         assert isinstance(parsed, dict), self.out
         return parsed
@@ -62,7 +62,7 @@ class Outcome:
 
     @property
     def code(self) -> int:
-        """The code of a call that must have failed, with an error object that is whole."""
+        """The error code of a call that must have failed with a complete error object."""
         assert self.status != 0, (self.out, self.err)
         assert self.body.keys() - {"details"} == {"cniVersion", "code", "msg"}, self.body
         assert "Traceback" not in self.out
@@ -70,48 +70,48 @@ class Outcome:
 
     @property
     def text(self) -> str:
-        """Message and details of an error."""
+        """The message and details of the error."""
         return f"{self.body['msg']} {self.body.get('details', '')}"
 
     def succeeded(self) -> None:
-        """Assert success of a command that prints nothing."""
+        """Assert that the call succeeded and printed nothing."""
         assert (self.status, self.out) == (0, ""), (self.out, self.err)
 
 
 @frozen(kw_only=True)
 class Plugin:
-    """An installed executable with settings, state and locks of its own."""
+    """An installed executable with private settings, state and locks."""
 
     bin_dir: Path
     state_dir: Path
     run_dir: Path
-    #: For whoever executes the plugin.
+    #: Environment variables for executing the plugin.
     env: Mapping[str, str] = field(factory=dict)
-    #: Of the mode "direct".
+    #: Set in mode "direct".
     direct: Direct | None = None
-    #: Of the mode "daemon"; it is started when it is needed.
+    #: Set in mode "daemon"; the daemon is started when it is needed.
     daemon: Daemon | None = None
 
     @property
     def executable(self) -> Path:
-        """Its path, good for one call on the machine or wherever the daemon runs."""
+        """The executable's path; in mode "daemon" the daemon is running when it is returned."""
         assert self.direct is None, _NEEDS_A_PROCESS
         self.serve(self.daemon.node if self.daemon else None)
         return self.bin_dir / NAME
 
     def serve(self, node: Node | None) -> None:
-        """Let requests be served on *node*, None for the machine."""
+        """Serve requests on *node*, or on the machine if it is None."""
         if self.daemon is not None:
             settings = Path(self.env["USERSPACE_CNI_CONFIG"])
             with _settling:
                 if "[daemon]" not in settings.read_text():
-                    # No test waits for what the daemon does unasked, unless it says so.
+                    # By default the daemon must not restore or remove anything during a test.
                     own = f'socket = "{self.daemon.socket}"\nwatch_interval = 3600\n'
                     self.settings(f"[daemon]\n{own}")
             self.daemon.ensure(node)
 
     def interpreted_by(self, interpreter: Path) -> None:
-        """Let another *interpreter* run it."""
+        """Run the plugin with another *interpreter*."""
         if self.direct is not None:
             self.direct.use(interpreter)
         elif self.daemon is None:
@@ -132,7 +132,7 @@ class Plugin:
         node: Node | None = None,
         timeout: float = 60,
     ) -> Outcome:
-        """Execute the plugin, on *node* where one is given. *config* is JSON, or the raw bytes."""
+        """Call the plugin, on *node* if given; *config* is an object or raw bytes."""
         variables = {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": container,
@@ -151,7 +151,7 @@ class Plugin:
         node: Node | None = None,
         timeout: float = 60,
     ) -> Outcome:
-        """Execute the plugin with exactly these CNI variables."""
+        """Call the plugin with exactly these CNI variables."""
         stdin = config if isinstance(config, bytes) else json.dumps(config).encode()
         environ = {**clean_environ(), **self.env, **variables}
         if self.direct is not None:
@@ -177,12 +177,12 @@ class Plugin:
 
 
 def clean_environ() -> dict[str, str]:
-    """Return our environment without what would reach into the plugin."""
+    """Return the environment without variables that would affect the plugin."""
     return {key: value for key, value in os.environ.items() if not key.startswith(_CNI_VARIABLES)}
 
 
 def make(directory: Path) -> Plugin:
-    """Install the plugin below *directory*, next to Debian's reference plugins."""
+    """Install the plugin below *directory*, beside Debian's reference plugins."""
     bin_dir = directory / "bin"
     bin_dir.mkdir()
     install(bin_dir)
@@ -201,7 +201,7 @@ def make(directory: Path) -> Plugin:
 
 @contextmanager
 def installed(directory: Path, mode: Mode) -> Iterator[Plugin]:
-    """Install the plugin below *directory* as :func:`make` does, to be served by *mode*."""
+    """Install the plugin below *directory* as :func:`make` does, to be served in *mode*."""
     plugin = make(directory)
     if mode != "daemon":
         direct = Direct() if mode == "direct" else None
@@ -212,7 +212,7 @@ def installed(directory: Path, mode: Mode) -> Iterator[Plugin]:
                 direct.close()
             remove_views(plugin.run_dir)
         return
-    # A test's directory may have a longer name than a socket.
+    # A test's directory may have too long a path for a socket.
     with tempfile.TemporaryDirectory(prefix="ucni-") as short:
         daemon = Daemon(
             env=plugin.env, socket=Path(short, "daemon.sock"), log=directory / "daemon.log"
@@ -232,13 +232,13 @@ def installed(directory: Path, mode: Mode) -> Iterator[Plugin]:
 
 
 def remove_views(run_dir: Path) -> None:
-    """Unmount what attachments that are never removed have left on the machine."""
+    """Unmount what attachments that were never removed have left on the machine."""
     for view in (run_dir / "s").glob("*"):
         mounts.remove(str(view))
 
 
 def attachments(plugin: Plugin) -> list[dict[str, Any]]:
-    """Return what the people's command says is attached."""
+    """Return the attachments listed by ``userspace-cni show``."""
     done = subprocess.run(
         [Path(sys.executable).with_name("userspace-cni"), "show", "--json"],
         env={**clean_environ(), **plugin.env},
@@ -252,7 +252,7 @@ def attachments(plugin: Plugin) -> list[dict[str, Any]]:
 
 @contextmanager
 def read_only(directory: Path) -> Iterator[None]:
-    """Make *directory* immutable to root too, by a read-only mount over itself."""
+    """Make *directory* read-only, even for root, by a read-only mount over itself."""
     directory.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "--bind", directory, directory], check=True)
     try:

@@ -1,4 +1,4 @@
-"""Podman with its CNI backend: rootful, all its directories private."""
+"""Rootful podman with its CNI backend and private directories."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Podman:
-    """Runs in a lab node, with its storage in the node's directory."""
+    """A podman in a lab node, with its storage in the node's directory."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ graphroot = {text(str(root / "storage"))}
 runroot = "/run/lab-podman"
 """
         )
-        #: For whoever executes podman.
+        #: Environment variables for executing podman.
         self.env = {
             **env,
             "CONTAINERS_CONF": str(root / "containers.conf"),
@@ -87,7 +87,7 @@ runroot = "/run/lab-podman"
              "--name", name, *options, BUSYBOX, *WAIT)  # fmt: skip
 
     def execute(self, name: str, *command: str) -> str:
-        """Run a program in a container; return what it says."""
+        """Run a program in a container; return its output."""
         return self("exec", name, *command).stdout
 
     def remove(self, name: str) -> None:
@@ -96,10 +96,10 @@ runroot = "/run/lab-podman"
 
 
 def _with_environment(bin_dir: Path, wrapped: Path, env: Mapping[str, str]) -> Path:
-    """Wrap the plugins so that they get `env` always.
+    """Wrap the plugins so that they always get `env`.
 
-    Mostly the DEL is sent by the `podman container cleanup` that conmon starts when a container
-    ends, and conmon does not pass podman's environment on.
+    The DEL usually comes from `podman container cleanup`, which conmon starts when a container
+    ends, and conmon does not pass on podman's environment.
     """
     wrapped.mkdir()
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in env.items())

@@ -1,4 +1,4 @@
-"""The shim installed with settings of its own, and a daemon that speaks its protocol and no CNI."""
+"""The shim with its own settings, and a fake daemon that only speaks the shim's protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from userspace_cni.install import executables, install, make_queue
 
 SOURCE = Path(__file__).resolve().parents[2] / "shim" / "shim.c"
 
-#: What each build for tests is compiled with, and executed by.
+#: For each build for tests: compiler options, and the command that executes it.
 VARIANTS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "sanitized": (("-fsanitize=address,undefined", "-fno-sanitize-recover=all"), ()),
     "valgrind": ((), ("valgrind", "--quiet", "--error-exitcode=99")),
@@ -30,7 +30,7 @@ _ANSWER = struct.Struct(">4sIIII")
 
 @frozen
 class Build:
-    """One build of the program, without settings."""
+    """A build of the program without settings."""
 
     program: Path
     runner: Sequence[str] = ()
@@ -79,7 +79,7 @@ class Shim:
         return sorted(self.queue.iterdir())
 
     def command(self, redirection: str = "") -> list[str]:
-        """Return what executes it, with a *redirection* of the shell."""
+        """Return the command that executes it, with a shell *redirection*."""
         own = [*self.build.runner, str(self.executable)]
         return ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *own] if redirection else own
 
@@ -107,7 +107,7 @@ class Shim:
 def make(
     build: Build, directory: Path, *, deadline: float = 30, fallback: str | None = None
 ) -> Shim:
-    """Install *build* below *directory*; *fallback* is a shell script in the launcher's place."""
+    """Install *build* below *directory*; *fallback* is a shell script instead of the launcher."""
     bin_dir = directory / "shim"
     bin_dir.mkdir()
     settings = Settings(
@@ -130,7 +130,7 @@ def make(
 
 @frozen
 class Request:
-    """What the shim sent."""
+    """A request that the shim sent."""
 
     frame: bytes
     environ: Sequence[bytes]
@@ -138,7 +138,7 @@ class Request:
 
 
 def parse(frame: bytes) -> Request:
-    """Take a request's frame apart, which must be whole and nothing more."""
+    """Decode a frame, which must be exactly one request."""
     magic, version, of_environ, of_stdin = _REQUEST.unpack_from(frame)
     assert (magic, version) == (b"ucni", 1)
     assert len(frame) == _REQUEST.size + of_environ + of_stdin
@@ -151,7 +151,7 @@ def receive(connection: socket.socket) -> Request:
     """Read one request.
 
     Raises:
-        ConnectionResetError: the caller gave up before it sent one.
+        ConnectionResetError: if the caller closed the connection before sending a request.
 
     """
     header = connection.recv(_REQUEST.size, socket.MSG_WAITALL)
@@ -162,12 +162,12 @@ def receive(connection: socket.socket) -> Request:
 
 
 def answer(status: int, out: bytes = b"", err: bytes = b"", magic: bytes = b"ucni") -> bytes:
-    """Return an answer's frame."""
+    """Encode an answer."""
     return _ANSWER.pack(magic, 1, status, len(out), len(err)) + out + err
 
 
 class Daemon:
-    """Listens, and gives *serve* one connection after the other."""
+    """Listens, and passes connections to *serve* one after the other."""
 
     def __init__(
         self, path: Path, serve: Callable[[socket.socket], None], backlog: int = 64
@@ -201,7 +201,7 @@ class Daemon:
         while True:
             try:
                 connection, _ = self._listener.accept()
-            except OSError:  # shut down
+            except OSError:  # the listener was shut down
                 return
             with connection:
                 try:
@@ -213,7 +213,7 @@ class Daemon:
 
 
 def answering(requests: list[Request], frame: bytes) -> Callable[[socket.socket], None]:
-    """Return a service that records each request and answers *frame*."""
+    """Return a function that records each request and answers with *frame*."""
 
     def serve(connection: socket.socket) -> None:
         requests.append(receive(connection))

@@ -1,8 +1,8 @@
-"""A CNI plugin of the tests' own, for a chain or as IPAM: records calls, obeys its configuration.
+"""A CNI plugin for tests, used in a chain or as IPAM, that records its calls.
 
-Keys: `log` (a file, one JSON object a call), `fail` (commands to fail, after recording), `sleep`
-(seconds, by command), and as IPAM `store` (a directory, a lease per file), `subnet`. Debian's IPAM
-plugins know neither CNI 1.1.0 nor STATUS and GC; this one does.
+Its configuration keys are `log` (a file with one JSON object per call), `fail` (commands that fail
+after recording), `sleep` (seconds by command) and, as IPAM, `store` (a directory with one file per
+lease) and `subnet`. Unlike Debian's IPAM plugins it supports CNI 1.1.0, STATUS and GC.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ elif command == "ADD":
 
 @attrs.frozen
 class Call:
-    """One call as the spy saw it."""
+    """A recorded call."""
 
     command: str
     ipam: bool
@@ -85,13 +85,13 @@ class Call:
 
     @property
     def netns(self) -> str:
-        """CNI_NETNS; empty when the namespace is gone."""
+        """CNI_NETNS; empty if the namespace is gone."""
         return self.env.get("CNI_NETNS", "")
 
 
 @attrs.frozen
 class Spy:
-    """The plugin, installed in a directory of plugins, and its log."""
+    """The installed plugin and its log."""
 
     log: Path
 
@@ -112,7 +112,7 @@ class Spy:
         return {"subnet": subnet, "store": str(store), **self.chained(**keys)}
 
     def calls(self, command: str = "") -> list[Call]:
-        """Return what has been recorded, or the calls of one command."""
+        """Return all recorded calls, or those of one command."""
         if not self.log.exists():
             return []
         found = [Call(**json.loads(line)) for line in self.log.read_text().splitlines()]

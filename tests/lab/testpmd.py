@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
     from lab.node import Node
 
-#: In Debian's package dpdk-dev.
+#: Debian's package dpdk-dev contains it.
 PROGRAM = "dpdk-testpmd"
-#: The prompt, and what the driver's threads may print after it.
+#: The prompt, followed by messages that the driver's threads may print.
 _PROMPT = re.compile(rb"testpmd> (\s*Port \d+: link state change event\s*)*\Z")
 
 
 def device(document: Path) -> tuple[list[str], int]:
-    """Return the EAL's arguments and the queues that a hand-over file asks for, by the agent."""
+    """Return the EAL arguments, from the agent, and the number of queues of a hand-over file."""
     handoff = load(json.loads(document.read_text()), str(document.parent)).handoff
     if isinstance(memif := handoff.port, Memif):
         queues = max(memif.rx_queues, memif.tx_queues)
@@ -50,9 +50,9 @@ def device(document: Path) -> tuple[list[str], int]:
 def command_line(
     eal_arguments: Sequence[str], queues: int, *options: str, prefix: str, peer: str = ""
 ) -> list[str]:
-    """Return the arguments of a testpmd that is small, and waits for commands."""
+    """Return the arguments of a testpmd that uses little memory and waits for commands."""
     return [
-        # Threads that float: the lab shares its processors.
+        # Threads are not pinned, because the lab shares its processors.
         "--lcores",
         "(0,1)@(0-1)",
         "--no-huge",
@@ -73,7 +73,7 @@ def command_line(
 
 
 class Console:
-    """A program that ends in a testpmd waiting for commands, however it got there."""
+    """A command that eventually runs a testpmd, which waits for commands."""
 
     def __init__(
         self, node: Node, command: Sequence[str], queues: int, env: Mapping[str, str] | None = None
@@ -81,14 +81,14 @@ class Console:
         """Start *command* on *node* and wait for the prompt."""
         self.queues = queues
         self._said = b""
-        # On a pipe its output would come in blocks, after the prompt.
+        # Use a terminal: on a pipe the output would be buffered and arrive after the prompt.
         self._terminal, theirs = pty.openpty()
         self._runtime = tempfile.TemporaryDirectory(prefix="testpmd-")
         tty.setraw(theirs)
         try:
             self._process = subprocess.Popen(
                 node.command(command),
-                # What DPDK keeps of a program outlives it, wherever that is (systemd.exec(5)).
+                # DPDK leaves files in this directory when the program has ended.
                 env={**os.environ, **(env or {}), "RUNTIME_DIRECTORY": self._runtime.name},
                 stdin=theirs,
                 stdout=theirs,
@@ -120,7 +120,7 @@ class Console:
 
     @property
     def counters(self) -> dict[str, int]:
-        """The port's counters: ``RX-packets``, ``TX-packets``, ``TX-dropped`` and so on."""
+        """Return the port's counters: ``RX-packets``, ``TX-packets``, ``TX-dropped``, ..."""
         shown = self.command("show port stats 0")
         return {key: int(value) for key, value in re.findall(r"([RT]X-\w+): +(\d+)", shown)}
 
@@ -138,7 +138,7 @@ class Console:
         return match[1] if match else ""
 
     def reconnect(self) -> None:
-        """Stop and start the port, as a DPDK application does to connect again."""
+        """Stop and start the port, as a DPDK application does to reconnect."""
         for text in ("stop", "port stop 0", "port start 0"):
             self.command(text)
         poll(lambda: self.link == "up", "the application's link")
@@ -162,8 +162,8 @@ class Console:
         self._runtime.cleanup()
 
     def crash(self) -> None:
-        """Kill the program as the kernel does when memory is short; what it made stays."""
-        # It is nsenter's child where there is a PID namespace to enter.
+        """Kill the program, as the kernel does when it is out of memory; its files stay."""
+        # If there is a PID namespace to enter, the program is a child of nsenter.
         for pid in children(self._process.pid) or [self._process.pid]:
             os.kill(pid, signal.SIGKILL)
         self._process.wait()
@@ -200,7 +200,7 @@ class Testpmd(Console):
         mode: str = "rxonly",
         options: Sequence[str] = (),
     ) -> None:
-        """Start with what the hand-over file *document* says; send to the MAC address *peer*."""
+        """Start with the hand-over file *document*; send to the MAC address *peer*."""
         arguments, queues = device(document)
         prefix = f"{document.stem}-{document.parent.name}-{os.getpid()}"
         line = command_line(

@@ -1,7 +1,7 @@
-"""A second kernel, for what the machine's own lacks: User Mode Linux on the machine's own files.
+"""A second kernel, User Mode Linux, for features that the machine's kernel lacks.
 
-The Debian package ``user-mode-linux`` is a kernel that is a program, with modules; the machine's
-root directory is its root directory, so that the same interpreter and the same tree run in it.
+The Debian package ``user-mode-linux`` contains a kernel that runs as a program, with modules. Its
+root directory is that of the machine, so that the same interpreter and source tree run in it.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ poweroff -f
 def run(
     command: Sequence[str], modules: Sequence[str], directory: Path, work: Path, timeout: float
 ) -> tuple[int, str]:
-    """Run *command* in *directory* as root of a new kernel; return its status and its output.
+    """Run *command* as root in a new kernel; return its status and its output.
 
     Args:
-        command: runs after /proc, /sys and an empty /run are mounted.
-        modules: kernel modules to load before.
+        command: run after /proc, /sys and an empty /run are mounted.
+        modules: kernel modules to load first.
         directory: the working directory.
-        work: an empty directory of our own.
-        timeout: in seconds, for all of it.
+        work: an empty directory for temporary files.
+        timeout: in seconds, including the start of the kernel.
 
     """
     kernel = shutil.which("linux.uml")

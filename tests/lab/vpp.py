@@ -1,6 +1,6 @@
-"""A real VPP of the lab's own: no hugepages, no DPDK, nothing outside its directory.
+"""A private VPP without hugepages and DPDK, which writes only to its own directory.
 
-It is found in PATH, or below the directory that VPP_PREFIX names.
+The program is found in PATH or below the directory VPP_PREFIX.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ plugins {{ path {plugin_path} plugin default {{ disable }} {plugins} }}
 
 
 def program() -> str | None:
-    """Return the path of the program ``vpp``, None where there is none."""
+    """Return the path of the program ``vpp``, or None if it is not installed."""
     prefix = os.environ.get("VPP_PREFIX")
     if prefix:
         return f"{prefix}/bin/vpp"
@@ -44,7 +44,7 @@ def api_dir() -> str:
 
 
 class RealVpp:
-    """One VPP, in a network namespace; use it as a context manager."""
+    """A VPP in a network namespace; a context manager."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class RealVpp:
         without: tuple[str, ...] = (),
         buffers: int = 8192,
     ) -> None:
-        """Prepare a VPP in *directory*, whose path must be short, without some plugins."""
+        """Prepare a VPP in *directory*, whose path must be short, without the given plugins."""
         found = program()
         assert found is not None, "there is no vpp"
         self._program = Path(found)
@@ -80,7 +80,7 @@ class RealVpp:
         self.kill()
 
     def start(self) -> None:
-        """Start it, and return when it answers."""
+        """Start VPP and wait until it answers."""
         self.path.unlink(missing_ok=True)
         enter = ["nsenter", f"--net={self._netns.path}"] if self._netns else []
         command = enter
@@ -106,19 +106,19 @@ class RealVpp:
                 return
 
     def kill(self) -> None:
-        """End it at once: the state is gone, files stay."""
+        """Kill VPP: its state is lost, its files stay."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
 
     def restart(self) -> None:
-        """Kill it and start it again."""
+        """Kill VPP and start it again."""
         self.kill()
         self.start()
 
     def hang(self) -> None:
-        """Answer nobody until :meth:`resume`."""
+        """Stop answering until :meth:`resume`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -127,7 +127,7 @@ class RealVpp:
         self._process.send_signal(signal.SIGCONT)
 
     def ctl(self, *words: str) -> str:
-        """Return what VPP's command line prints."""
+        """Run a command of VPP's CLI and return its output."""
         vppctl = self._program.with_name("vppctl")
         return subprocess.run(
             [vppctl, "-s", self.dir / "cli.sock", *words],
@@ -139,7 +139,7 @@ class RealVpp:
         ).stdout
 
     def ping(self, address: str, *options: str, tries: int = 6) -> bool:
-        """Tell whether *address* answers; first packets are lost to address resolution."""
+        """Return whether *address* answers; retry, as address resolution drops first packets."""
         for _ in range(tries):
             shown = self.ctl("ping", address, "repeat", "3", "interval", "0.1", *options)
             if "bytes from" in shown:

@@ -1,4 +1,4 @@
-"""A host with a VPP, the engine at work on it, and containers that may have a VPP each."""
+"""A host with a VPP and the engine, and containers that may have their own VPP."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ if TYPE_CHECKING:
 
 Kind = Literal["simulator", "real"]
 
-#: What this machine can run the tests of control with, and those of traffic.
+#: The kinds of VPP available on this machine; only a real one forwards traffic.
 KINDS: list[Kind] = ["simulator", "real"] if program() else ["simulator"]
 TRAFFIC_KINDS: list[Kind] = ["real"] if program() else []
 TIMEOUT = 5.0
 
 
 def ips(*texts: str) -> tuple[IPConfig, ...]:
-    """Read ``10.0.0.2/24>10.0.0.1``: an address, and its gateway where there is one."""
+    """Parse ``10.0.0.2/24>10.0.0.1``: an address and optionally its gateway."""
     found = []
     for text in texts:
         address, _, gateway = text.partition(">")
@@ -110,7 +110,7 @@ class Attached:
         return VppContainerEngine().prepare(self.attachment, guest, self.port)
 
     def guest(self, net_type: str = "interface", **sections: object) -> Guest:
-        """Start the container's VPP and configure it with what it is handed over."""
+        """Start the container's VPP and configure it from the hand-over."""
         vpp = self.lab.vpp_in(self.container)
         guest = Guest(self.lab, vpp, self.handoff(net_type, **sections))
         guest.call("add")
@@ -138,7 +138,7 @@ class Guest:
 
 @define
 class VppLab:
-    """The host."""
+    """The host with its VPP and engine."""
 
     kind: Kind
     dir: Path
@@ -154,13 +154,13 @@ class VppLab:
         self.engine = self.new_engine()
 
     def vpp_in(self, namespace: Namespace, **options: Any) -> Any:
-        """Start one more VPP, in a network namespace."""
+        """Start another VPP in a network namespace."""
         directory = self.dir / f"v{next(self._numbers)}"
         vpp: Any
         if self.kind == "simulator":
             directory.mkdir()
             vpp = Simulator(directory / "api.sock", **options)
-            # A thread is born into the namespace of its parent.
+            # A new thread starts in the namespace of its parent.
             namespace.call(vpp.start)
         else:
             vpp = RealVpp(directory, namespace, **options)
@@ -170,7 +170,7 @@ class VppLab:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The table ``[engines.vpp]``."""
+        """The engine's settings, as in the table ``[engines.vpp]``."""
         return {"api_socket": str(self.vpp.path), "api_dir": api_dir(), "timeout": TIMEOUT}
 
     def new_engine(self, **settings: Any) -> VppHostEngine:
@@ -187,7 +187,7 @@ class VppLab:
         return Switch(connection.connect(str(self.vpp.path), TIMEOUT, api_dir()))
 
     def call(self, function: Any, *args: Any) -> Any:
-        """Call where the host's network is."""
+        """Call *function* in the host's network namespace."""
         return self.host.call(function, *args)
 
     def restart(self) -> None:
@@ -213,7 +213,7 @@ class VppLab:
         return make_attachment(**values)
 
     def add(self, attachment: Attachment, host: EngineConf) -> HostPort:
-        """ADD, as the runtime does it: undone when it fails."""
+        """Add the port as the runtime does: run the undo steps if it fails."""
         undo = ExitStack()
         directory = attachment.directory
         assert isinstance(directory, ContainerDirectory)
@@ -252,7 +252,7 @@ class VppLab:
         return sorted(port.tag for port in self.switch.ports() if port.tag)
 
     def leftovers(self) -> dict[str, Any]:
-        """Return what there is beyond an empty VPP: all empty when everything is clean."""
+        """Return what remains in VPP; all values are empty if there is nothing."""
         shared = self.dir / "s"
         sockets = self.switch.api.dump("memif_socket_filename_dump")
         return {
@@ -277,7 +277,7 @@ class VppLab:
 
 @contextmanager
 def started(kind: Kind) -> Iterator[VppLab]:
-    """Make a lab below a short path, and end it."""
+    """Provide a lab with a short path."""
     directory = Path(tempfile.mkdtemp(prefix="vpp-"))
     try:
         with ExitStack() as stack:
@@ -289,7 +289,7 @@ def started(kind: Kind) -> Iterator[VppLab]:
 
 
 class _Here:
-    """Stands for a lab node where there is none: programs run on the machine itself."""
+    """Replaces a lab node: programs run on the machine itself."""
 
     def command(self, argv: Sequence[str]) -> list[str]:
         return list(argv)
@@ -304,7 +304,7 @@ class _Here:
 
 
 def start(found: Attached, peer: Attached, stack: ExitStack) -> Testpmd:
-    """Start a DPDK application with nothing but what the attachment *found* was handed over."""
+    """Start a DPDK application that uses only the hand-over of the attachment *found*."""
     lab, attachment = found.lab, found.attachment
     directory = lab.directory(attachment.container_id)
     directory.publish("eth0", handover.dump(attachment, lab.hand_over_dpdk(found)))
@@ -321,6 +321,6 @@ def start(found: Attached, peer: Attached, stack: ExitStack) -> Testpmd:
 
 
 def make(kind: Kind) -> Iterator[VppLab]:
-    """Do as :func:`started`, for fixtures."""
+    """Provide a lab as :func:`started` does, as a generator for fixtures."""
     with started(kind) as lab:
         yield lab

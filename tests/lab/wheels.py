@@ -1,4 +1,4 @@
-"""Wheels of the project, and a wheelhouse of what they need, for virtualenvs without network."""
+"""Wheels of the project and of its dependencies, for virtualenvs without network access."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attrs import frozen
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECTS = ("core", "engines/linux", "engines/ovs", "engines/vpp", "shim", "docs/example-engine")
-#: What the wheels need at run time, and to be built.
+#: Run-time and build-time dependencies of the wheels.
 _REQUIRED = (
     "attrs",
     "cattrs",
@@ -31,7 +31,7 @@ _CONSTRAINTS = ROOT / "constraints.txt"
 
 @frozen
 class Wheels:
-    """Directories of wheels: ours, and everybody else's."""
+    """Directories with our wheels and with those of dependencies."""
 
     ours: Path
     wheelhouse: Path
@@ -44,7 +44,7 @@ class Wheels:
 
 @frozen
 class Virtualenv:
-    """A fresh virtualenv that installs from wheels alone."""
+    """A new virtualenv that installs only from local wheels."""
 
     directory: Path
     wheels: Wheels
@@ -59,18 +59,18 @@ class Virtualenv:
         _run(*_PIP, "--python", self.python, "install", "--no-index", *where, *requirements)
 
     def run(self, program: str, *arguments: str | Path) -> str:
-        """Run one of its programs; return what it printed."""
+        """Run one of its programs; return its output."""
         return _run(self.directory / "bin" / program, *arguments)
 
 
 def virtualenv(directory: Path, wheels: Wheels) -> Virtualenv:
-    """Make an empty virtualenv."""
+    """Create an empty virtualenv."""
     _run(sys.executable, "-m", "venv", "--without-pip", directory)  # pip takes seconds to install
     return Virtualenv(directory, wheels)
 
 
 def build(directory: Path) -> Wheels:
-    """Build our wheels in *directory*; the wheelhouse is kept for the next time."""
+    """Build our wheels in *directory*; the wheelhouse is kept for later runs."""
     house = wheelhouse()
     options = ("--no-deps", "--no-index", "--find-links", house, "--wheel-dir", directory)
     _run(*_PIP, "wheel", *options, *(ROOT / project for project in PROJECTS))
@@ -81,7 +81,7 @@ _PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
 
 def wheelhouse() -> Path:
-    """Return a directory with the wheels of what ours need, made at its first use."""
+    """Return a directory with wheels of all dependencies, which is filled at first use."""
     text = _CONSTRAINTS.read_bytes() if _CONSTRAINTS.exists() else b""
     key = hashlib.sha256(text + repr((_REQUIRED, sys.version_info[:2])).encode()).hexdigest()[:12]
     house = ROOT / ".build" / f"wheelhouse-{key}"

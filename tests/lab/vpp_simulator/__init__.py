@@ -1,7 +1,7 @@
-"""A VPP for tests: it speaks the binary API over the unix socket, and moves no packet.
+"""A VPP simulator for tests: it speaks the binary API but forwards no packets.
 
-It knows the messages that our engine uses, with VPP's numbering, replies, errors and ownership
-rules, as measured on VPP 26.10-rc0. It can be killed, restarted, made to hang, refuse or drop
+It implements the messages that our engine uses, with the numbering, replies, errors and ownership
+rules measured on VPP 26.10-rc0. It can be killed, restarted, made to hang, to refuse or drop
 connections, and to die at the n-th message. Authors of engines may use it, too::
 
     with Simulator(path) as vpp:

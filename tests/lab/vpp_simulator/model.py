@@ -1,4 +1,4 @@
-"""What a VPP knows and how it answers: one method for each message, named as it is."""
+"""The state of a simulated VPP, with one method per message, named like the message."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class MemifSocket:
 
 
 class Model:
-    """The state of one VPP, from its start to its end."""
+    """The state of a VPP from its start to its end."""
 
     def __init__(self) -> None:
         self.interfaces: dict[int, Interface] = {}
@@ -99,7 +99,7 @@ class Model:
         self.domains: dict[int, Domain] = {}
         self.memif_sockets = {0: MemifSocket(0, "/run/vpp/memif.sock")}
         self.tables: dict[tuple[int, int], str] = {(0, 4): "", (0, 6): ""}
-        #: By table, version and prefix: the interface, and the next hop.
+        #: Interface and next hop by table and prefix.
         self.routes: dict[tuple[int, Any], tuple[int, bytes]] = {}
         self.neighbours: dict[tuple[int, Any], bytes] = {}
         self.free_buffers = 8191
@@ -108,7 +108,7 @@ class Model:
         self._new("local0", "local")
 
     def close(self) -> None:
-        """End as a process does that is killed: files stay."""
+        """End like a killed process: files stay."""
         for known in self.memif_sockets.values():
             if known.listener:
                 known.listener.close()
@@ -252,7 +252,7 @@ class Model:
         is_bvi = request.port_type == _BVI
         if is_bvi and any(p.is_bvi and p is not port for p in self._members(request.bd_id)):
             raise Refusal(BD_ALREADY_HAS_BVI)
-        # A bridge domain that does not exist is made, without a tag.
+        # VPP creates a missing bridge domain without a tag.
         self.domains.setdefault(request.bd_id, Domain(request.bd_id, ""))
         port.domain, port.is_bvi = request.bd_id, is_bvi
         port.vtr = (0, 0, 0)
@@ -266,7 +266,7 @@ class Model:
 
     def l2_interface_efp_filter(self, request: Any) -> Fields:
         self._port(request.sw_if_index).efp_filter = bool(request.enable_disable)
-        # As VPP: not of this request.
+        # VPP returns the last error of any request here.
         if self._last_error:
             raise Refusal(self._last_error)
         return {}
@@ -330,7 +330,7 @@ class Model:
         if known.listener and not any(
             p.more.get("socket_id") == known.id for p in self.interfaces.values()
         ):
-            # The file stays where it is.
+            # The socket's file stays.
             known.listener.close()
             known.listener = None
         return {}
@@ -344,7 +344,7 @@ class Model:
                 "role": port.more["role"],
                 "mode": port.more["mode"],
                 "socket_id": port.more["socket_id"],
-                # Of a connection, and there is none.
+                # The ring size of a connection; there is none.
                 "ring_size": 1,
                 "buffer_size": 0,
                 "flags": _ADMIN_UP if port.up else 0,
@@ -362,7 +362,7 @@ class Model:
             raise Refusal(IF_ALREADY_EXISTS)
         listener = None
         if request.is_server:
-            # Whatever is in the way is replaced.
+            # VPP replaces any existing file.
             with contextlib.suppress(OSError):
                 os.unlink(path)
             listener = _bound(path, socket.SOCK_STREAM, SYSCALL_ERROR_2)
@@ -387,7 +387,7 @@ class Model:
                 os.unlink(port.more["sock_filename"])
         return {}
 
-    # -- ports of the kernel
+    # -- kernel ports
 
     def af_packet_create_v3(self, request: Any) -> Fields:
         name = request.host_if_name
@@ -550,7 +550,7 @@ class Model:
         self.neighbours[neighbour.sw_if_index, ip_address(raw)] = bytes(neighbour.mac_address)
         return {"stats_index": 0}
 
-    # -- its own
+    # -- helpers
 
     def _new(self, name: str, kind: str, mac: bytes = bytes(6)) -> Interface:
         index = self._free.pop() if self._free else len(self.interfaces)
@@ -617,7 +617,7 @@ def _listen_for_memif(filename: str) -> socket.socket | None:
         if netns and not Path(netns).exists():
             raise Refusal(SYSCALL_ERROR_4)
         return None
-    # What nobody listens on is replaced.
+    # A socket on which nobody listens is replaced.
     with (
         contextlib.suppress(OSError),
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe,

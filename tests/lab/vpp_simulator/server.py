@@ -1,4 +1,4 @@
-"""The API socket: clients, message numbers, and everything that can go wrong with them."""
+"""The API socket of the simulator: clients, message numbers and injected failures."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _OWN = {
 
 
 class Simulator:
-    """One VPP at the API socket *path*; use it as a context manager."""
+    """A simulated VPP at the API socket *path*; a context manager."""
 
     def __init__(
         self, path: Path, *, without: Collection[str] = (), crcs: Mapping[str, str] | None = None
     ) -> None:
-        """Prepare a VPP without the modules *without* (``memif``), and with other *crcs*."""
+        """Prepare a VPP that lacks the modules *without* (``memif``) and has other *crcs*."""
         self.path = path
         self.model = Model()
-        #: The names of the requests that came, in order, since the start.
+        #: The names of all requests since the start, in order.
         self.log: list[str] = []
-        #: Clients that went without a good-bye.
+        #: Number of clients that disconnected without deregistering.
         self.lost_clients = 0
         self.clients = 0
         self._without = without
@@ -65,10 +65,10 @@ class Simulator:
         self.kill()
         self.path.unlink(missing_ok=True)
 
-    # -- life
+    # -- life cycle
 
     def start(self) -> None:
-        """Start with nothing configured."""
+        """Start with an empty configuration."""
         self.model = Model()
         self.log = []
         self.clients = 0
@@ -85,23 +85,23 @@ class Simulator:
         self._thread.start()
 
     def kill(self) -> None:
-        """End at once: every connection breaks, the state is gone, files stay."""
+        """End at once: connections break, the state is lost, files stay."""
         if self._thread is not None:
-            with contextlib.suppress(OSError):  # it has died by itself
+            with contextlib.suppress(OSError):  # it may have died already
                 self._wake.send(b"x")
             if threading.current_thread() is not self._thread:
                 self._thread.join()
             self._thread = None
 
     def restart(self) -> None:
-        """Kill it and start it again."""
+        """Kill the VPP and start it again."""
         self.kill()
         self.start()
 
-    # -- trouble
+    # -- failures
 
     def hang(self) -> None:
-        """Answer nobody until :meth:`resume`."""
+        """Stop answering until :meth:`resume`."""
         self._hanging.set()
 
     def resume(self) -> None:
@@ -116,12 +116,12 @@ class Simulator:
         self._refusing = False
 
     def kill_at(self, message: int | None) -> None:
-        """Die when the *message*-th request from now on comes, before doing it."""
+        """Die when the *message*-th request from now on arrives, before executing it."""
         with self._lock:
             self._kill_at = None if message is None else len(self.log) + message
 
     def drop_at(self, message: int) -> None:
-        """Do the *message*-th request from now on, and close the connection without a reply."""
+        """Execute the *message*-th request from now on, but close the connection without reply."""
         with self._lock:
             self._drop_at = len(self.log) + message
 
@@ -163,7 +163,7 @@ class Simulator:
         self.model.close()
 
     def _hold(self, selector: selectors.BaseSelector) -> None:
-        """Wait, without a busy loop, until we are woken."""
+        """Wait until we are woken."""
         del selector
         woken = self._woken.recv(16)
         self._ending = self._ending or b"x" in woken
@@ -203,7 +203,7 @@ class Simulator:
             client.close()
 
     def _handle(self, client: socket.socket, session: _Session, data: bytes) -> bool:
-        """Answer one message; tell whether the connection stays."""
+        """Answer one message; return whether the connection stays open."""
         number, _, context = _HEAD.unpack_from(data)
         if number == _SOCKCLNT_CREATE:
             session.introduced = True
