@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lab.plugin import Mode, Plugin
 
 
-# How fast a machine is proves nothing.
+# Deadlines are disabled, because machines differ in speed.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
@@ -62,7 +62,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def served_by(request: pytest.FixtureRequest) -> Mode:
-    """Who serves a test's requests."""
+    """The way in which a test's requests are served."""
     served: Mode = request.param
     return served
 
@@ -112,9 +112,9 @@ _LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with what takes long, so that no worker is left with it at the end.
+    """Sort slow tests first, so that no worker is left with one at the end.
 
-    Drop what was parametrised with nothing: the real VPPs of a machine that has none.
+    Drop tests without parameters: those with a real VPP on a machine without one.
     """
     items.sort(key=_rank)
     empty = [item for item in items if "NOTSET" in item.name]
@@ -136,6 +136,6 @@ def pytest_terminal_summary(
 
 @pytest.fixture
 def plugin(tmp_path: Path, served_by: Mode) -> Iterator[Plugin]:
-    """Return the executable under test, installed in a place of its own."""
+    """Return the plugin under test, installed in a private directory."""
     with lab_plugin.installed(tmp_path, served_by) as plugin:
         yield plugin

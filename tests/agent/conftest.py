@@ -1,4 +1,4 @@
-"""Fixtures: a container's view of what it was handed over."""
+"""Fixtures: a container's view of its hand-over files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def document(
 
 @frozen
 class Container:
-    """The two places where an agent looks."""
+    """The two places from which an agent reads."""
 
     directory: Path
     annotations: Path
@@ -50,14 +50,14 @@ class Container:
         return ["--directory", str(self.directory), "--annotations", str(self.annotations)]
 
     def hand_over(self, content: dict[str, Any], name: str = "") -> Path:
-        """Write a hand-over file as the node does: at once."""
+        """Write a hand-over file atomically, as the node does."""
         file = self.directory / (name or f"{content['interface']}.json")
         draft = file.with_name(f".{file.name}.draft")
         draft.write_text(json.dumps(content))
         return draft.replace(file)
 
     def annotate(self, **values: Any) -> None:
-        """Write the annotations as kubelet does: in a directory that a link points to."""
+        """Write the annotations as the kubelet does, in a directory behind a symbolic link."""
         data = self.annotations.with_name("..data")
         data.mkdir(exist_ok=True)
         lines = (f"{key}={json.dumps(value)}\n" for key, value in values["of_pod"].items())

@@ -1,4 +1,4 @@
-"""The agent at work beside a VPP: simulated, and real where the machine has one."""
+"""The agent with a VPP: simulated, and real if the machine has one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[VppLab]:
-    """A host with a VPP of its own."""
+    """A host with a private VPP."""
     yield from vpp_lab.make(request.param)
 
 
@@ -52,7 +52,7 @@ def test_once_and_again(inside: Inside) -> None:
         assert len(inside.interfaces) == 2
         assert inside.ready.exists()
     log = inside.log.read_text()
-    # The second time there was nothing to do.
+    # The second run had nothing to do.
     assert log.count("net1: configured, memif client") == 1
     assert "s3cret" not in log
 
@@ -78,14 +78,14 @@ def test_what_comes_and_goes_is_followed(inside: Inside) -> None:
         first.delete()
         _until(inside, 1)
         assert "net2" in inside.interfaces[0]
-        # What cannot be read takes nothing away.
+        # An unreadable hand-over must not remove anything.
         directory = Path(inside.environ[DIRECTORY_VARIABLE])
         (directory / "net3.json").write_text("{")
         poll(lambda: not inside.ready.exists(), "not ready")
         assert len(inside.interfaces) == 1
         (directory / "net3.json").unlink()
         poll(inside.ready.exists, "ready again")
-    # Ended, the agent leaves the interfaces to whoever uses them.
+    # The interfaces stay when the agent ends, because applications use them.
     assert len(inside.interfaces) == 1
 
 

@@ -1,4 +1,4 @@
-"""What the pages for authors of applications show is what there is."""
+"""The pages for authors of applications match the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the plugin hands over on a node with OVS-DPDK, and what containers make of it."""
+"""The hand-over on a node with OVS-DPDK, and its use by containers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OvsLab]:
 
 @pytest.fixture
 def lab(shared_lab: OvsLab) -> Iterator[OvsLab]:
-    """The module's lab; what a test has attached is detached, and must leave nothing."""
+    """The module's lab; detach a test's attachments and check that nothing is left."""
     yield shared_lab
     died = shared_lab.ovs.revive()
     shared_lab.detach_all()
@@ -42,13 +42,13 @@ def lab(shared_lab: OvsLab) -> Iterator[OvsLab]:
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """Ends applications before their ports go."""
+    """A stack that ends applications before their ports are removed."""
     with ExitStack() as stack:
         yield stack
 
 
 def _one_more(container: Container, ifname: str, config: dict[str, Any] | None = None) -> Container:
-    """Return another interface of the same container, not attached yet."""
+    """Return another interface of the same container without attaching it."""
     lab = container.lab
     own = container.config if config is None else complete(config)
     return Container(lab, container.name, container.netns, own, ifname)
@@ -61,7 +61,7 @@ def _directory(container: Container, base: Path | None = None) -> Path:
 def _application(
     container: Container, directory: Path, queues: int, *names: str, peer: str = ""
 ) -> Console:
-    """Start testpmd where *directory* is mounted as in a container, with what the agent says."""
+    """Start testpmd with the agent's arguments and *directory* mounted as in a container."""
     prefix = f"{container.name}-{os.getpid()}"
     line = command_line(["AGENT"], queues, "--forward-mode=rxonly", prefix=prefix, peer=peer)
     before, after = shlex.join([PROGRAM, *line]).split("AGENT")
@@ -111,7 +111,7 @@ def test_paths_of_every_length(
 def test_ten_interfaces_and_net1_beside_net10(lab: OvsLab) -> None:
     first = lab.container(vhost(), name="ten", ifname="net1")
     containers = [first, *(_one_more(first, f"net{number}") for number in range(2, 11))]
-    # The order of their coming is not that of their names.
+    # The order of attaching differs from that of the names.
     for container in reversed(containers):
         container.add()
     directory = _directory(first)
@@ -119,7 +119,7 @@ def test_ten_interfaces_and_net1_beside_net10(lab: OvsLab) -> None:
         shown = all_ten.command("show port summary all")
         macs = [container.interface["mac"].upper() for container in containers]
         assert [line.split()[1] for line in shown.splitlines() if "net_virtio_user" in line] == macs
-        # As the server of each, it has waited for the switch before it gave its prompt.
+        # As the server of each port, testpmd waits for the switch before its prompt.
         assert all_ten.log.count("waiting for client connection") == len(containers)
     with _application(first, directory, 1, "net10") as one:
         shown = one.command("show port summary all")
@@ -154,7 +154,7 @@ def test_a_container_that_starts_again_finds_its_ports(lab: OvsLab, stack: ExitS
         lab.ovs.until_link(two.port, "down")
 
 
-# -- the forms of the hand-over
+# -- formats of the hand-over
 
 
 def test_the_document_is_as_its_schema_says(lab: OvsLab) -> None:
@@ -202,7 +202,7 @@ def test_a_failed_add_puts_back_what_the_device_plugin_left(lab: OvsLab) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     left = {"type": "vhost-user", "version": "1.0.0"}
     path.write_text(json.dumps(left))
-    # The answer of a version before 0.3.0 must have an address: all is made, then undone.
+    # A result before 0.3.0 must have an address, so the ADD fails and is undone.
     container = lab.container(_with_device_info(vhost(), path) | {"cniVersion": "0.2.0"})
     assert container.call("ADD").code == 1
     assert json.loads(path.read_text()) == left
@@ -226,11 +226,11 @@ def test_a_path_for_device_info_that_cannot_be_used(lab: OvsLab) -> None:
     container.delete()
 
 
-# -- app-netutil: a reader of the annotations, by the rules that it has
+# -- app-netutil, another reader of the annotations
 
 
 def _netutil_values(text: str) -> dict[str, str]:
-    """Read annotations as app-netutil does, its peculiarities included."""
+    """Read annotations exactly as app-netutil does."""
     values = {}
     for line in text.splitlines():
         parts = line.strip().split("=")
@@ -241,7 +241,7 @@ def _netutil_values(text: str) -> dict[str, str]:
 
 
 def _netutil_ports(text: str) -> dict[str, tuple[str, str]]:
-    """Return how app-netutil describes each interface: its role or mode, its path."""
+    """Return (role or mode, path) of each interface as app-netutil reads it."""
     values = _netutil_values(text)
     ports = {}
     for item in json.loads(values.get("userspace/configuration-data", "[]")):
@@ -365,7 +365,7 @@ def test_a_trap_in_place_of_the_socket_is_named(lab: OvsLab, trap: str) -> None:
 
 
 def test_a_directory_that_is_swapped_while_the_port_is_made(lab: OvsLab) -> None:
-    """The container takes the directory away, and puts a link to the host's in its place."""
+    """The container replaces the directory by a link to one of the host's directories."""
     target = lab.node.dir / "etc"
     target.mkdir()
     (target / "eth0.json").write_text("precious")

@@ -1,4 +1,4 @@
-"""What programs are told: EAL arguments, variables, JSON."""
+"""The agent's output for programs: EAL arguments, variables, JSON."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_memif_arguments_of_zero_copy() -> None:
     (vdev, more) = _eal(document(port=evolve(MEMIF, zero_copy=True)))
     assert ",zero-copy=yes" in vdev
     assert more == "--single-file-segments"
-    # Of the two ends only the client can.
+    # Only the client supports zero copy.
     assert len(_eal(document(port=evolve(MEMIF, zero_copy=True, role="server")))) == 1
 
 

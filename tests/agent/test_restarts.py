@@ -1,4 +1,4 @@
-"""A switch that restarts, from end to end: the node's daemon, and the agent beside a VPP."""
+"""A restart of the switch, end to end, with the daemon and the agent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from userspace_cni_vpp.switch import Port
 
 SUBNETS = {"net1": "10.9.0.0/24", "later0": "10.8.0.0/24"}
-#: What the container's operator adds by hand.
+#: What an operator adds by hand in the container.
 OWN_ADDRESS, OWN_ROUTE = ip_interface("10.9.0.77/24"), ip_network("192.0.2.0/24")
 
 
@@ -84,7 +84,7 @@ class Attached:
         return found
 
     def agent_has_looked(self) -> None:
-        """Wait until the agent has followed all that was there when this was called."""
+        """Wait until the agent has seen everything that exists when this is called."""
         self.add("later0")
         log = self.inside.log
         poll(lambda: "later0: configured" in log.read_text(), "the agent has looked")
@@ -103,7 +103,7 @@ def attached(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Attache
         assert plugin.daemon is not None
         plugin.settings(
             f'[engines.vpp]\napi_socket = "{lab.vpp.path}"\napi_dir = "{api_dir()}"\n'
-            # What it learns in between, it learns at once.
+            # The daemon notices the restart through the lifeline.
             f'[daemon]\nsocket = "{plugin.daemon.socket}"\nwatch_interval = 3600\n'
         )
         spy = Spy(tmp_path / "spy.log")

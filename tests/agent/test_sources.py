@@ -1,4 +1,4 @@
-"""What an agent makes of what it finds, be it handed over or planted."""
+"""What the agent makes of hand-over files, both genuine and planted."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ class TestUnforgiving(Contract):
 
 
 class Late(ExampleHostEngine):
-    """Makes two things, and says only then how they are undone."""
+    """Creates two objects before it pushes any undo step."""
 
     def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
         late = ExitStack()
@@ -233,7 +233,7 @@ class TestHolding(Contract):
 
 
 class Confused(ExampleHostEngine):
-    """Keeps what a request is about in the object, which all threads share."""
+    """Stores the state of a request in the engine, which all threads share."""
 
     def add(self, attachment: Attachment, conf: EngineConf, undo: ExitStack) -> HostPort:
         self._attachment = attachment
@@ -247,7 +247,7 @@ class TestConfused(Contract):
 
 
 class Indexed(ExampleHostEngine):
-    """Keeps an index, which it guards against its own threads alone."""
+    """Keeps an index that is protected only against threads of the same process."""
 
     _guard = threading.Lock()
 
@@ -282,7 +282,7 @@ class TestIndexed(Contract):
 
 
 class Repairing(ExampleHostEngine):
-    """Makes a port again that it misses when it is asked for its state."""
+    """Restores a missing port in ``status``, which must not repair anything."""
 
     def __init__(self, context: EngineContext) -> None:
         super().__init__(context)
@@ -339,7 +339,7 @@ class Refusing(ExampleHostEngine):
 
 
 class TestRefusing(Contract):
-    """A switch that is down is not one that refuses: a DEL would not be put off."""
+    """Reports a switch that is down as a refusal, so that a DEL would not be put off."""
 
     host = Refusing
     notices = "test_a_switch_that_is_down_is_told_apart"

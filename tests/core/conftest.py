@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def netns() -> Iterator[str]:
-    """A network namespace, empty, as a container's."""
+    """An empty network namespace, like a new container's."""
     holder = subprocess.Popen(
         ["unshare", "--net", "sh", "-c", "echo ready; exec sleep infinity"],
         stdout=subprocess.PIPE,
@@ -43,7 +43,7 @@ def lab(plugin: Plugin, tmp_path: Path, netns: str) -> ExampleLab:
 def shared_lab(
     tmp_path_factory: pytest.TempPathFactory, netns: str, served_by: Mode
 ) -> Iterator[ExampleLab]:
-    """One for a whole module, of tests that leave nothing."""
+    """A lab for a whole module whose tests leave nothing behind."""
     directory = tmp_path_factory.mktemp("lab")
     with lab_plugin.installed(directory, served_by) as plugin:
         yield example_lab.make(plugin, directory, netns)
@@ -51,7 +51,7 @@ def shared_lab(
 
 @pytest.fixture(scope="session")
 def trouble_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that has the engine "trouble" too."""
+    """An interpreter that also has the engine "trouble"."""
     return example_lab.make_venv(
         tmp_path_factory.mktemp("trouble") / "venv",
         {"lab_trouble": example_lab.TROUBLE},
@@ -64,5 +64,5 @@ def trouble_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trouble(lab: ExampleLab, trouble_interpreter: Path) -> ExampleLab:
-    """The plugin with an engine that fails where the test wants it to."""
+    """The plugin with an engine that fails on request."""
     return example_lab.with_trouble(lab, trouble_interpreter)

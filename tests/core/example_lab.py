@@ -1,4 +1,4 @@
-"""The plugin with the example engine, whose switch is a directory, and ways to make it fail."""
+"""The plugin with the example engine, whose switch is a directory, and injected failures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SUBNET = "10.66.0.0/24"
 
-#: An engine that fails as files in its switch say: `fail-add` holds a Python expression to raise.
+#: An engine that fails if its switch has a file such as `fail-add` with an exception to raise.
 TROUBLE = """
 import time
 from attrs import evolve
@@ -106,11 +106,11 @@ class Container(ExampleContainerEngine):
 
 @frozen(kw_only=True)
 class ExampleLab:
-    """An installed plugin, its switch, a container's network namespace, and what is left there."""
+    """An installed plugin, its switch and a container's network namespace."""
 
     plugin: Plugin
     directory: Path
-    #: A network namespace that nobody uses.
+    #: An unused network namespace.
     netns: str
     engine: str = "example"
 
@@ -135,7 +135,7 @@ class ExampleLab:
         }
 
     def host_local(self, subnet: str = SUBNET) -> dict[str, Any]:
-        """Return the configuration of Debian's host-local, which speaks 1.0.0 at most."""
+        """Return the configuration of Debian's host-local, which supports versions up to 1.0.0."""
         return host_local(subnet, self.directory / "leases")
 
     def spy_ipam(self, **keys: Any) -> dict[str, Any]:
@@ -145,9 +145,9 @@ class ExampleLab:
     def script(
         self, body: str, name: str = "ipam-script", versions: Sequence[str] = SUPPORTED
     ) -> dict[str, Any]:
-        """Install a shell script as IPAM plugin; return its configuration.
+        """Install a shell script as IPAM plugin and return its configuration.
 
-        It speaks *versions*, and *body* answers all but VERSION.
+        It supports *versions*; *body* answers every command except VERSION.
         """
         path = self.plugin.bin_dir / name
         path.unlink(missing_ok=True)
@@ -160,7 +160,7 @@ class ExampleLab:
     # -- calls
 
     def call(self, command: str, config: object, **keys: Any) -> Outcome:
-        """Execute the plugin for container c1, or as *keys* say."""
+        """Call the plugin for container c1, unless *keys* say otherwise."""
         return self.plugin.call(command, config, **{"netns": self.netns, **keys})
 
     def add(self, config: object, **keys: Any) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class ExampleLab:
 
     @contextmanager
     def started(self, command: str, config: bytes, **variables: str) -> Iterator[Any]:
-        """Execute the plugin and do not wait for its end."""
+        """Execute the plugin without waiting for its end."""
         process = subprocess.Popen(
             [self.plugin.executable],
             stdin=subprocess.PIPE,
@@ -208,11 +208,11 @@ class ExampleLab:
         (self.switch / f"fail-{step}").write_text(exception)
 
     def mend(self) -> None:
-        """Let no step fail any more."""
+        """Remove all injected failures."""
         for file in self.switch.glob("fail-*"):
             file.unlink()
 
-    # -- what is there
+    # -- state
 
     def ports(self) -> list[str]:
         """Return the ids of the attachments that the switch has."""
@@ -235,8 +235,8 @@ class ExampleLab:
         return list((self.plugin.run_dir / "locks").glob("*"))
 
     def assert_clean(self) -> None:
-        """Fail unless all is as if no container had ever been."""
-        # A daemon that looks after attachments holds a lock for a moment.
+        """Fail if anything is left of any container."""
+        # The daemon may hold a lock for a moment.
         poll(lambda: not self.locks(), "no lock is held")
         found = (self.ports(), self.leases(), self.records(), self.locks())
         assert found == ([], [], [], [])
@@ -255,7 +255,7 @@ def make(plugin: Plugin, directory: Path, netns: str) -> ExampleLab:
 
 
 def with_trouble(lab: ExampleLab, interpreter: Path) -> ExampleLab:
-    """Return *lab* with the engine "trouble", which *interpreter* has."""
+    """Return *lab* with the engine "trouble" of *interpreter*."""
     lab.plugin.interpreted_by(interpreter)
     return evolve(lab, engine="trouble")
 
@@ -266,13 +266,13 @@ def make_venv(
     entry_points: Mapping[str, str],
     packages: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Path:
-    """Make a virtualenv with all that ours has, and one more distribution; return its interpreter.
+    """Create a virtualenv with our packages and one more distribution; return its interpreter.
 
     Args:
-        directory: The virtualenv's.
-        modules: Text of modules by name.
-        entry_points: Lines of entry_points.txt by group.
-        packages: Further ones, as :func:`add_packages` has them.
+        directory: the virtualenv's directory.
+        modules: source text of modules by name.
+        entry_points: lines of entry_points.txt by group.
+        packages: further packages, see :func:`add_packages`.
 
     """
     subprocess.run(

@@ -1,4 +1,4 @@
-"""The contract for authors of engines: what it says of itself, and that it is documented."""
+"""The contract for authors of engines: its version, names and documentation."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_all_that_is_public_is_listed(module: ModuleType) -> None:
 
 
 def _without_a_comment(kind: type) -> Iterator[str]:
-    """Yield the public attributes of a class that no comment stands before."""
+    """Yield the public attributes of a class that have no comment."""
     source = dedent(inspect.getsource(kind))
     lines = source.splitlines()
     (tree,) = ast.parse(source).body

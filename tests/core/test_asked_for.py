@@ -1,4 +1,4 @@
-"""What others put into a request: Multus, a device plugin, whoever starts the container."""
+"""Values in a request that come from Multus, a device plugin or the container's owner."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def test_a_mac_address_by_cni_args_must_be_opened_by_the_network() -> None:
         _mac({"MAC": _MAC})
     assert caught.value.code == 7
     assert _mac({"MAC": _MAC}, macFromArgs=True) == _MAC
-    # What it has anyway, as podman repeats when it reloads a network.
+    # The attachment's own address, which podman repeats when it reloads a network.
     own = mac_address(attachment_id("n", "", ""), "container")
     assert _mac({"MAC": own.upper()}) is None
-    # What counts before CNI_ARGS anyway.
+    # The key mac takes precedence over CNI_ARGS.
     other = "02:00:00:00:00:02"
     for keys in ({"runtimeConfig": {"mac": other}}, {"args": {"cni": {"mac": other}}}):
         assert _mac({"MAC": _MAC}, **keys) == other

@@ -1,4 +1,4 @@
-"""Malformed requests and configurations: each has its code, and names what is wrong."""
+"""Malformed requests and configurations: each error has its code and names the problem."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VALID: dict[str, Any] = {
     "type": "userspace",
     "host": {"engine": "example", "iftype": "note"},
 }
-#: Nothing is ever made: the namespace does not exist.
+#: A namespace that does not exist, so nothing is ever created.
 NETNS = "/run/netns/there-is-no-such-namespace"
 ENVIRON = {
     "CNI_COMMAND": "ADD",
@@ -46,13 +46,13 @@ ENVIRON = {
 
 @frozen
 class Case:
-    """A request that is valid but for one thing."""
+    """A request that is valid except for one thing."""
 
     id: str
     code: int
-    #: What message and details must say, the key and the value above all.
+    #: Texts that message and details must contain, above all the key and the value.
     says: tuple[str, ...]
-    #: What is changed in the configuration, by path; or all of standard input.
+    #: Changes to the configuration by path, or the whole standard input.
     stdin: Paths | bytes = field(factory=dict)
     environ: dict[str, str | None] = field(factory=dict)
 
@@ -438,7 +438,7 @@ def test_no_two_cases_have_one_name() -> None:
 
 @pytest.fixture(scope="module")
 def outcomes(shared_lab: ExampleLab) -> Iterator[dict[str, Future[Outcome]]]:
-    """How the executable answers each case; a few are executed at once."""
+    """The answer to each case; several are requested at once."""
     with ThreadPoolExecutor(4) as pool:
         yield {
             case.id: pool.submit(shared_lab.plugin.execute, case.config(), case.variables())
@@ -474,12 +474,12 @@ def test_a_closed_standard_input_is_code_5(shared_lab: ExampleLab) -> None:
     assert json.loads(done.stdout)["code"] == 5
 
 
-# -- whatever comes, one JSON object goes
+# -- every answer is exactly one JSON object
 
 
 @pytest.fixture(scope="module")
 def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the environment of a plugin that can reach nothing but a directory of its own."""
+    """Return the environment of a plugin that can only access a private directory."""
     directory: Path = tmp_path_factory.mktemp("fuzz")
     (directory / "switch").mkdir()
     config = directory / "config.toml"
@@ -566,7 +566,7 @@ def test_any_bytes_are_answered_by_one_object(
 
 @st.composite
 def _mutated(draw: st.DrawFn) -> bytes:
-    """Return a valid configuration with a few values changed, added or taken away, at any depth."""
+    """Return a valid configuration with a few values changed, added or removed at any depth."""
     config: Any = copy.deepcopy(draw(st.sampled_from(_VALID)))
     for _ in range(draw(st.integers(1, 3))):
         target, key = config, draw(_TOP)

@@ -1,4 +1,4 @@
-"""A port of a kind that core does not know goes everywhere that core's own kinds go."""
+"""Ports of a kind that core does not know work everywhere like core's own kinds."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Container(ExampleContainerEngine):
     def prepare(self, attachment, conf, port):
         return evolve(super().prepare(attachment, conf, port), port=port.port)
 """
-#: Restores the attachment of an id, as a daemon does.
+#: Restores the attachment with an ID, as the daemon does.
 RESTORE = """
 import sys
 from userspace_cni.config import settings
@@ -87,7 +87,7 @@ def xdp_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def xdp(lab: ExampleLab, xdp_interpreter: Path) -> ExampleLab:
-    """The plugin with an engine of a third party, which this process has not."""
+    """The plugin with a third-party engine that is not installed for this process."""
     lab.plugin.interpreted_by(xdp_interpreter)
     lab.plugin.settings(f'[engines.xdp]\ndirectory = "{lab.switch}"\n')
     return evolve(lab, engine="xdp")
@@ -98,7 +98,7 @@ def _conf(lab: ExampleLab, iftype: str, **keys: Any) -> dict[str, Any]:
 
 
 def _read(lab: ExampleLab) -> Document:
-    """Read what the container is handed over, with the agent's library."""
+    """Read the container's hand-over file with the agent's library."""
     directory = lab.plugin.run_dir / "shared/c1"
     (document,) = agent.interfaces(str(directory), str(directory / "no-annotations"))
     return document

@@ -1,4 +1,4 @@
-"""A store that is damaged: a row of it, its schema, its file; one that is taken away."""
+"""A damaged store (a row, the schema, the file), and a store that is removed."""
 
 from __future__ import annotations
 

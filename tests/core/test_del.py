@@ -1,4 +1,4 @@
-"""DEL means gone: nothing comes back, no address is free while its port is there, none is stuck."""
+"""DEL is final: nothing comes back, addresses outlive their ports, and no DEL gets stuck."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ATTACHED = ([ID], ["10.66.0.2"], {"c1": "attached"})
 
 @contextmanager
 def _impatient(lab: ExampleLab) -> Iterator[None]:
-    """Let requests wait for 0.3 s only."""
+    """Limit the time that requests wait to 0.3 s."""
     config = lab.directory / "config.toml"
     patient = config.read_text()
     config.write_text(f"timeout = 0.3\n{patient}")
@@ -70,7 +70,7 @@ def test_on_a_full_disk_a_del_touches_nothing_and_is_asked_for_again(lab: Exampl
 
 
 def test_a_del_that_could_not_remove_its_record_is_asked_for_again(lab: ExampleLab) -> None:
-    """The disk fills up when all but the record is gone already."""
+    """The disk is full when only the record is left to remove."""
     with small_disk(lab.plugin) as disk:
         ballast = disk / "ballast"
         conf = lab.conf(
@@ -105,7 +105,7 @@ def test_a_locked_store_is_code_11_and_nothing_is_touched(lab: ExampleLab) -> No
 
 
 def test_what_the_store_cannot_tell_is_not_freed(lab: ExampleLab) -> None:
-    """A DEL of what is perhaps recorded, and perhaps not."""
+    """A DEL of an attachment that may or may not be recorded."""
     conf = lab.conf(ipam=lab.spy_ipam())
     (lab.plugin.state_dir / "attachments.db").mkdir(parents=True)
     outcome = lab.call("DEL", conf)
@@ -164,7 +164,7 @@ def _limited(lab: ExampleLab, files: int) -> Outcome:
 @pytest.mark.parametrize("path", [True, False], ids=["CNI_PATH", "no CNI_PATH"])
 @pytest.mark.one_process("the daemon retries by itself: tests/daemon/test_del.py")
 def test_an_outage_leaves_nothing_that_cannot_be_removed(lab: ExampleLab, path: bool) -> None:
-    """Each retry of the runtime has a container id of its own."""
+    """Each retry of the runtime has a new container ID."""
     conf = lab.conf(ipam=lab.spy_ipam())
     lab.switch_down()
     for container in ("c1", "c2", "c3"):
@@ -193,7 +193,7 @@ def test_what_the_switch_has_of_an_unrecorded_attachment_is_freed_or_told(
     assert lab.leases() == ["10.66.0.2"]
 
 
-# -- configurations that no ADD can have succeeded with
+# -- configurations with which no ADD can succeed
 
 
 def test_after_an_add_without_its_ipam_plugin_del_succeeds(lab: ExampleLab) -> None:
@@ -231,7 +231,7 @@ def test_a_failed_add_whose_ipam_plugin_never_works_can_be_deleted(trouble: Exam
     trouble.assert_clean()
 
 
-# -- no address is free while its port is there
+# -- an address stays allocated as long as its port exists
 
 
 @contextmanager
@@ -276,7 +276,7 @@ def test_gc_frees_no_address_of_a_port_that_is_there(trouble: ExampleLab) -> Non
     trouble.mend()
     trouble.call("GC", conf | {GC: valid}).succeeded()
     assert trouble.leases() == ["10.66.0.3"]
-    # Nobody knows what address a port has that is not recorded.
+    # The address of a port without a record is unknown.
     if trouble.plugin.daemon is not None:
         trouble.plugin.daemon.stop()
     shutil.rmtree(trouble.plugin.state_dir)
@@ -305,7 +305,7 @@ def test_gc_removes_the_lock_of_an_add_that_died_before_its_record(lab: ExampleL
     assert (lab.locks(), lab.states()) == ([], {"c2": "attached"})
 
 
-# -- paths that nothing can be written to
+# -- paths that cannot be written to
 
 LONG = "/run/" + "n" * 300
 
@@ -329,7 +329,7 @@ def test_a_path_that_is_too_long_fails_add_and_keeps_no_del(
     assert named in outcome.text
     assert lab.spy.calls() == []
     lab.call("DEL", conf).succeeded()
-    # What an ADD of before did not refuse.
+    # Earlier versions did not refuse this ADD.
     lab.add(lab.conf(ipam=lab.spy_ipam()))
     with closing(sqlite3.connect(lab.plugin.state_dir / "attachments.db")) as db, db:
         db.execute("UPDATE attachment SET config = ?", (json.dumps(conf),))

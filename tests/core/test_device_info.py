@@ -1,4 +1,4 @@
-"""The file by which the meta-plugin learns of a port."""
+"""The device-info file, which describes a port to the meta-plugin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Directories get the mode that they shall have, whatever the umask is."""
+"""Directories get the requested mode, independent of the umask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The directory that a container shares with the node, which the container may fill with traps."""
+"""The directory shared with a container, which may be hostile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def directory(tmp_path: Path) -> ContainerDirectory:
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """A directory where a socket's path is short enough; what is mounted below it goes."""
+    """A directory with a short path for sockets; mounts below it are removed."""
     with tempfile.TemporaryDirectory(prefix="ucni-") as path:
         try:
             yield Path(path)
@@ -256,7 +256,7 @@ def test_a_directory_of_the_same_name_gets_a_view_of_its_own(short: Path) -> Non
     directory.provide()
     with _listening(directory.socket("eth0.sock"), socket.SOCK_STREAM):
         assert Path(directory.path, "eth0.sock").exists()
-    # What an earlier version had there.
+    # An earlier version left this.
     directory.discard()
     Path(directory.socket("")).symlink_to(directory.path)
     directory.provide()
@@ -293,7 +293,7 @@ def test_all_that_the_container_left_goes_with_it(short: Path) -> None:
     (path / ".hidden").mkdir(mode=0)
     os.mkfifo(path / "fifo")
     os.mknod(path / "device", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    # Deeper than a path may be long, and than a stack.
+    # Deeper than the limits of paths and of the stack.
     below = os.open(path, os.O_DIRECTORY)
     for _ in range(2000):
         os.mkdir("directory-with-a-long-name", dir_fd=below)
@@ -307,7 +307,7 @@ def test_all_that_the_container_left_goes_with_it(short: Path) -> None:
     assert (precious / "file").exists()
 
 
-#: Looks at the hand-over file of eth0 in a directory, and prints what was opened for that.
+#: Reads the hand-over file of eth0 in a directory, and prints what was opened for that.
 _LOOK = """
 import os, sys
 from pathlib import Path
@@ -327,7 +327,7 @@ print(opened)
 
 @pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFIFO, stat.S_IFREG])
 def test_a_device_of_the_container_is_not_opened(directory: ContainerDirectory, kind: int) -> None:
-    """To open a terminal gives it to a session leader, and to open a FIFO wakes who waits."""
+    """Opening a terminal would make it the controlling terminal; opening a FIFO wakes a writer."""
     os.mknod(f"{directory.path}/eth1.json", kind | 0o666, os.makedev(1, 3))
     command = [sys.executable, "-c", _LOOK, str(Path(directory.path).parent)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -335,7 +335,7 @@ def test_a_device_of_the_container_is_not_opened(directory: ContainerDirectory, 
 
 
 def test_many_files_of_a_container_take_no_time(directory: ContainerDirectory) -> None:
-    """20,000 files of a megabyte made every GC of the node take a minute."""
+    """20,000 files of a megabyte once made every GC of the node take a minute."""
     first = f"{directory.path}/0.json"
     Path(first).write_text(json.dumps({"network": "n", "more": [0] * (1 << 18)}))
     for number in range(1, 20_000):
@@ -350,7 +350,7 @@ def test_many_files_of_a_container_take_no_time(directory: ContainerDirectory) -
 def test_a_file_counts_only_where_it_belongs(directory: ContainerDirectory) -> None:
     base = Path(directory.path).parent
     directory.publish("eth0", _document())
-    # What a container could write to point at another.
+    # A container could write this to refer to another container.
     directory.publish("eth1", _document() | {"id": attachment_id("n", "c2", "eth1")})
     directory.publish("eth2", _document("eth2", network="other"))
     assert list(published(base, "n", ())) == [("c1", "eth0")]

@@ -1,4 +1,4 @@
-"""What a request imports: imports are most of what a call costs."""
+"""The modules that a request imports; imports are most of the cost of a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The executable: placed atomically, bound to its interpreter, whoever calls it from wherever."""
+"""The executable is installed atomically and bound to its interpreter."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_the_directory_may_be_relative(
 
 
 def test_drafts_of_installations_that_were_killed_are_removed(bin_dir: Path) -> None:
-    """One that is killed at any system call leaves a draft at most; the next one removes it."""
+    """An installation that is killed leaves at most a draft, which the next one removes."""
     script = f"""
 import os, signal
 from pathlib import Path
@@ -302,7 +302,7 @@ def test_installing_does_not_disturb_those_who_execute(
 
 
 def test_a_shim_that_runs_may_be_replaced(program: bytes, tmp_path: Path) -> None:
-    """Writing into it would be refused: the text of a program that runs is busy."""
+    """The kernel refuses to write to a running program (ETXTBSY)."""
     files = _files(program, tmp_path, Settings())
     executable = install(tmp_path, files)
     with subprocess.Popen(
@@ -361,7 +361,7 @@ def test_an_empty_environment_is_enough(lab: ExampleLab) -> None:
     ids=["plain", "spaces", "quotes", "long", "long and not ASCII"],
 )
 def test_the_interpreter_may_have_any_path(lab: ExampleLab, tmp_path: Path, directory: str) -> None:
-    """A first line of a script is cut at 127 bytes by old kernels and split at white space."""
+    """Kernels split the first line of a script at white space; old ones cut it at 127 bytes."""
     place = tmp_path / directory
     place.parent.mkdir(exist_ok=True)
     interpreter = make_venv(place, {}, {})

@@ -1,4 +1,4 @@
-"""Delegation to IPAM plugins, by shell scripts that behave and misbehave as such."""
+"""Delegation to IPAM plugins, played by shell scripts that behave well or badly."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_an_add_that_ipam_fails_leaves_nothing(
 
 
 def test_a_plugin_that_fails_its_del_too_leaves_no_record(lab: ExampleLab) -> None:
-    """Such as one whose own configuration is wrong: it would fail the same way for ever."""
+    """For example a plugin whose configuration is wrong: it would fail in the same way forever."""
     outcome = lab.call("ADD", lab.conf(ipam=lab.spy_ipam(fail=["ADD", "DEL"])))
     assert outcome.code == 111
     assert [call.command for call in lab.spy.calls()] == ["ADD", "DEL"]
@@ -189,7 +189,7 @@ def test_a_plugin_that_hangs_is_given_up(lab: ExampleLab) -> None:
 
 
 def test_a_plugin_has_answered_when_it_ends_whatever_it_left_running(lab: ExampleLab) -> None:
-    """Such as a daemon of its own, which holds the plugin's standard output and error open."""
+    """For example a background process that holds the plugin's standard output and error open."""
     child = lab.directory / "child"
     body = f"{_printing(ONE)}\n[ $CNI_COMMAND != ADD ] || {{ sleep 50 & echo $! > {child}; }}"
     began = time.monotonic()
@@ -210,7 +210,7 @@ def test_a_plugin_that_floods_standard_error_is_heard_in_part(lab: ExampleLab) -
 
 
 def test_a_plugin_that_is_being_replaced_is_waited_for(lab: ExampleLab) -> None:
-    """Writing to a program makes its execution fail with "text file busy"."""
+    """While a program is being written, its execution fails with "text file busy"."""
     path = lab.plugin.bin_dir / "busy"
     path.write_bytes((lab.plugin.bin_dir / "host-local").read_bytes())
     path.chmod(0o755)
@@ -223,7 +223,7 @@ def test_a_plugin_that_is_being_replaced_is_waited_for(lab: ExampleLab) -> None:
     assert result["ips"][0]["address"] == "10.66.0.2/24"
 
 
-# -- what a plugin gets, and what becomes of its answer
+# -- a plugin's input, and the use of its answer
 
 
 @pytest.mark.parity
@@ -411,7 +411,7 @@ def test_a_plugin_that_does_not_say_its_versions_gets_the_networks(
 
 
 def _counting(lab: ExampleLab, version: str) -> tuple[dict[str, Any], Callable[[], int]]:
-    """Return a network, and how often its plugin has been asked for its versions."""
+    """Return a network and a function that counts its plugin's VERSION calls."""
     log = lab.directory / "asked"
     conf = lab.conf(version, ipam=lab.script(_printing(ONE)))
     program = lab.plugin.bin_dir / "ipam-script"

@@ -1,4 +1,4 @@
-"""A process that is killed while its IPAM plugin works: the plugin ends its work, others wait."""
+"""A process killed during an IPAM call: the plugin finishes its work and others wait."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ GC = "cni.dev/valid-attachments"
 
 @frozen
 class SlowLocal:
-    """A stand-in for host-local: makes the file of a lease, works until it is let go, writes it.
+    """A stand-in for host-local that creates a lease's file, waits to be released, and writes it.
 
-    It frees what has the container's id, so an empty lease stays for ever.
+    It frees leases that contain the container's ID, so an empty lease would stay forever.
     """
 
     lab: ExampleLab
@@ -42,7 +42,7 @@ class SlowLocal:
 
     @classmethod
     def install(cls, lab: ExampleLab, slow: str) -> SlowLocal:
-        """Install one whose command *slow* waits."""
+        """Install a plugin whose command *slow* waits."""
         leases = lab.directory / "leases"
         leases.mkdir()
         work = f"touch {lab.directory}/begun; until [ -e {lab.directory}/go ]; do sleep 0.02; done"
@@ -67,7 +67,7 @@ class SlowLocal:
 
     @contextmanager
     def killed(self, command: str) -> Iterator[None]:
-        """Kill *command* while the plugin works, which is let go at the end at the latest."""
+        """Kill *command* while the plugin works; release the plugin at the end at the latest."""
         try:
             with self.lab.started(command, json.dumps(self.conf).encode()) as process:
                 poll(self.begun.exists, "the IPAM plugin's work")
@@ -79,7 +79,7 @@ class SlowLocal:
 
 
 def _after(slow: SlowLocal, waiting: Future[Outcome]) -> Outcome:
-    """Let the plugin go, which *waiting* must have waited for; return the outcome."""
+    """Release the plugin, for which *waiting* must have waited; return the outcome."""
     wait([waiting], timeout=0.5)
     assert not waiting.done()
     slow.let_go()

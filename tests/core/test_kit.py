@@ -1,4 +1,4 @@
-"""The kit for authors of engines notices each rule that an engine breaks."""
+"""The kit for authors of engines detects each rule that an engine breaks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from userspace_cni.testing import EngineContract
 _EXAMPLE = Path(__file__).parents[2] / "docs/example-engine"
 _BROKEN = Path(__file__).with_name("broken_engines.py")
 _CLASS = re.compile(r'^class (Test\w+)\(Contract\):.*?notices = "(\w+)"', re.MULTILINE | re.DOTALL)
-#: By class, the test of the kit that must fail.
+#: The test of the kit that must fail, by class.
 _EXPECTED = dict(_CLASS.findall(_BROKEN.read_text()))
 
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
-    """Run for each class that test; return those that failed."""
+    """Run the expected test of each class; return those that failed."""
     directory = tmp_path_factory.mktemp("broken")
     shutil.copy(_EXAMPLE / "tests/test_contract.py", directory)
     shutil.copy(_BROKEN, directory / "test_broken.py")

@@ -1,4 +1,4 @@
-"""What lint-imports must notice: an engine that imports what is private to core."""
+"""lint-imports reports engines that import private modules of core."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_any_text_is_a_name(tmp_path: Path, name: str) -> None:
 
 
 def test_a_counter_under_a_lock_loses_nothing(tmp_path: Path) -> None:
-    """Many threads, each with locks of its own, as many processes would."""
+    """Many threads, each with its own Locks object, behave like processes."""
     counter = tmp_path / "counter"
     counter.write_text("0")
 

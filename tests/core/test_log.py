@@ -1,4 +1,4 @@
-"""The log: on standard error and in a file, never on standard output."""
+"""Logging to standard error and to a file, never to standard output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.parity
 
 
 def _queue_a_del(lab: ExampleLab, **keys: Any) -> str:
-    """Do what is worth a warning; return standard error. Standard output stays empty."""
+    """Do something that logs a warning; return standard error and check that stdout is empty."""
     conf = lab.conf(**keys)
     lab.add(conf)
     lab.switch_down()
@@ -52,7 +52,7 @@ def test_the_nodes_log_file_is_appended_to(lab: ExampleLab) -> None:
     err = _queue_a_del(lab)
     first, *lines = path.read_text().splitlines(keepends=True)
     assert first == "before\n"
-    # The daemon logs what it does unasked there too.
+    # The file also contains the daemon's own work.
     assert "".join(line for line in lines if " network=net " in line) == err != ""
 
 

@@ -1,4 +1,4 @@
-"""What is installed is what is pinned, and the oldest Python that is promised can have it."""
+"""Installed packages match the pins, which the oldest supported Python can use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
-#: What a virtualenv holds before anything is installed into it.
+#: Packages in a new virtualenv.
 VIRTUALENV = {"pip", "setuptools"}
 
 

@@ -1,4 +1,4 @@
-"""All that is wrong with a configuration is told at once, and first: the switch is not asked."""
+"""All problems of a configuration are reported together, before the switch is used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from core.example_lab import ExampleLab
 
 _SAME_ROLE = {"role": "server"}
-#: Mistakes that no key alone is wrong about, by host and container; and what the answer says.
+#: Mistakes in combinations of keys (host and container), and texts in the answer.
 _MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "vpp: both serve": (
         {
@@ -72,7 +72,7 @@ _MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 @pytest.fixture
 def down(lab: ExampleLab) -> ExampleLab:
-    """No switch of any engine runs."""
+    """A lab in which no switch is running."""
     nowhere = lab.directory / "nowhere"
     lab.plugin.settings(
         f'[engines.vpp]\napi_socket = "{nowhere}/api.sock"\n'
@@ -97,7 +97,7 @@ def test_a_lasting_mistake_is_told_while_the_switch_is_down(
         assert (command, outcome.code) == (command, 7), outcome.body
         for words in says:
             assert words in outcome.text
-    # No ADD can have succeeded.
+    # No ADD can have succeeded with it.
     down.call("DEL", conf).succeeded()
     down.assert_clean()
 

@@ -1,4 +1,4 @@
-"""Engines found by entry point: missing ones, broken ones, and the others beside them."""
+"""Engines found by entry point: missing, broken and working ones."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ nowhere = lab_unfinished:Nowhere
 unable = lab_unfinished:Unable
 """
 _OWN = ".".join(map(str, API_VERSION))
-#: Packages that are broken as packages, by the name of their metadata's directory.
+#: Packages with broken metadata, by the name of the metadata's directory.
 _PACKAGES = {
     "lab_twin-2.0.dist-info": {
         "METADATA": "Metadata-Version: 2.1\nName: lab-twin\nVersion: 2.0\n",

@@ -80,7 +80,7 @@ RICH = Result(
     ),
 )
 
-#: What each version says of RICH.
+#: The representation of RICH in each version.
 EXPECTED: dict[str, dict[str, Any]] = {
     "1.1.0": {
         "interfaces": [
@@ -126,7 +126,7 @@ def _plain_interfaces(result: Result) -> Result:
 
 
 def _legacy(result: Result) -> Result:
-    """Return what versions before 0.3.0 can say: one address of a family, no interface."""
+    """Return what versions before 0.3.0 can express: one address per family, no interface."""
     firsts = (
         next((ip for ip in result.ips if ip.address.version == family), None) for family in (4, 6)
     )

@@ -1,4 +1,4 @@
-"""The runtime by the example engine: the life of attachments, and every way in which it is cut."""
+"""The runtime with the example engine: the life cycle of attachments and its failures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _valid(*containers: str) -> list[dict[str, str]]:
     return [{"containerID": container, "ifname": "eth0"} for container in containers]
 
 
-# -- the whole life
+# -- the life cycle
 
 
 @pytest.mark.parity
@@ -195,7 +195,7 @@ def test_add_of_a_queued_key_cleans_first_when_the_switch_is_back(lab: ExampleLa
 
 @contextmanager
 def _killed_in_engine(trouble: ExampleLab) -> Iterator[dict[str, Any]]:
-    """Kill an ADD after its engine made the port; give the configuration."""
+    """Kill an ADD after its engine created the port; yield the configuration."""
     conf = trouble.conf(ipam=trouble.spy_ipam())
     (trouble.switch / "hang-add").touch()
     with trouble.started("ADD", json.dumps(conf).encode()) as process:
@@ -231,7 +231,7 @@ def test_a_new_add_cleans_up_after_one_that_was_killed(trouble: ExampleLab) -> N
 
 # -- engines that misbehave
 
-#: A thread whose stack no machine has room for.
+#: A thread whose stack does not fit into any machine's memory.
 _NO_THREAD = """exec('''
 import threading
 before = threading.stack_size(1 << 46)
@@ -308,7 +308,7 @@ def test_a_failing_undo_leaves_a_record_that_is_healed(
     trouble.fail("undo", exception)
     assert "by design" in trouble.call("ADD", conf).text
     assert trouble.states() == {"c1": "deleting"}
-    # The port may be there still.
+    # The port may still exist.
     assert trouble.leases() == ["10.66.0.2"]
     trouble.mend()
     trouble.call(cleaner, conf | {GC: []}).succeeded()
@@ -365,11 +365,11 @@ def test_gc_goes_on_after_a_failure_and_reports_it(trouble: ExampleLab, exceptio
     trouble.assert_clean()
 
 
-# -- what DEL goes by
+# -- the configuration that DEL uses
 
 
 def test_del_uses_the_configuration_of_the_add(trouble: ExampleLab) -> None:
-    """The network was given to another engine and lost its IPAM in between."""
+    """The network was switched to another engine and lost its IPAM in between."""
     conf = trouble.conf(ipam=trouble.spy_ipam())
     trouble.add(conf)
     changed = trouble.conf(host={"engine": "nope", "iftype": "memif"}, mtu=9000)
@@ -389,7 +389,7 @@ def test_del_without_state_works_by_tags_and_the_given_configuration(lab: Exampl
 
 
 def test_del_of_an_unknown_attachment_with_an_unusable_network_succeeds(lab: ExampleLab) -> None:
-    """An ADD cannot have succeeded with it, and the runtime would repeat the DEL for ever."""
+    """An ADD cannot have succeeded with it, and the runtime would repeat the DEL forever."""
     lab.call("DEL", lab.conf(host={"engine": "nope"})).succeeded()
     lab.call("DEL", lab.conf(mtu="big")).succeeded()
 

@@ -1,4 +1,4 @@
-"""A memif's secret is in no error, whatever is wrong with it, and in no file that others read."""
+"""A memif's secret never appears in errors or in files that other users can read."""
 
 from __future__ import annotations
 
@@ -72,5 +72,5 @@ def test_the_store_is_for_root_alone(tmp_path: Path) -> None:
             store.require_writable()
             modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
             assert modes == dict.fromkeys(modes, 0o600)
-        # As an earlier version made it.
+        # Earlier versions created it with this mode.
         store.path.chmod(0o640)

@@ -1,4 +1,4 @@
-"""Standard output is the answer's alone, whatever an engine does with it."""
+"""Standard output contains only the answer, whatever an engine prints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.own_process("it is about the streams of a process"), pytest.mark.parity]
 
-#: An engine that does to its process what the file "sin" in its switch says, whenever it is called.
+#: An engine that executes the file "sin" in its switch whenever it is called.
 _SINNER = """
 import ctypes, os, subprocess, sys
 from attrs import evolve

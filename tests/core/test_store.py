@@ -86,7 +86,7 @@ def test_the_first_format_is_upgraded_by_the_fastest(store: Store) -> None:
     assert store.get(RECORD.id) == RECORD
 
 
-#: What userspace-cni 0.1.0 wrote of ports before they had kinds, in both formats of the store.
+#: Ports as userspace-cni 0.1.0 wrote them, in both formats of the store.
 _FORMER_PORT = (
     '{"name": "p", "mac": "02:00:00:00:00:01", "mtu": 1500, "point_to_point": false, '
     '"generation": "7", %s"lists": {"cniVersion": "1.1.0", "interfaces": [{"name": "p"}]}}'
@@ -190,7 +190,7 @@ def test_reading_makes_no_file_and_no_directory(store: Store, tmp_path: Path) ->
 
 
 def test_only_root_may_look(store: Store) -> None:
-    """The configurations in it may hold secrets."""
+    """The store contains configurations, which may contain secrets."""
     store.begin(RECORD)
     assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(store.path.parent.stat().st_mode) & 0o027 == 0

@@ -1,4 +1,4 @@
-"""A daemon that is killed at any point, and one that is replaced while packets flow."""
+"""A daemon killed at any point, and a daemon replaced while packets flow."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SUBNET = "10.66.0.0/16"
 
 @define
 class Traffic:
-    """Callers that behave as a runtime behind the shim does: what fails is detached."""
+    """Callers that behave like a runtime with the shim: failed attachments are detached."""
 
     lab: ExampleLab
     daemon: Daemon
@@ -57,7 +57,7 @@ class Traffic:
         self.attached.add(ifname)
 
     def _unless_down(self, frame: bytes) -> Outcome | None:
-        """Return the answer, None where nobody listens: a runtime tries that again."""
+        """Return the answer, or None if nobody listens, in which case a runtime retries."""
         try:
             return exchanged(self.daemon.socket, frame)
         except (ConnectionRefusedError, FileNotFoundError):
@@ -82,7 +82,7 @@ class Traffic:
 
 
 def _killed_again_and_again(traffic: Traffic, number: int, kills: int, node: Node | None) -> None:
-    """Attach and detach *number* times, half of it stays; kill the daemon meanwhile."""
+    """Attach *number* times and detach half of them, while the daemon is killed repeatedly."""
     chance = random.Random(kills)
     done = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The daemon's life: start, end, what it says."""
+"""The daemon's life cycle: start, end, log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _started_in_vain(lab: ExampleLab) -> str:
-    """Start a daemon that must refuse; return what it says."""
+    """Start a daemon that must fail to start; return its output."""
     done = subprocess.run(
         [Path(sys.executable).with_name("userspace-cni"), "daemon"],
         env={**os.environ, **lab.plugin.env},
@@ -230,7 +230,7 @@ def test_a_log_file_that_is_renamed_is_begun_anew(lab: ExampleLab) -> None:
     path, old = lab.directory / "node.log", lab.directory / "node.log.1"
     _settings_before_tables(lab, f'log_file = "{path}"\nlog_level = "info"\n')
     daemon = started(lab)
-    # It listens first, and says so then.
+    # It logs this only after it listens.
     poll(lambda: "serving at" in path.read_text(), "the daemon's first line")
     path.rename(old)
     daemon.stop()

@@ -1,4 +1,4 @@
-"""DEL means gone, for the daemon too: what it does unasked undoes none."""
+"""DEL is final for the daemon as well: reconciliation never undoes one."""
 
 from __future__ import annotations
 

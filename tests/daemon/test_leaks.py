@@ -1,4 +1,4 @@
-"""A daemon that has served for long is as it was when it had just begun."""
+"""A daemon that has served many requests uses no more resources than a new one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _caller(lab: ExampleLab, netns: str) -> Call:
 
 
 def _live(call: Call, config: dict[str, Any], broken: dict[str, Any], container: str) -> None:
-    """One attachment from its ADD to its DEL, with all that fails on the way."""
+    """Run one attachment from ADD to DEL, with failing requests in between."""
     if config["cniVersion"] == "1.1.0":
         call("STATUS", config, container).succeeded()
     result = call("ADD", config, container).result
@@ -68,7 +68,7 @@ def _live(call: Call, config: dict[str, Any], broken: dict[str, Any], container:
 
 
 def _measured(pid: int) -> tuple[set[str], int]:
-    """Return what a process has open, whatever its numbers, and how many threads it has."""
+    """Return the open files of a process and its number of threads."""
     directory = f"/proc/{pid}/fd"
     found = set()
     for number in os.listdir(directory):
@@ -85,7 +85,7 @@ def _stays_as_it_is(pid: int, live: Callable[[int], None]) -> None:
 
     def is_as_before() -> bool:
         opened, threads = _measured(pid)
-        # Those that serve requests are started when they are needed first.
+        # Threads that serve requests are started on demand.
         return len(opened) <= len(before[0]) and threads <= before[1] + _AT_ONCE
 
     try:

@@ -1,4 +1,4 @@
-"""The daemon's socket against clients that do not keep to the protocol."""
+"""The daemon's socket with clients that violate the protocol."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_two_hundred_connections_at_once_are_all_answered(lab: ExampleLab) -> No
 
 
 def test_the_answer_is_that_of_the_one_process_plugin_byte_for_byte(lab: ExampleLab) -> None:
-    """Requests that change nothing, so that both can be asked."""
+    """Requests that change nothing, so that both ways can be compared."""
     daemon = started(lab)
     configs = [lab.conf(), lab.conf(version="9.9"), lab.conf(host={"engine": "nope"}), [], "x"]
     for command in ("VERSION", "STATUS", "CHECK", "GC", "NOPE", "DEL"):

@@ -1,4 +1,4 @@
-"""Queued DELs: each before the ADD that follows it, and none in the way of others."""
+"""Queued DELs are executed before later ADDs and do not delay other networks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _settings_before_tables(lab: ExampleLab, text: str) -> None:
 
 @pytest.fixture
 def alone(tmp_path: Path, netns: str) -> Iterator[ExampleLab]:
-    """The example engine, served by one process a request."""
+    """The example engine, served by one process per request."""
     with lab_plugin.installed(tmp_path, "process") as plugin:
         yield example_lab.make(plugin, tmp_path, netns)
 
@@ -97,7 +97,7 @@ def test_a_daemon_serves_at_once_whatever_is_queued(lab: ExampleLab) -> None:
     lab.add(lab.conf(), container="other")
     assert "is put off" not in daemon.said()
     poll(lambda: not other.exists(), "the DEL of another network")
-    # The plugin that hangs is waited for once in a round.
+    # The daemon waits for the hanging plugin only once per round.
     assert daemon.said().count("is put off") == 1
     assert all(path.exists() for path in paths)
 
@@ -133,7 +133,7 @@ def test_one_process_too_does_an_older_del_before_its_add(alone: ExampleLab) -> 
 
 
 def test_a_del_whose_caller_has_gone_is_not_begun(lab: ExampleLab) -> None:
-    """The shim has queued it, and an ADD of the same container may have come since."""
+    """The shim has queued it, and an ADD of the same container may have followed."""
     begun, go = lab.directory / "begun", lab.directory / "go"
     slow = lab.conf(
         ipam=lab.script(

@@ -1,4 +1,4 @@
-"""What the daemon does unasked."""
+"""Reconciliation by the daemon."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_port_that_is_lost_is_put_back_and_nothing_else_is_touched(lab: Exampl
     results = {name: lab.add(conf, container=name) for name in ("c1", "c2", "c3")}
     for port in lab.switch.glob("*.*"):
         port.unlink()
-    # Their making is not finished before that is logged.
+    # Restoration is complete only once it is logged.
     poll(lambda: daemon.said().count("is restored") == 3, "all ports are back")
     assert len(lab.ports()) == 3
     assert {port.read_text() for port in lab.switch.glob("*.*")} == {"mine"}
@@ -122,7 +122,7 @@ def test_a_path_that_another_namespace_has_taken_is_a_namespace_that_is_gone(
 def test_a_namespace_with_the_number_of_a_dead_one_gets_nothing_of_it(lab: ExampleLab) -> None:
     daemon = started(lab, "watch_interval = 0.05\nreconcile_interval = 0.05\ngrace = 0")
     names = (f"ucni-{os.getpid()}-{number}" for number in count())
-    # Several, because other processes make namespaces meanwhile and may get a number first.
+    # Use several, because other processes may get a namespace's number first.
     links: dict[int, Path] = {}
     with ExitStack() as stack:
         for container in ("c1", "c2", "c3", "c4"):
@@ -254,7 +254,7 @@ def test_what_a_dead_add_left_is_removed_at_the_start(lab: ExampleLab) -> None:
 
 
 def test_an_idle_daemon_costs_nothing(lab: ExampleLab) -> None:
-    """Processor time of some two hundred rounds with attachments, none of which reads the store."""
+    """Measure some two hundred rounds with attachments, none of which reads the store."""
     daemon = started(lab, "watch_interval = 0.01\nreconcile_interval = 0")
     for number in range(5):
         lab.add(lab.conf(), container=f"c{number}")

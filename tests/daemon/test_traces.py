@@ -44,7 +44,7 @@ TRACE, PARENT = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 
 @define
 class Traced:
-    """A service in this process whose spans are kept."""
+    """A service in this process that keeps its spans."""
 
     lab: ExampleLab
     runtime: Runtime
@@ -61,7 +61,7 @@ class Traced:
         return list(self._memory.get_finished_spans())
 
     def parents(self) -> dict[str, str]:
-        """Return the names of all spans, each with its parent's."""
+        """Return the parent's name of each span by its own name."""
         names = {span.context.span_id: span.name for span in self.spans if span.context}
         return {
             span.name: names.get(span.parent.span_id, "elsewhere") if span.parent else ""
@@ -168,7 +168,7 @@ def test_what_nobody_asked_for_has_no_span(traced: Traced) -> None:
 
 @define
 class Collector:
-    """What takes spans by OTLP over HTTP, on loopback; or takes its time."""
+    """A collector of spans (OTLP over HTTP) on the loopback, which may be slow."""
 
     hangs: bool = False
     bodies: list[bytes] = field(factory=list)
@@ -194,7 +194,7 @@ class Collector:
 
         class Server(ThreadingHTTPServer):
             def handle_error(self, *_: Any) -> None:
-                """Its client has gone."""
+                """Ignore clients that disconnect."""
 
         with Server(("127.0.0.1", 0), Handler) as server:
             thread = Thread(target=server.serve_forever)

@@ -1,4 +1,4 @@
-"""A daemon some of whose callers, plugins and threads do not go on."""
+"""A daemon with callers, plugins and threads that hang."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_plugin_that_hangs_keeps_no_other_network_waiting(lab: ExampleLab) -> 
 
 
 def test_all_that_a_request_waits_for_has_one_deadline(lab: ExampleLab) -> None:
-    """It waits for a place, then for a plugin that hangs, then for its removal, which hangs too."""
+    """It waits for a turn, then for a plugin that hangs, then for its DEL, which also hangs."""
     conf = lab.conf(name="hanging", ipam=lab.script("exec sleep 60"))
     _patience(lab, 2)
     daemon = started(lab, "workers = 2\nwatch_interval = 3600")
@@ -91,7 +91,7 @@ def test_more_idle_connections_than_descriptors_end_no_daemon(lab: ExampleLab) -
 
 def test_a_request_that_gets_no_thread_is_told_to_come_again(lab: ExampleLab) -> None:
     daemon = started(lab)
-    # Answered without a thread, by a daemon that has started all of its own.
+    # The daemon has started all its threads and answers this without a new one.
     assert exchanged(daemon.socket, b"no frame").code == 6
     taken = int(Path(f"/proc/{daemon.pid}/statm").read_text().split()[0]) * os.sysconf(
         "SC_PAGESIZE"

@@ -1,4 +1,4 @@
-"""The daemon watches switches: one that hangs harms no other, and readiness is what is known."""
+"""The daemon watches switches; one that hangs does not affect others or block readiness."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_versions_are_told(lab: ExampleLab) -> None:
 def test_what_cannot_be_restored_is_told_once(
     lab: ExampleLab, trouble_interpreter: Path, fails: str
 ) -> None:
-    """Also where the restore itself thinks that it has succeeded, every time."""
+    """This includes a restore that reports success every time."""
     trouble = example_lab.with_trouble(lab, trouble_interpreter)
     daemon = started(lab, OFTEN)
     trouble.add(trouble.conf())
@@ -167,7 +167,7 @@ def test_a_switch_that_cannot_be_told_from_others_is_told(
 
 
 def test_what_tells_switches_apart_is_forgotten_with_the_last_network(tmp_path: Path) -> None:
-    """Else the daemon grows with each pod whose ``host`` part is its own."""
+    """Otherwise memory would grow with each pod that has a different ``host`` part."""
     settings = Settings(state_dir=tmp_path, run_dir=tmp_path)
     with closing(Runtime(settings, alone=False)) as runtime:
         recorded = Recorded(runtime.store)

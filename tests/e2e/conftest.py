@@ -72,7 +72,7 @@ class Starter:
         return daemon
 
     def cri(self) -> Cri:
-        """Return a CRI client of a containerd of its own."""
+        """Return a CRI client of a new containerd."""
         return self.stack.enter_context(self.containerd().cri(self.service))
 
     def podman(self) -> Podman:

@@ -1,4 +1,4 @@
-"""The bench runs, measures all that it should, and is drawn. Never how fast anything is."""
+"""The benchmark runs, measures every section and can be drawn. Speed is not tested."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTENDERS = {"bridge (Go)", "userspace, daemon"}
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a short run of the bench has written."""
+    """The figures of a short run of the benchmark."""
     file = tmp_path_factory.mktemp("bench") / "figures.json"
     short = ("--rounds", "2", "--attachments", "5", "--idle", "0.1")
     subprocess.run(

@@ -63,7 +63,7 @@ class Bench:
         }
 
     def spied(self, **keys: Any) -> Json:
-        """Return the network at 1.1.0, which of the IPAM plugins here only the spy speaks."""
+        """Return the network at version 1.1.0, which only the spy supports as IPAM plugin."""
         ipam = self.spy.ipam(SUBNET, self.directory / "leases", **keys)
         return self.conf | {"cniVersion": "1.1.0", "ipam": ipam}
 
@@ -462,7 +462,7 @@ def test_rule_23_del_succeeds_whatever_is_gone(bench: Bench, netns: str) -> None
 
 
 def test_rule_23_del_frees_the_address_after_the_interface(bench: Bench) -> None:
-    """So that no other container is given an address that is still in use."""
+    """Otherwise another container could get an address that is still in use."""
     conf = bench.spied()
     seen = bench.directory / "links-when-freed"
     script = bench.plugin.bin_dir / "lab-spy"
@@ -513,7 +513,7 @@ def test_rule_24_check_needs_prev_result_and_tolerates_what_is_added(bench: Benc
 
 
 def test_rule_24_check_goes_by_what_later_plugins_changed(bench: Bench) -> None:
-    """As `tuning` does: another MAC address, told in prevResult."""
+    """As after `tuning`: another MAC address in prevResult."""
     result = bench.add(bench.conf)
     mac = "02:00:00:00:00:99"
     bench.node.enter(bench.netns, ["ip", "link", "set", "eth0", "address", mac])

@@ -82,7 +82,7 @@ def test_ten_pods_at_once(client_lab: ClientLab, start_cri: Callable[[], Cri]) -
 def test_an_add_killed_by_the_deadline_leaves_nothing(
     client_lab: ClientLab, start_cri: Callable[[], Cri], where: str, served_by: Mode
 ) -> None:
-    # What carries on without its client, the daemon or an IPAM plugin, the DEL waits for.
+    # The DEL waits for what continues without its client: the daemon or an IPAM plugin.
     slow = {"ADD": 30 if served_by == "process" and where == "chain" else 6}
     if where == "ipam":  # the kill hits our plugin, waiting for its IPAM
         client_lab.network(ipam=client_lab.spy_ipam(sleep=slow))
@@ -108,7 +108,7 @@ def test_an_add_that_fails_later_in_the_chain_is_undone(
 
 
 def test_published_ports_and_bandwidth(client_lab: ClientLab, start_cri: Callable[[], Cri]) -> None:
-    """The CRI writes the keys of capabilities as Go does (HostPort), not as CNI does."""
+    """The CRI writes keys of capabilities in Go's notation (HostPort), not in CNI's."""
     client_lab.network(
         chained=[
             {"type": "portmap", "capabilities": {"portMappings": True}},

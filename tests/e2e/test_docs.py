@@ -1,4 +1,4 @@
-"""The documentation's examples are run as they stand."""
+"""The documentation's examples are executed unchanged."""
 
 from __future__ import annotations
 
@@ -112,21 +112,21 @@ def test_every_module_of_the_runtime_and_every_decision_is_on_the_page() -> None
     assert set(re.findall(r"^\d+\. .*\(adr/(.*)\)$", page, re.MULTILINE)) == decisions
 
 
-#: Where Debian has its programs: its own Python is what the reader has.
+#: Debian's default PATH, so that the reader's Python is Debian's.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def followed(node: Node, *scripts: str) -> str:
-    """Run *scripts* as a reader types them, in a clone and on a node with nothing of ours."""
+    """Run *scripts* as a reader would, in a clone on a node without our files."""
     clone = node.dir / "clone"
-    # Whole: a package may have links to what is beside it.
+    # Copy everything, because a package may have links to other directories.
     shutil.copytree(ROOT, clone, symlinks=True, ignore=shutil.ignore_patterns(".*"))
     patience = node.dir / "apt.conf"
     patience.write_text('DPkg::Lock::Timeout "300";\n')
     environ = {
         "PATH": PATH,
         "APT_CONFIG": str(patience),
-        # A node has no network: what an index would give comes from a directory.
+        # A node has no network, so packages come from a directory instead of an index.
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(wheels.wheelhouse()),
     }

@@ -1,4 +1,4 @@
-"""DPDK applications in containers: a network on the host, the agent inside, and no scripts."""
+"""DPDK applications in containers, configured by the agent without any scripts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _MACS = ("02:00:00:00:00:0a", "02:00:00:00:00:0b")
     ids=["vhostuser", "memif"],
 )
 def test_two_containers_exchange_packets(lab: Lab, config: dict[str, Any], queues: int) -> None:
-    # As many networks as containers, for addresses that the test knows; both on one bridge.
+    # One network per container, so that the addresses are known; both on one bridge.
     for name, mac in zip(("a", "b"), _MACS, strict=True):
         lab.network(name, config | {"mac": mac})
     with (
@@ -89,7 +89,7 @@ def test_the_walkthrough_works_as_written(lab: Lab, images: Images) -> None:
     lab.ovs.ovs.vsctl("del-br", "br0")  # the reader has none
     for entry in plugin.bin_dir.iterdir():
         (lab.node.path("/opt/cni/bin") / entry.name).symlink_to(entry.resolve())
-    # The lab asks for a cgroup of its own, which the page cannot know.
+    # The lab needs its own cgroup, which the page cannot know.
     wrapper = lab.node.dir / "bin/podman"
     wrapper.parent.mkdir()
     wrapper.write_text(

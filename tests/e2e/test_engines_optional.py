@@ -1,4 +1,4 @@
-"""Engines are packages of their own: core works without, and finds what is installed."""
+"""Engines are separate packages: core works without them and finds those installed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Wheels:
 
 @pytest.fixture
 def venv(wheels: Wheels, tmp_path: Path) -> Virtualenv:
-    """A virtualenv with the core alone."""
+    """A virtualenv with only the core."""
     venv = lab_wheels.virtualenv(tmp_path / "venv", wheels)
     venv.install("userspace-cni")
     return venv
@@ -54,7 +54,7 @@ def venv(wheels: Wheels, tmp_path: Path) -> Virtualenv:
 
 @pytest.fixture
 def own(plugin: Plugin, venv: Virtualenv) -> Plugin:
-    """The plugin, installed by the command of that virtualenv."""
+    """The plugin, installed by that virtualenv's command."""
     venv.run("userspace-cni", "install", "--cni-bin-dir", plugin.bin_dir)
     assert str(venv.python) in plugin.executable.read_text()
     return plugin

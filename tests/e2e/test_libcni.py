@@ -1,4 +1,4 @@
-"""The reference library: the verbs and the inputs that the runtimes of today do not send yet."""
+"""The reference library: verbs and inputs that current runtimes do not use yet."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_gc_spares_the_valid_attachments(client_lab: ClientLab) -> None:
 
 
 def test_gc_without_a_list_is_refused(client_lab: ClientLab) -> None:
-    """Absent must not be read as "nothing is valid": all of a node would lose its network."""
+    """A missing list must not mean "nothing is valid": the whole node would lose its network."""
     client_lab.network(version="1.1.0", ipam=client_lab.spy_ipam())
     cni = client_lab.libcni()
     kept, cached = (client_lab.node.netns(name) for name in ("kept", "cached"))
@@ -242,7 +242,7 @@ def test_address_and_mac_by_capability(client_lab: ClientLab) -> None:
 def test_a_capability_that_the_plugin_lacks_is_refused(
     client_lab: ClientLab, asked: dict[str, Any]
 ) -> None:
-    """Silence would give the container less than its owner asked for."""
+    """Ignoring it would silently give the container less than its owner requested."""
     (capability,) = asked
     client_lab.network(capabilities={capability: True})
     with pytest.raises(CniError, match=capability):

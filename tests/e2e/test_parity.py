@@ -1,4 +1,4 @@
-"""Side by side with the reference plugins `bridge` and `ptp`: one network, two who attach to it."""
+"""Comparison with the reference plugins `bridge` and `ptp` on equivalent networks."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def node() -> Iterator[Node]:
 
 @frozen
 class Case:
-    """One network, as the reference plugin and as we are told of it."""
+    """A network in the configuration of the reference plugin and in ours."""
 
     id: str
     reference: Json
     ours: Json
     ranges: tuple[Any, ...] = (V4,)
     routes: tuple[Json, ...] = ()
-    #: Keys that are the same for both.
+    #: Keys common to both.
     common: Json = field(factory=dict)
     args: str = ""
     version: str = "1.0.0"
@@ -94,7 +94,7 @@ CASES = [
 
 @frozen
 class Seen:
-    """What one plugin did: its result, and what is in the container and on the host."""
+    """The effect of one plugin: its result and the state of container and host."""
 
     result: Json
     link: Json
@@ -126,7 +126,7 @@ def _execute(
 
 
 def _normal(result: Json) -> Json:
-    """Return *result* without the names and addresses that each plugin makes up for itself."""
+    """Return *result* without names and addresses that each plugin generates."""
     result = {key: value for key, value in result.items() if value not in ({}, [])}
     for interface in result.get("interfaces", []):
         if not interface.get("sandbox") and interface["name"] != "par0":
@@ -158,7 +158,7 @@ def _addresses(link: Json) -> list[Json]:
 
 
 def _seen(who: str, case: Case, plugin: Plugin, node: Node) -> Seen:
-    """Attach, look, detach, look again."""
+    """Attach and detach, and inspect the state after each."""
     own = case.reference if who == "reference" else {"type": "userspace", **case.ours}
     ipam = {
         "type": "host-local",

@@ -46,7 +46,7 @@ def test_containers_reach_each_other_and_the_gateway(
 
 
 def test_the_network_is_listed(client_lab: ClientLab, start_podman: Callable[[], Podman]) -> None:
-    """Podman asks every plugin for its VERSION, with an environment full of dummies."""
+    """Podman calls VERSION of every plugin, with dummy values in the environment."""
     client_lab.network()
     done = start_podman()("network", "ls", "--format", "{{.Name}} {{.Driver}}")
     assert f"{NETWORK} userspace" in done.stdout.splitlines()

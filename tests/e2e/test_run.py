@@ -1,4 +1,4 @@
-"""`userspace-cni run`: what a runtime does, for a command."""
+"""`userspace-cni run`, which does for a command what a runtime does for a container."""
 
 from __future__ import annotations
 

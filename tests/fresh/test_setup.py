@@ -1,4 +1,4 @@
-"""What the Makefile's set-up does beside other programs, and what a test run says of itself."""
+"""The Makefile's set-up next to other programs, and the summary of a test run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGE = "lab-nothing"
 
 @pytest.fixture
 def apt(tmp_path: Path) -> dict[str, str]:
-    """An apt of our own: its archive has one package, and it installs into a directory."""
+    """A private apt whose archive has one package and which installs into a directory."""
     for name in ("lists/partial", "cache/archives/partial", "sources", "deb/DEBIAN", "repo"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("info", "updates"):

@@ -1,4 +1,4 @@
-"""Our codec beside pyroute2's: what both send to the kernel, and what both read in its answers."""
+"""Our codec compared with pyroute2: requests to the kernel and decoded answers."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ SKIP_STATS = ("IFLA_EXT_MASK", 8)
 
 @define
 class Case:
-    """A request of ours, and the same message in pyroute2's terms."""
+    """A request of ours and the same message built by pyroute2."""
 
-    #: Whose request it is.
+    #: The function that sends the request.
     of: Callable[..., object]
     call: Callable[[Links], object]
     message: type[Any]
@@ -381,7 +381,7 @@ CASES = {
 
 
 class _Sent(Exception):
-    """What a request sends, in place of sending it."""
+    """Raised with the bytes that a request would send."""
 
 
 class _Socket:
@@ -423,7 +423,7 @@ def test_every_request_of_the_codec_is_compared() -> None:
     assert {case.of for case in CASES.values()} == methods | functions
 
 
-# -- what the kernel answers
+# -- answers of the kernel
 
 
 def pyroutes(kind: type[Any], body: bytes) -> Any:

@@ -67,7 +67,7 @@ class Failing(Container):
 
 @frozen(kw_only=True)
 class PodLab:
-    """A node, its API server with one pod, and what the pod is handed over."""
+    """A node, its API server with one pod, and the pod's hand-over."""
 
     lab: ExampleLab
     api: KubernetesApi
@@ -93,7 +93,7 @@ class PodLab:
         return self.kubelet_dir / f"pods/{UID}/volumes/kubernetes.io~empty-dir/shared-dir"
 
     def mount_volume(self, path: Path | None = None) -> Path:
-        """Make a volume as the kubelet does."""
+        """Create a volume as the kubelet does."""
         volume = path or self.volume
         volume.mkdir(parents=True)
         volume.chmod(0o777)
@@ -119,7 +119,7 @@ class PodLab:
         assert (volumes, views, shared) == ([], [], [])
 
     def assert_clean(self) -> None:
-        """Fail unless all is as if no container had ever been."""
+        """Fail if anything is left of any container."""
         self.assert_node_clean()
         assert self.api.annotations == {"theirs": "stays"}
 
@@ -139,7 +139,7 @@ def api(authority: Authority) -> Iterator[KubernetesApi]:
 
 @pytest.fixture(scope="session")
 def plug_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that has the engine "plug" too."""
+    """An interpreter that also has the engine "plug"."""
     return example_lab.make_venv(
         tmp_path_factory.mktemp("plug") / "venv",
         {"lab_plug": PLUG},

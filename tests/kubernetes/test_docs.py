@@ -1,4 +1,4 @@
-"""The manifests, and what the page shows, are what the code takes."""
+"""The manifests and the page's examples match the code."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_the_policy_is_for_the_account_and_leaves_it_what_is_written() -> None:
 
 
 def _as_multus_calls(network: dict[str, Any], selected: dict[str, Any], path: Path) -> Any:
-    """Return the configuration that Multus makes of a *network* that a pod has *selected*."""
+    """Return the configuration that Multus derives from a *network* that a pod has *selected*."""
     if device := selected.get("deviceID"):
         network |= {"deviceID": device, "pciBusID": device}
         if network.get("capabilities", {}).get("CNIDeviceInfoFile"):

@@ -30,7 +30,7 @@ def _data(path: Path) -> str:
 
 
 def _name(path: Path) -> str:
-    """Ask for the pod; return the name that was answered."""
+    """Read the pod from the API server; return its name."""
     return str(Client(str(path)).get_pod(NAMESPACE, POD)["metadata"]["name"])
 
 
@@ -42,7 +42,7 @@ def _refused(path: Path) -> CniError:
 
 
 def _cluster(api: KubernetesApi, **keys: Any) -> dict[str, Any]:
-    """Return a cluster without an authority, changed by *keys*, ``_`` written for ``-``."""
+    """Return a cluster without an authority, with *keys* changed; ``_`` stands for ``-``."""
     own = {"server": f"https://127.0.0.1:{api.port}"}
     return own | {key.replace("_", "-"): value for key, value in keys.items()}
 
@@ -266,7 +266,7 @@ def test_what_is_kept_secret_is_not_in_its_repr(api: KubernetesApi, tmp_path: Pa
     assert TOKEN not in repr(access)
 
 
-# -- servers that are not well
+# -- servers that misbehave
 
 
 @pytest.mark.parametrize("way", ["nothing", "headers", "100 Continue", "body"])
@@ -294,7 +294,7 @@ def test_a_request_that_has_little_time_left_waits_no_longer(
 
 @contextmanager
 def _answering(content: bytes) -> Iterator[int]:
-    """Answer the first caller with *content*; yield the port."""
+    """Answer the first client with *content*; yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

@@ -1,4 +1,4 @@
-"""A pod is handed over its interfaces by its volume and its annotations."""
+"""The hand-over to a pod through its volume and annotations."""
 
 from __future__ import annotations
 
@@ -358,7 +358,7 @@ def test_status_reads_the_kubeconfig(pod_lab: PodLab) -> None:
 
 
 def test_a_static_pod_is_known_by_its_mirror(pod_lab: PodLab) -> None:
-    """The kubelet makes the mirror, and the API server gives it a UID of its own."""
+    """The kubelet creates the mirror pod, and the API server gives it another UID."""
     mirror = pod_lab.api.create(uid="mirror")
     refused = pod_lab.call("ADD", pod_lab.conf())
     assert (refused.code, "another pod" in refused.text) == (11, True)

@@ -1,4 +1,4 @@
-"""The pod's volume as its shared directory: which one is used, and what a pod cannot do by it."""
+"""The pod's volume as shared directory: its selection, and protection from hostile pods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _spec(volume: dict[str, Any], name: str = "shared-dir", **mount: Any) -> dict[str, Any]:
-    """Return the parts of a pod's spec that has a volume, mounted as *mount* says."""
+    """Return the parts of a pod's spec with a volume, mounted as *mount* says."""
     mounted = {"name": name, "mountPath": "/mnt/sockets/", **mount}
     return {
         "volumes": [{"name": "other", "emptyDir": {}}, {"name": name, **volume}],
@@ -141,7 +141,7 @@ def test_a_host_path_below_the_shared_directory_is_used(pod_lab: PodLab) -> None
     pod_lab.api.create(**_spec({"hostPath": {"path": f"{volume}/", "type": "Directory"}}))
     assert _socket_path(pod_lab.add(pod_lab.conf())) == "/mnt/sockets/eth0.sock"
     assert listing(volume) == ["eth0.json", "eth0.sock"]
-    # Another pod may share it, and cannot take the names that are in use.
+    # Another pod may share it but cannot take names that are in use.
     refused = pod_lab.call("ADD", pod_lab.conf(), container="c2")
     assert refused.code == 103
     assert listing(volume) == ["eth0.json", "eth0.sock"]
@@ -187,7 +187,7 @@ def test_what_the_container_put_there_stays(pod_lab: PodLab) -> None:
 
 
 def test_a_volume_has_one_view_for_all_interfaces(pod_lab: PodLab) -> None:
-    """An emptyDir has always more bytes than a socket's address."""
+    """The path of an emptyDir is always too long for a socket's address."""
     assert (
         len(f"/var/lib/kubelet/pods/{UID}/volumes/kubernetes.io~empty-dir/shared-dir/net1.sock")
         > 107

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def ips(*texts: str) -> tuple[IPConfig, ...]:
-    """Read ``10.0.0.2/24>10.0.0.1``: an address, and its gateway where there is one."""
+    """Parse ``10.0.0.2/24>10.0.0.1``: an address and optionally its gateway."""
     found = []
     for text in texts:
         address, _, gateway = text.partition(">")
@@ -71,7 +71,7 @@ class Attached:
 
 @define
 class Lab:
-    """A private namespace that plays the host, and the engines at work there."""
+    """A private namespace that plays the host, and the engines that work in it."""
 
     host: Namespace
     locks: Locks
@@ -101,7 +101,7 @@ class Lab:
     def attach(
         self, host: EngineConf, *addresses: str, container: Namespace | None = None, **changes: Any
     ) -> Attached:
-        """ADD, as the runtime does it."""
+        """Attach a container as the runtime does."""
         inside = container or self.container()
         attachment = self.attachment(inside, ips=ips(*addresses), **changes)
         undo = ExitStack()

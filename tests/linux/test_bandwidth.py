@@ -1,4 +1,4 @@
-"""Rate limits of veth, macvlan and tap, in both directions, by what really passes."""
+"""Rate limits of veth, macvlan and tap in both directions, measured with real traffic."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _sent(server: Attached, client: Attached, address: str) -> float:
 
 
 def _least() -> float:
-    """Return the seconds that a megabyte takes at least: the burst passes at once."""
+    """Return how many seconds a megabyte takes at least; the burst passes at once."""
     return 0.95 * (MEGABYTE * 8 - BURST) / RATE
 
 
@@ -69,7 +69,7 @@ def test_one_direction_is_limited(lab: Lab, way: str, direction: str) -> None:
         assert _sent(limited, other, "10.1.0.2") > _least()
     else:
         assert _sent(other, limited, "10.1.0.3") > _least()
-    # tc(8) tells of one limit, and none of the other direction.
+    # tc(8) shows one limit and none in the other direction.
     shown = lab.host.run("tc", "qdisc") + limited.container.run("tc", "qdisc")
     assert shown.count("rate 8Mbit") == 1
     before = {"master0", "far0"}
@@ -81,7 +81,7 @@ def test_one_direction_is_limited(lab: Lab, way: str, direction: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_limits_end_with_the_attachment(lab: Lab, way: str) -> None:
-    """In a container that goes on, and after one that is gone."""
+    """Both in a container that still exists and after its end."""
     _master(lab)
     before = lab.host.links()
     for gone in (False, True):
@@ -142,7 +142,7 @@ def test_limits_beyond_the_kernels_are_refused_and_nothing_is_left(
     assert container.links() == set()
 
 
-# -- a tap, whose other end is an application
+# -- a tap used by an application
 
 
 def _application(attached: Attached) -> int:
@@ -191,7 +191,7 @@ def test_a_tap_is_limited(lab: Lab, direction: str) -> None:
             frame = _frame(attached, 1000)
             arrived, began = 0, time.monotonic()
             while (now := time.monotonic()) - began < 1:
-                # Offered: far more than the limit. Both ends never block for long.
+                # Offer far more than the limit. Neither end blocks for long.
                 source = tap if direction == "ingress" else there.fileno()
                 sink = there.fileno() if direction == "ingress" else tap
                 if select.select([], [source], [], 0.01)[1]:

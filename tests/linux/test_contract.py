@@ -1,4 +1,4 @@
-"""The contract of engines, kept on the kernel's own interfaces."""
+"""The engine contract for the ``linux`` engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Kernel(Switch):
-    """A network namespace that plays the host, with an interface for macvlans to sit upon."""
+    """A network namespace that plays the host, with a master interface for macvlans."""
 
     is_program = False
     forgets = False

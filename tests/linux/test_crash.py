@@ -1,4 +1,4 @@
-"""An ADD that is killed between any two requests to the kernel, and what DEL finds."""
+"""An ADD killed between any two requests to the kernel, and the DEL after it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_an_add_killed_anywhere_does_not_keep_the_next_from_working(lab: Lab, wa
             container, container_id=f"c{survived}", ips=ips(HERE), bandwidth=_limits(way)
         )
         finished = _add_killed_after(survived, lab, attachment, host)
-        # Another container's, so nothing of the first is cleaned up before.
+        # Use another container, so that nothing of the first is cleaned up before.
         other = lab.attach(host, THERE)
         other.check()
         lab.call(lab.engine.delete, attachment.id, host, container.path)
@@ -80,7 +80,7 @@ def _limits(way: str) -> Bandwidth | None:
 
 
 def _add_killed_after(requests: int, lab: Lab, attachment: Attachment, host: EngineConf) -> bool:
-    """ADD in a process that dies after so many netlink requests; tell whether it finished."""
+    """Run an ADD in a process that dies after some netlink requests; return whether it finished."""
     pid = os.fork()
     if not pid:
         status = _FAILED

@@ -1,4 +1,4 @@
-"""What lives in the container alone: tap, macvlan, and a veth that is connected to nothing."""
+"""Ports only in the container (tap, macvlan), and a veth that is not connected on the host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VETH = conf("veth", "none")
 
 @pytest.fixture
 def uplink(lab: Lab) -> Lab:
-    """Give the host an interface that has a carrier."""
+    """Give the host an interface with a carrier."""
     lab.host.run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1")
     for name in ("up0", "up1"):
         lab.host.run("ip", "link", "set", name, "up")

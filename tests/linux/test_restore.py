@@ -1,4 +1,4 @@
-"""What somebody took from a port on the host is put back, without touching the container."""
+"""Restoration of the host's side of a port, without touching the container."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_what_the_container_has_renamed_is_left_alone(lab: Lab, host: Any, taken
 
 
 def _restore(attached: Attached) -> None:
-    """Restore the host's end, as the runtime does it."""
+    """Restore the host's end as the runtime does."""
     lab = attached.lab
     undo = ExitStack()
     try:

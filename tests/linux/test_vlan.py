@@ -1,4 +1,4 @@
-"""VLANs need a kernel that filters them: the cases run in one, see vlan_cases.py."""
+"""VLAN tests, which run in a kernel with VLAN filtering; see vlan_cases.py."""
 
 from __future__ import annotations
 

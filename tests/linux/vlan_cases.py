@@ -1,4 +1,4 @@
-"""Run by test_vlan.py in a kernel of its own."""
+"""VLAN test cases, run by test_vlan.py in a separate kernel."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_the_admins_bridge_is_enough_where_it_filters(lab: Lab) -> None:
 
 
 def test_limits_need_traffic_control(lab: Lab) -> None:
-    """Here, because this kernel is without its modules."""
+    """This test is here because this kernel lacks the modules."""
     with pytest.raises(DataplaneError, match="lacks what bandwidth needs") as refused:
         lab.attach(vlan(None), bandwidth=Bandwidth(ingress_rate=8_000_000))
     assert "modprobe -a sch_tbf" in refused.value.details

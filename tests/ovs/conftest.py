@@ -14,7 +14,7 @@ from lab.plugin import Mode
 
 @pytest.fixture(scope="module")
 def shared_lab(tmp_path_factory: pytest.TempPathFactory, served_by: Mode) -> Iterator[OvsLab]:
-    """A lab with OVS-DPDK for all tests of a module, and the administrator's bridge br0."""
+    """A lab with OVS-DPDK and an administrator's bridge br0, for all tests of a module."""
     with ExitStack() as stack:
         lab = make(tmp_path_factory.mktemp("ovs"), stack, served_by)
         lab.ovs.add_bridge("br0")
@@ -23,7 +23,7 @@ def shared_lab(tmp_path_factory: pytest.TempPathFactory, served_by: Mode) -> Ite
 
 @pytest.fixture
 def lab(shared_lab: OvsLab) -> Iterator[OvsLab]:
-    """The module's lab; a test that leaves something behind fails."""
+    """The module's lab; fail if the test leaves something behind."""
     yield shared_lab
     died = shared_lab.ovs.revive()
     left = shared_lab.leftovers()
@@ -43,6 +43,6 @@ def own_lab(tmp_path: Path, served_by: Mode) -> Iterator[OvsLab]:
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """Ends what a test starts, before its lab is looked at."""
+    """A stack that ends what a test starts, before its lab is checked."""
     with ExitStack() as stack:
         yield stack

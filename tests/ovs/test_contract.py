@@ -1,4 +1,4 @@
-"""The contract of engines, kept on a real Open vSwitch with DPDK."""
+"""The engine contract for the ``ovs`` engine, with a real OVS-DPDK."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class OpenVSwitch(Switch):
     """A private Open vSwitch, database and daemon, in a lab node."""
 
-    #: Its database outlives it.
+    #: The database survives a restart.
     forgets = False
 
     def __init__(self, stack: ExitStack) -> None:
@@ -55,7 +55,7 @@ class OpenVSwitch(Switch):
         self.ovs.vsctl("set", "Open_vSwitch", ".", f"external_ids:lab-look={self._looks}")
         for table in ("Bridge", "Port", "Interface", "QoS", "Queue"):
             rows = self.ovs.vsctl("--bare", "--columns=_uuid", "list", table) or ""
-            # A bridge that was made once more has other rows of its own.
+            # A recreated bridge has other rows.
             names = self.ovs.vsctl("--bare", "--columns=name", "list", table) if rows else ""
             yield from (f"{table} {one}" for one in (names or rows).split())
         yield from (f"link {name}" for name in self.node.links() if name != "lo")
@@ -70,7 +70,7 @@ class OpenVSwitch(Switch):
 
 @pytest.fixture(scope="module")
 def open_vswitch() -> Iterator[OpenVSwitch]:
-    """One for all, because it takes a second to start."""
+    """A switch for the whole module, because starting takes a second."""
     with ExitStack() as stack:
         yield OpenVSwitch(stack)
 

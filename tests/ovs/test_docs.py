@@ -1,4 +1,4 @@
-"""The examples of the engine's page are what the engine takes."""
+"""The examples on the engine's page are valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DPDK applications through OVS-DPDK, connected by nothing but what they were handed over."""
+"""DPDK applications on OVS-DPDK that use only their hand-over files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _pair(
 
 
 def _until_links(applications: list[Testpmd], state: str) -> None:
-    """Wait: an application hears of its peer from a thread of the driver, in its own time."""
+    """Wait until the driver's thread has told each application about its peer."""
     poll(lambda: {one.link for one in applications} == {state}, f"the links are {state}")
 
 
@@ -76,7 +76,7 @@ def test_memif_with_as_many_queues_as_the_switch_sends_to(lab: OvsLab, stack: Ex
     for container in containers:
         container.check().succeeded()
         port = json.loads(container.document.read_text())["memif"]
-        # One PMD thread, and the main thread.
+        # One PMD thread and the main thread
         assert (port["rxQueues"], port["txQueues"], port["role"]) == (2, 2, "client")
         assert "s3cret" not in json.dumps(container.result)
         socket = container.document.with_name("eth0.sock")
@@ -93,7 +93,7 @@ def test_memif_is_attached_again_under_the_same_name(lab: OvsLab, stack: ExitSta
     containers[1].delete()
     containers[1].add()
     _until_links([two], "down")
-    # A DPDK client does not connect again of its own accord.
+    # A DPDK client does not reconnect by itself.
     two.command("port stop 0")
     two.command("port start 0")
     _until_links([one, two], "up")
@@ -163,7 +163,7 @@ def test_the_largest_mtu_is_what_the_switch_has(lab: OvsLab, stack: ExitStack) -
 
 @pytest.mark.parametrize(("given", "fits"), [(0, True), (9000, True), (1500, False)])
 def test_check_sees_an_mtu_that_the_switch_has_not_given(given: int, fits: bool) -> None:
-    """As where it has not the memory for it; 0 is before an application has connected."""
+    """For example for lack of memory; 0 means that no application has connected."""
     spec = PortSpec(name="p", type="", bridge=BridgeSection(), external_ids={}, mtu_request=9000)
     found = switch.Port(uuid="", port={}, interface={"mtu": given}, bridge="")
     with nullcontext() if fits else pytest.raises(CheckFailed, match="expected 9000, found 1500"):
@@ -196,7 +196,7 @@ def test_bandwidth_is_limited(lab: OvsLab, stack: ExitStack, direction: str) -> 
     seconds = time.monotonic() - began
     time.sleep(0.2)
     allowed = (_RATE * seconds + _RATE // 10) / 8000
-    # Half of it at least: a limit that lets nothing pass would be none.
+    # At least half must arrive, otherwise a limit that blocks everything would pass.
     assert allowed * 0.4 < receiving.received < allowed * 1.3
     assert sending.sent > 5 * receiving.received
     _delete([limited, free], stack)
@@ -210,7 +210,7 @@ def test_a_killed_switch_does_not_lock_itself_out(own_lab: OvsLab, stack: ExitSt
     lab.ovs.start_switch()
     assert lab.ovs.get("Interface", containers[0].port, "ofport") == "-1"
     assert containers[0].check().code == 104
-    # They ask, and change nothing.
+    # These only read.
     lab.call("STATUS", containers[0]).succeeded()
     valid = [{"containerID": each.name, "ifname": each.ifname} for each in containers]
     config = containers[0].config | {"cni.dev/valid-attachments": valid}

@@ -1,4 +1,4 @@
-"""A database that is reached over the network, plain and by TLS."""
+"""A database reached over the network, with and without TLS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.own_process("a lab node has namespaces of its own")
 
 @pytest.fixture
 def certificate(lab: OvsLab, tmp_path: Path) -> tuple[Path, Path]:
-    """A key and its certificate, which both ends have and trust."""
+    """A key and its certificate, which both ends use and trust."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         [

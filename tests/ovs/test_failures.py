@@ -1,4 +1,4 @@
-"""What goes wrong, and what is left of it: nothing that is ours, all that is not."""
+"""Failures leave nothing of ours behind, and do not remove anything else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_database_that_is_down(own_lab: OvsLab) -> None:
     assert [one["state"] for one in attachments(lab.plugin)] == ["deleting"]
     lab.ovs.start_server()
     container.call("STATUS").succeeded()
-    # The next DEL that reaches the switch does what was put off.
+    # The next request that reaches the switch executes the postponed DEL.
     late.add()
     late.delete()
     assert attachments(lab.plugin) == []
@@ -58,7 +58,7 @@ def test_a_switch_that_is_down(own_lab: OvsLab, tmp_path: Path) -> None:
         assert outcome.code == 11
         assert "ovs-vswitchd" in outcome.text
     assert lab.ovs.ports("br0") == [there.port]
-    # The database knows; the daemon learns of it when it is back.
+    # The database is changed; ovs-vswitchd applies it when it is back.
     there.delete()
     lab.ovs.start_switch()
     lab.set_timeout(TIMEOUT)
@@ -114,7 +114,7 @@ def test_a_port_name_that_is_taken(lab: OvsLab) -> None:
 
 
 def test_a_port_that_the_switch_refuses(lab: OvsLab) -> None:
-    # One more than DPDK's memif driver can have.
+    # More than DPDK's memif driver supports.
     config = memif(host={"memif": {"secret": "s3cret", "bufferSize": 65536}})
     outcome = lab.container(config).call("ADD")
     assert outcome.code == 102
@@ -231,7 +231,7 @@ def test_gc_removes_what_nobody_knows_any_more(lab: OvsLab) -> None:
     keep, lose = lab.attach(vhost()), lab.attach(vhost())
     forgotten = lab.attach(memif())
     state = lab.plugin.state_dir / "attachments.db"
-    # As after the loss of the disk that the store was on.
+    # As if the disk with the store had been lost.
     state.unlink()
     valid = [{"containerID": keep.name, "ifname": "eth0"}]
     config = vhost() | {"cni.dev/valid-attachments": valid}
@@ -272,7 +272,7 @@ def test_a_kernel_port_that_the_store_has_forgotten_keeps_its_address(
 
 
 def test_a_look_whether_somebody_listens_does_not_hang_the_switch(lab: OvsLab) -> None:
-    """DPDK's memif driver waits for ever for a peer that connected and went without a word."""
+    """DPDK's memif driver waits forever for a peer that connects and leaves without sending."""
     container = lab.attach(memif())
     base, name = os.path.split(container.interface["socketPath"])
     directory = ContainerDirectory(Path(base).parent, container.name, lab.plugin.run_dir / "s")
@@ -301,7 +301,7 @@ def test_two_networks_with_one_socket(lab: OvsLab, network: Any, section: str) -
 
 
 def _refused(one: Container, second: dict[str, Any], what: str) -> Outcome:
-    """Attach the container to one network more, which must fail, and change nothing."""
+    """Attach the container to another network, which must fail and change nothing."""
     lab = one.lab
     two = Container(lab, one.name, one.netns, complete(second | {"name": "other"}), "eth1")
     outcome = two.call("ADD")

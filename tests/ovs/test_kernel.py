@@ -1,4 +1,4 @@
-"""Containers that use the kernel, on the userspace datapath: by veth and by tap."""
+"""Kernel ports on the userspace datapath: veth and tap."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ with socket.create_connection((sys.argv[1], 7000), timeout=20) as connection:
     print(connection.recv(100).decode())
 """
 
-# Ask for an address by ARP with a VLAN tag; tell the VLAN and the sender of the answer. By hand,
-# because not every kernel has VLAN devices.
+# Send an ARP request with a VLAN tag; print the VLAN and the sender of the answer. This uses a raw
+# socket, because not every kernel has VLAN devices.
 _ASK = r"""
 import socket, struct, sys
 vlan, address = int(sys.argv[1]), socket.inet_aton(sys.argv[2])
@@ -67,7 +67,7 @@ def _address(container: Container) -> str:
 
 
 def _exchange(lab: OvsLab, server: Container, client: Container, tmp_path: Path) -> None:
-    """Ping, and send a million bytes by TCP."""
+    """Ping, and send a million bytes through TCP."""
     lab.node.ping(client.netns, _address(server))
     log = tmp_path / f"{server.name}.log"
     process = lab.node.popen(
@@ -205,7 +205,7 @@ def test_a_kernel_container_reaches_a_dpdk_application(lab: OvsLab, tmp_path: Pa
         application.netns,
         application.document,
         peer=container.interface["mac"],
-        # It answers ARP and ping for every address.
+        # This mode answers ARP and ping for every address.
         mode="icmpecho",
     ) as testpmd:
         lab.ovs.until_link(application.port)

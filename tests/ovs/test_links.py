@@ -1,4 +1,4 @@
-"""Open vSwitch goes where a container's own socket is, and nowhere else."""
+"""Open vSwitch connects only to the container's own socket."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _has_caller(server: socket.socket) -> bool:
 
 
 def test_a_link_to_another_container_is_not_followed(lab: OvsLab) -> None:
-    """The application makes the socket, and makes it a link to its neighbour's."""
+    """The application creates a link to its neighbour's socket instead of a socket."""
     config = vhost(host={"vhost": {"mode": "client"}})
     shared = lab.plugin.run_dir / "shared"
     victim = lab.container(config, name="victim")
@@ -50,7 +50,7 @@ def test_a_link_to_another_container_is_not_followed(lab: OvsLab) -> None:
         (shared / "attacker/eth0.sock").symlink_to("../victim/net1.sock")
         attacker.add()
         attacker.check().succeeded()
-        # Open vSwitch has tried, and tries again every second.
+        # Open vSwitch tries to connect every second.
         (shared / "attacker/eth0.sock").unlink()
         with closing(_listening(shared / "attacker/eth0.sock")) as own:
             poll(lambda: _has_caller(own), "Open vSwitch to connect where it should")

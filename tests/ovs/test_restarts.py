@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.own_process("a lab node has namespaces of its own"),
 ]
 
-#: By what the switch is.
+#: Networks by the switch's role.
 NETWORKS = {
     "vhost-client": vhost(),
     "vhost-server": vhost(host={"vhost": {"mode": "server"}}),
@@ -84,7 +84,7 @@ def _put_back(
     containers: list[Container],
     applications: list[Testpmd],
 ) -> None:
-    """Do what the daemon and the applications do after a restart of the switch; packets pass."""
+    """Do what daemon and applications do after a restart of the switch; check traffic."""
     one, two = applications
     if kind != "vhost-client":
         for container in containers:
@@ -104,7 +104,7 @@ def _put_back(
 
 
 def _idle(*applications: Testpmd) -> None:
-    """Stop polling: in DPDK 22.11's memif driver a poll and the server's end may be a crash."""
+    """Stop polling: DPDK 22.11's memif driver may crash if it polls while the server ends."""
     for each in applications:
         each.command("stop")
 

@@ -1,4 +1,4 @@
-"""What an Open vSwitch has lost is put back; and the connections that a daemon keeps to it."""
+"""Restoration of ports that Open vSwitch has lost, and the daemon's connections."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SERVER: dict[str, Any] = {"vhost": {"mode": "server", "group": "12345"}}
 
 
 def _restore(container: Container) -> bool:
-    """Do on the node what its daemon does."""
+    """Restore on the node as the daemon does."""
     id_ = attachment_id("net", container.name, container.ifname)
     lab = container.lab
     done = lab.node.run([sys.executable, "-c", _RESTORE, id_], env={**os.environ, **lab.plugin.env})
@@ -78,7 +78,7 @@ def test_sockets_of_a_restarted_switch(
     lab.ovs.start_switch()
     assert one.check().status
     assert two.check().status
-    # One restore may mend all that failed.
+    # One restore may repair all failed ports.
     assert _restore(one) | _restore(two)
     for each in (one, two):
         each.check().succeeded()
@@ -120,7 +120,7 @@ def test_the_daemon_notices_a_restart_at_once(tmp_path: Path, network: dict[str,
 
 @pytest.mark.parametrize("network", [vhost(host=SERVER), memif()], ids=["vhost-server", "memif"])
 def test_a_socket_that_nobody_listens_on(own_lab: OvsLab, network: dict[str, Any]) -> None:
-    """It looks as it should: DPDK 22.11 can close a port's socket and not know."""
+    """The port looks intact: DPDK 22.11 can close a port's socket without noticing."""
     lab = own_lab
     container = lab.attach(network)
     path = Path(container.interface["socketPath"])
@@ -139,7 +139,7 @@ def test_a_socket_that_nobody_listens_on(own_lab: OvsLab, network: dict[str, Any
 def test_a_vhost_user_server_with_a_socket_in_its_way_needs_another_restart(
     own_lab: OvsLab,
 ) -> None:
-    """Nobody has seen the end of the second ovs-vswitchd, and no daemon runs."""
+    """No daemon is running that could notice the end of the second ovs-vswitchd."""
     lab = own_lab
     container = lab.attach(vhost(host=SERVER))
     for _ in range(2):
@@ -283,7 +283,7 @@ def test_an_end_is_told_from_a_restart(
 
 
 def test_where_nothing_tells_of_the_process(own_lab: OvsLab, tmp_path: Path) -> None:
-    """The database is reached by another path, beside which there is no pid file."""
+    """The database is reached through another path without a pid file beside it."""
     (tmp_path / "db.sock").symlink_to(own_lab.ovs.db.removeprefix("unix:"))
     context = EngineContext(
         settings=OvsSettings(db=f"unix:{tmp_path}/db.sock", timeout=2), lock=NotImplemented
@@ -329,7 +329,7 @@ def _of_bridge(engine: OvsHostEngine, name: str) -> EngineConf:
 
 
 def _connections() -> int:
-    """Return how many sockets this process has open."""
+    """Return the number of open sockets of this process."""
     return sum(
         "socket:" in os.readlink(f"/proc/self/fd/{number}")
         for number in os.listdir("/proc/self/fd")

@@ -1,4 +1,4 @@
-"""The engine's configuration: what it takes, what it refuses, and in which words."""
+"""Validation of the engine's configuration sections and its messages."""
 
 from __future__ import annotations
 

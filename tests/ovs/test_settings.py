@@ -1,4 +1,4 @@
-"""The table ``[engines.ovs]``, and the switch that it and a network lead to."""
+"""The table ``[engines.ovs]``, and the choice of the switch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the shim: the program that is shipped, and builds that watch memory."""
+"""Fixtures for tests of the shim: the shipped program and builds with memory checkers."""
 
 from __future__ import annotations
 

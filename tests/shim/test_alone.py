@@ -1,4 +1,4 @@
-"""Without a daemon: what the shim says itself, the fallback, and the queue."""
+"""The shim without a daemon: its own answers, the fallback and the queue."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_version_is_answered_as_by_the_launcher(shim: Shim, plugin: Plugin, stdi
 
 @pytest.mark.parametrize("stated", ["one", "1.0.0-rc1", "1" * 17, '1\\"'])
 def test_version_does_not_echo_what_no_version_looks_like(shim: Shim, stated: str) -> None:
-    """The launcher does: it has a JSON parser."""
+    """The launcher does echo it, because it has a JSON parser."""
     done = shim.call("VERSION", f'{{"cniVersion": "{stated}"}}'.encode())
     assert json.loads(done.stdout)["cniVersion"] == SUPPORTED[-1]
 
@@ -131,7 +131,7 @@ def test_queued_dels_sort_by_time(shim: Shim) -> None:
 
 
 def test_a_del_is_on_disk_before_it_is_done(released: Build, tmp_path: Path) -> None:
-    """A power failure at any time leaves the whole file under its name, or a DEL that failed."""
+    """After a power failure at any time, the complete file exists or the DEL has failed."""
     shim = lab_shim.make(released, tmp_path)
     shim.queue.rmdir()
     trace = tmp_path / "trace"
@@ -248,7 +248,7 @@ def test_the_launcher_is_a_fallback(released: Build, plugin: Plugin) -> None:
 def test_it_works_in_a_root_directory_that_holds_nothing_else(
     released: Build, tmp_path: Path
 ) -> None:
-    """As Multus does it: the executable is called inside a chroot of the host."""
+    """Multus calls the executable in a chroot of the host."""
     settings = Settings(
         state_dir=Path("/"), daemon=DaemonSettings(socket=Path("/daemon.sock"), deadline=30)
     )

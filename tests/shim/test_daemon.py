@@ -1,4 +1,4 @@
-"""With a daemon: the request and the answer pass unchanged; a daemon that fails is survived."""
+"""The shim with a daemon: frames pass unchanged, and a failing daemon is handled."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ MARK = 'touch "$(dirname "$0")/executed"'
 
 @pytest.fixture
 def impatient(build: Build, tmp_path: Path) -> Shim:
-    """A shim that waits one second, and has a fallback that it must not execute."""
+    """A shim that waits one second and has a fallback that it must not execute."""
     return lab_shim.make(build, tmp_path, deadline=1, fallback=MARK)
 
 
 def _assert_survived(shim: Shim, words: bytes) -> None:
-    """ADD and STATUS fail as a runtime understands it, DEL is queued; the fallback stays out."""
+    """Check that ADD and STATUS return errors, DEL is queued and the fallback is not executed."""
     for command, code in (("ADD", 11), ("STATUS", 50)):
         failed = shim.call(command)
         error = json.loads(failed.stdout)
@@ -135,7 +135,7 @@ def test_a_daemon_that_is_too_slow_is_survived(
 
 
 def test_a_daemon_that_does_not_accept_is_survived(impatient: Shim) -> None:
-    """It is alive and may accept later: nobody else may serve its requests meanwhile."""
+    """The daemon is alive and may accept later, so the fallback must not serve its requests."""
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
         listener.bind(str(impatient.settings.socket))
         listener.listen(0)

@@ -1,4 +1,4 @@
-"""Valgrind watches the way of each kind of request."""
+"""Valgrind checks each kind of request."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_with_a_daemon(shim: Shim, frame: bytes) -> None:
 
 
 def test_valgrind_is_heard(tmp_path: Path) -> None:
-    """The tests above can fail: a program that reads beyond its memory is told."""
+    """The tests above can fail: valgrind reports a program that reads beyond its memory."""
     source = tmp_path / "wrong.c"
     source.write_text(
         "#include <stdlib.h>\nint main(int count, char **arguments)\n"

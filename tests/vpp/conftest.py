@@ -1,6 +1,6 @@
-"""Fixtures: a host with a VPP, simulated and, where there is one, real.
+"""Fixtures: a host with a VPP, simulated and, if one is installed, real.
 
-Which VPP a test gets is a matter of its parameters: nothing is skipped.
+A test's parameters select the VPP; nothing is skipped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give ``lab`` to each VPP, ``traffic_lab`` to real ones; deselect what has none."""
+    """Parametrize ``lab`` with each VPP and ``traffic_lab`` with real ones."""
     for fixture, kinds in (("lab", KINDS), ("traffic_lab", TRAFFIC_KINDS)):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, kinds, indirect=True)
@@ -25,17 +25,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[VppLab]:
-    """A host with a VPP of its own."""
+    """A host with a private VPP."""
     yield from vpp_lab.make(request.param)
 
 
 @pytest.fixture
 def traffic_lab(request: pytest.FixtureRequest) -> Iterator[VppLab]:
-    """A host with a VPP that moves packets."""
+    """A host with a VPP that forwards packets."""
     yield from vpp_lab.make(request.param)
 
 
 @pytest.fixture
 def sim() -> Iterator[VppLab]:
-    """A host with the simulator, for what no real VPP does on request."""
+    """A host with the simulator, for failures that a real VPP cannot produce on request."""
     yield from vpp_lab.make("simulator")

@@ -1,4 +1,4 @@
-"""The contract of engines, kept on VPP: the simulator, and a real one where the machine has it."""
+"""The engine contract for the ``vpp`` engine, with the simulator and a real VPP if installed."""
 
 from __future__ import annotations
 

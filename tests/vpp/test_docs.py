@@ -1,4 +1,4 @@
-"""What the engine's page shows is what the engine takes."""
+"""The examples on the engine's page are valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DPDK applications on a real VPP, connected by nothing but what they were handed over."""
+"""DPDK applications on a real VPP that use only their hand-over files."""
 
 from __future__ import annotations
 

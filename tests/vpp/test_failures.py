@@ -1,4 +1,4 @@
-"""A VPP that is down, restarts, hangs, drops connections, lacks a plugin, is killed half-way."""
+"""A VPP that is down, restarts, hangs, drops connections, lacks a plugin or is killed."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_vpp_hangs(lab: VppLab) -> None:
 @pytest.mark.parametrize("host", [BRIDGED, ROUTED, ABSTRACT, IP_MODE, VHOST, VETH])
 @pytest.mark.parametrize("how", ["kill", "drop"])
 def test_killed_between_any_two_calls(sim: VppLab, host: EngineConf, how: str) -> None:
-    """Every ADD that VPP breaks off fails cleanly, and the next one succeeds."""
+    """Every ADD that VPP interrupts fails cleanly, and the next one succeeds."""
     whole = sim.attach(host, ADDRESS)
     whole.delete()
     sim.restart()
@@ -125,13 +125,13 @@ def test_killed_between_any_two_calls(sim: VppLab, host: EngineConf, how: str) -
         except (CniError, ExceptionGroup) as error:
             assert isinstance(error, DataplaneUnavailable), error  # noqa: PT017
         else:
-            # It broke off in the DEL that follows.
+            # VPP was killed during the DEL that follows.
             found = Attached(sim, sim.container(), attachment, host, port)
             with pytest.raises(DataplaneUnavailable):
                 found.delete()
         if how == "kill":
             sim.restart()
-        # As the runtime does before an ADD that follows an unfinished one.
+        # The runtime does this before an ADD that follows an unfinished one.
         sim.call(sim.engine.delete, attachment.id, host, attachment.netns)
         port = sim.add(attachment, host)
         found = Attached(sim, sim.container(), attachment, host, port)
@@ -144,9 +144,9 @@ def test_killed_between_any_two_calls(sim: VppLab, host: EngineConf, how: str) -
 def test_an_add_that_is_killed_leaves_nothing_that_del_does_not_find(
     lab: VppLab, host: EngineConf
 ) -> None:
-    """The process dies, as by SIGKILL, before any of its requests to VPP."""
+    """The process dies as if by SIGKILL before each of its requests to VPP."""
     container = lab.container()
-    # Its own, so that no other attachment of the container keeps the directory.
+    # Use a new container, so that no other attachment keeps the directory.
     for survived in itertools.count(1):
         attachment = lab.attachment(container, ips=ips(ADDRESS))
         finished = _add_killed_before(survived, lab, attachment, host)
@@ -161,7 +161,7 @@ def test_an_add_that_is_killed_leaves_nothing_that_del_does_not_find(
 
 
 def _add_killed_before(request: int, lab: VppLab, attachment: Attachment, host: EngineConf) -> bool:
-    """ADD in a process that dies before that *request*; tell whether it finished."""
+    """Run an ADD in a process that dies before *request*; return whether it finished."""
     pid = os.fork()
     if not pid:
         status = 2
@@ -235,7 +235,7 @@ def test_one_connection_for_all_threads(sim: VppLab) -> None:
 
 
 def test_descriptors_above_1023_are_as_good(sim: VppLab) -> None:
-    """A daemon has many; select(2) knows 1,024."""
+    """A daemon may have many descriptors, but select(2) supports only 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
     with ExitStack() as stack:
@@ -267,7 +267,7 @@ def test_threads_do_not_queue_up_before_a_vpp_that_hangs(sim: VppLab) -> None:
 def test_an_answer_that_nobody_waited_for_is_nobodys(
     sim: VppLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A list that is broken off in our own process does not get into the next one."""
+    """A list that is interrupted does not leak into the next one."""
     switch = sim.switch
     switch.create_loopback(bytes(6))
     receive, left = Connection._receive, itertools.count(1, -1)
@@ -327,7 +327,7 @@ def test_a_plugin_is_not_loaded(lab: VppLab, plugin: str, module: str, host: Eng
     ids=["memif-bridge", "memif-routed", "vhost-user"],
 )
 def test_del_needs_no_plugin(lab: VppLab, plugin: str, module: str, host: EngineConf) -> None:
-    """Without the plugin there is no such interface: all is gone, or was never there."""
+    """Without the plugin none of its interfaces exist, so DEL has nothing to remove."""
     a = lab.attach(host, ADDRESS)
     never = lab.attachment(lab.container())
     lab.vpp.kill()
@@ -346,7 +346,7 @@ def test_the_containers_vpp_gives_up_without_the_plugin(lab: VppLab) -> None:
 
 
 def test_another_definition_is_taken_from_its_own_files(sim: VppLab, tmp_path: Path) -> None:
-    """A VPP whose memif_create_v2 has one field more, and says so in its API files."""
+    """A VPP whose memif_create_v2 has an additional field, described in its API files."""
     ours = json.loads(files("userspace_cni_vpp").joinpath("definitions.json").read_text())
     api_dir = tmp_path / "api/plugins"
     api_dir.mkdir(parents=True)
@@ -381,7 +381,7 @@ def test_no_buffers_left(sim: VppLab) -> None:
 
 
 def test_an_add_costs_the_same_among_many(sim: VppLab) -> None:
-    """No list of all is asked for on the way of an ADD."""
+    """An ADD never lists all interfaces."""
 
     def requests(host: EngineConf, address: str) -> list[str]:
         begin = len(sim.vpp.log)
@@ -392,6 +392,6 @@ def test_an_add_costs_the_same_among_many(sim: VppLab) -> None:
     first = requests(host, "10.1.0.2/24>10.1.0.1")
     second = requests(host, "10.1.0.3/24>10.1.0.1")
     assert first == second
-    # That one asks, by its name, whether the interface is there already.
+    # This request looks up the interface by name, to see whether it already exists.
     assert [request for request in first if "dump" in request] == ["sw_interface_dump"]
     assert len(first) <= 9

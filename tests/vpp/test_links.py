@@ -1,4 +1,4 @@
-"""VPP goes where a container's own socket is, and nowhere else."""
+"""VPP connects only to the container's own socket."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _has_caller(server: socket.socket) -> bool:
 def test_a_link_to_another_container_is_not_followed(
     traffic_lab: VppLab, host: EngineConf, kind: socket.SocketKind
 ) -> None:
-    """The application makes the socket, and makes it a link to its neighbour's."""
+    """The application creates a link to its neighbour's socket instead of a socket."""
     lab = traffic_lab
     base, views = lab.dir / "shared", lab.dir / "run/s"
     victim, attacker = base / "victim", base / "attacker"
@@ -59,7 +59,7 @@ def test_a_link_to_another_container_is_not_followed(
         a = lab.attach(host, container_id="attacker", directory=shared)
         shared.require_view()
         a.check()
-        # VPP has tried, and tries again every few seconds.
+        # VPP tries to connect every few seconds.
         (attacker / "eth0.sock").unlink()
         with closing(_listening(attacker / "eth0.sock", kind)) as own:
             poll(lambda: _has_caller(own), "VPP to connect where it should")

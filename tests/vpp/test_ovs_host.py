@@ -1,4 +1,4 @@
-"""Containers with a VPP on a host with OVS-DPDK: memif, of which Open vSwitch is the server."""
+"""Containers with a VPP on a host with OVS-DPDK, connected by memif."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Inside:
 
 
 def _handoff(container: Container, address: str) -> Handoff:
-    """Read the hand-over file, as the program in the container does."""
+    """Read the hand-over file as the agent does."""
     document: dict[str, Any] = json.loads(container.document.read_text())
     memif = document["memif"]
     return Handoff(

@@ -1,4 +1,4 @@
-"""The plugin as a runtime calls it, with VPP below."""
+"""The plugin called as by a runtime, with VPP."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_vpp_down_is_50_and_11_and_a_queued_del(lab: VppLab, plugin: Plugin) -> 
     (left,) = attachments(plugin)
     assert left["state"] == "deleting"
     lab.call(lab.vpp.start)
-    # The next DEL does what was put off.
+    # The next request executes the postponed DEL.
     call(plugin, "ADD", config, netns, "c3").result  # noqa: B018
     call(plugin, "DEL", config, netns, "c3").succeeded()
     lab.assert_clean()
@@ -224,7 +224,7 @@ def test_values_that_cannot_be_used(plugin: Plugin, host: dict[str, Any], path: 
 
 
 def test_an_add_has_few_milliseconds_of_its_own(sim: VppLab) -> None:
-    """On an open connection, and as many with a thousand interfaces as with ten."""
+    """Measured on an open connection; it does not grow from ten to a thousand interfaces."""
     host = conf("memif", "bridge", bridge=BridgeSection(bridge_id=4))
 
     def median(rounds: int = 15) -> float:
@@ -239,5 +239,5 @@ def test_an_add_has_few_milliseconds_of_its_own(sim: VppLab) -> None:
     few = median()
     for _ in range(1000):
         sim.switch.create_loopback(bytes(6))
-    # Noise of a shared machine aside; what matters is that it does not grow with them.
+    # Allow for noise of a shared machine; the time must not grow with the interfaces.
     assert median() < 4 * few + 0.02

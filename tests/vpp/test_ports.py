@@ -101,7 +101,7 @@ def test_veth_in_the_container(lab: VppLab) -> None:
         a.check()
     with pytest.raises(CniError, match="eth0 already"):
         lab.attach(VETH, container=a.container)
-    # Its namespace goes, and the pair with it: DEL still works.
+    # DEL still works after the namespace, and the pair with it, is gone.
     a.container.close()
     a.delete()
     lab.assert_clean()

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from lab.testpmd import Testpmd
 
 DOMAIN = BridgeSection(bridge_id=4)
-#: By what VPP is.
+#: Networks by VPP's role.
 NETWORKS = {
     "vhost-client": conf("vhostuser", "bridge", bridge=DOMAIN, vhost=VhostSection(mode="client")),
     "vhost-server": conf("vhostuser", "bridge", bridge=DOMAIN, vhost=VhostSection(mode="server")),
     "memif-server": conf("memif", "bridge", bridge=DOMAIN),
 }
-#: What the application says of its link when VPP is back, and nothing else has been done.
+#: The application's link state when VPP is back, before anything else is done.
 _LINK_BEFORE = {"vhost-client": "up", "memif-server": "down"}
 
 
@@ -41,7 +41,7 @@ def test_packets_before_and_after(traffic_lab: VppLab, kind: str, killed: str) -
                     lab.call(lab.engine.restore, each.attachment, each.conf, each.port, undo)
                     undo.pop_all()
         if killed == "application" or kind == "vhost-server":
-            # virtio-user as a client connects at its start alone.
+            # virtio-user in client mode connects only when it starts.
             for application in (one, two):
                 application.crash()
             one, two = _applications(attached, stack)
@@ -73,7 +73,7 @@ def test_a_vpp_in_the_container_is_killed(traffic_lab: VppLab) -> None:
 
 
 def _idle(*applications: Testpmd) -> None:
-    """Stop polling: in DPDK 22.11's memif driver a poll and the server's end may be a crash."""
+    """Stop polling: DPDK 22.11's memif driver may crash if it polls while the server ends."""
     for each in applications:
         each.command("stop")
 

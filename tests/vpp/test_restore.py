@@ -1,4 +1,4 @@
-"""What a VPP has lost is put back: under its name, its MAC address and its socket."""
+"""Restoration of interfaces that VPP has lost, with the same name, MAC address and socket."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NETWORKS: list[dict[str, Any]] = [
 
 
 class Node:
-    """The runtime at work, as the node's daemon runs it."""
+    """The runtime as used by the daemon."""
 
     def __init__(self, lab: VppLab) -> None:
         self.lab = lab
@@ -85,7 +85,7 @@ class Node:
         return Request(command=command, target=target, caller=caller)
 
     def serve(self, request: Request) -> Any:
-        """Serve *request* as the plugin of that one request does."""
+        """Serve *request* as the one-process plugin does."""
         with closing(Runtime(self.settings)) as runtime:
             return self.lab.call(runtime.serve, request)
 
@@ -140,7 +140,7 @@ def test_fifty_attachments_outlive_a_restart(lab: VppLab, node: Node) -> None:
 
 @pytest.fixture
 def reconciler(node: Node) -> Iterator[Reconciler]:
-    """The daemon's part that looks after attachments; it has looked once, and waits."""
+    """The daemon's reconciler, which has finished its first round and waits."""
     stop = Event()
     unasked = DaemonSettings(watch_interval=3600, networks=node.settings.state_dir / "none")
     reconciler = Reconciler(node.runtime, unasked, Observer(), stop, lambda: None)
@@ -163,7 +163,7 @@ def test_a_restart_before_the_first_question_is_noticed(
     reconciler.notice(requests[0].target.config["host"])
     poll(lambda: {port.name for port in lab.switch.ports()} == before, "all is back")
     poll(lambda: reconciler.dataplanes == {"vpp": "up"}, "it is up")
-    # And the next restart by nothing but the broken connection.
+    # The next restart is noticed only through the broken connection.
     lab.restart()
     poll(lambda: {port.name for port in lab.switch.ports()} == before, "all is back again")
 
@@ -253,7 +253,7 @@ def test_what_somebody_changed_by_hand(lab: VppLab, host: Any, same: bool) -> No
         with pytest.raises(CheckFailed):
             a.check()
         _restore(a)
-        # The mended interface keeps its number, and so its peer.
+        # The repaired interface keeps its index and therefore its peer.
         assert not same or _index(a) == index
     lab.switch.remove(lab.switch.port(_index(a)))
     _restore(a)
@@ -348,7 +348,7 @@ def _bvi(switch: Switch, number: int) -> int:
 
 
 def test_the_applications_own_socket_is_not_missed(lab: VppLab) -> None:
-    """Where VPP is the client, the application may make its socket whenever it likes."""
+    """If VPP is the client, the application may create its socket at any time."""
     host = conf("vhostuser", "none")
     a = lab.attach(host)
     lab.restart()

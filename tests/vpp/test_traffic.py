@@ -1,4 +1,4 @@
-"""Packets through a real VPP: these tests are there where there is one."""
+"""Traffic through a real VPP, if one is installed."""
 
 from __future__ import annotations
 
