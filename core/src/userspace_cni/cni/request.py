@@ -9,7 +9,6 @@ from typing import Any
 
 from attrs import field, frozen
 
-from userspace_cni.cni import valid
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.versions import SINCE, SUPPORTED, UNSTATED, at_least
 
@@ -134,8 +133,14 @@ def parse(
             netns_override=environ.get("CNI_NETNS_OVERRIDE", "").lower() in _TRUE,
             wanted=wanted,
         ),
-        valid=valid.parse(config) if command == "GC" else frozenset(),
+        valid=_valid(config) if command == "GC" else frozenset(),
     )
+
+
+def _valid(config: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    from userspace_cni.cni import valid  # no other command needs it
+
+    return valid.parse(config)
 
 
 def decode(stdin: bytes) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def ask(conf: NetConf, target: Target, problems: Problems, command: str = "") ->
         bandwidth = _bandwidth(conf)
     if command in ("ADD", "CHECK"):
         with problems:
-            previous = _previous(conf, target.cni_version)
+            previous = _previous(conf, target)
     if command == "ADD":
         with problems:
             _require_open(conf, target)
@@ -119,10 +119,10 @@ def _bandwidth(conf: NetConf) -> Bandwidth | None:
     return None if limits == Bandwidth() else limits
 
 
-def _previous(conf: NetConf, version: str) -> Result | None:
+def _previous(conf: NetConf, target: Target) -> Result | None:
     if conf.prev_result is None:
         return None
-    stated = conf.prev_result.get("cniVersion") or version
+    stated = conf.prev_result.get("cniVersion") or target.cni_version
     if stated not in cni_result.VERSIONS:
         raise CniError(
             Code.INCOMPATIBLE_VERSION,

@@ -58,7 +58,7 @@ class Collector:
                 self._shared.collect(record.id, failures, self._detach(record), record)
         if plan is not None and self._sweep(plan):
             try:
-                self._free_all(plan.conf.ipam_type)
+                self._free_all(plan.ipam_type)
             except CniError as error:
                 failures.append(error)
         if failures:

@@ -162,7 +162,7 @@ class Runtime:
     def _allocation(
         self, plan: Plan, caller: Caller, lock: int
     ) -> AbstractContextManager[Allocation | None]:
-        kind, timeout = plan.conf.ipam_type, self.settings.timeout
+        kind, timeout = plan.ipam_type, self.settings.timeout
         ipam = ipam_of(kind, plan.target, caller, timeout, lock=lock)
         if ipam is None:
             return nullcontext()

@@ -37,6 +37,8 @@ class Plan:
     host_conf: EngineConf
     container: ContainerEngine
     container_conf: EngineConf
+    #: The name of the IPAM plugin, empty where the network has none.
+    ipam_type: str
     #: Does as :func:`.handover.publish`, for the pod's annotations; None where nobody wants it.
     annotate: Callable[[Attachment, Handoff, NetConf, str, ExitStack], None] | None = None
     #: Path of the pod's volume that is the shared directory, empty where another one is.
@@ -149,6 +151,7 @@ class Planner:
             host_conf=host_conf,
             container=registry.make(container_class),
             container_conf=container_conf,
+            ipam_type=conf.ipam_type,
         )
 
 

@@ -80,4 +80,4 @@ class Verifier:
 
     def _ipam(self, plan: Plan, request: Request) -> Ipam | None:
         timeout = self._shared.settings.timeout
-        return ipam_of(plan.conf.ipam_type, plan.target, request.caller, timeout)
+        return ipam_of(plan.ipam_type, plan.target, request.caller, timeout)
