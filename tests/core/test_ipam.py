@@ -153,10 +153,10 @@ def test_what_cannot_be_executed_is_no_plugin(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.script(_printing(ONE)))
     path = lab.plugin.bin_dir / "ipam-script"
     path.chmod(0o644)
-    assert "in none of the directories" in lab.call("ADD", conf).text
+    assert "not in any directory" in lab.call("ADD", conf).text
     path.unlink()
     path.mkdir()
-    assert "in none of the directories" in lab.call("ADD", conf).text
+    assert "not in any directory" in lab.call("ADD", conf).text
     path.rmdir()
     path.write_text("#!/no/such/interpreter\n")
     path.chmod(0o755)
@@ -383,7 +383,7 @@ def test_a_plugin_without_a_common_version_is_refused(lab: ExampleLab, command: 
     conf = lab.conf(ipam=lab.script(_printing(ONE), versions=["2.0.0"]))
     outcome = lab.call(command, conf)
     assert outcome.code == 1
-    assert "ipam ipam-script speaks CNI 2.0.0, the network 1.1.0" in outcome.text
+    assert "ipam ipam-script supports CNI 2.0.0, but the network has 1.1.0" in outcome.text
     lab.assert_clean()
 
 
@@ -391,7 +391,7 @@ def test_a_plugin_that_refuses_the_version_is_told_as_too_old(lab: ExampleLab) -
     refusal = 'echo \'{"code": 1, "msg": "incompatible CNI versions"}\'; exit 1'
     outcome = lab.call("ADD", lab.conf("1.0.0", ipam=lab.script(refusal)))
     assert outcome.code == 1
-    assert "ipam ipam-script does not speak CNI 1.0.0: incompatible" in outcome.text
+    assert "ipam ipam-script does not support CNI 1.0.0: incompatible" in outcome.text
     assert "lower the network's cniVersion" in outcome.text
 
 

@@ -25,10 +25,10 @@ NETWORK = "twins"
 #: What both say of a failure, by what it means.
 _MEANINGS = {
     "exhausted": r"no IP addresses available in|no address is left in",
-    "duplicate": r"duplicate allocation|has the address .* already",
-    "taken": r"is not available in range set|that is asked for is taken",
+    "duplicate": r"duplicate allocation|already has the address",
+    "taken": r"is not available in range set|the requested address .* is taken",
     "gateway": r"is subnet's gateway|is the subnet's gateway",
-    "not given": r"failed to allocate all requested|cannot give the addresses",
+    "not given": r"failed to allocate all requested|cannot allocate the requested addresses",
     "not found": r"Failed to find address|has no address for",
 }
 

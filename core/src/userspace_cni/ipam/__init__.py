@@ -1,4 +1,4 @@
-"""IPAM: by an engine of this process where one can, by the plugin's executable otherwise."""
+"""IPAM, through an engine in this process if there is one, otherwise through an executable."""
 
 from userspace_cni.ipam.allocation import Allocation
 from userspace_cni.ipam.chooser import Chooser

@@ -1,4 +1,4 @@
-"""IP addresses in text, as Go programs read them."""
+"""Parsing of IP addresses as Go programs do it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from userspace_cni.cni.result import IPAddress, IPInterface
 
 
 def address(text: str) -> IPAddress | None:
-    """Return the address that *text* is, None if it is none.
+    """Parse an IP address; return None if *text* is not one.
 
-    An IPv4 address in the form of an IPv6 one (``::ffff:10.0.0.1``) is the IPv4 address.
+    An IPv4-mapped IPv6 address (``::ffff:10.0.0.1``) becomes the IPv4 address.
     """
     try:
         found = ip_address(text)
@@ -23,12 +23,12 @@ def address(text: str) -> IPAddress | None:
 
 
 def interface(text: str) -> IPInterface | None:
-    """Return the address with a prefix length that *text* is (``10.0.0.2/24``), else None."""
+    """Parse an address with a prefix length (``10.0.0.2/24``); return None if it is not one."""
     plain, slash, prefix = text.partition("/")
     if not slash or not (prefix.isascii() and prefix.isdigit()) or (own := address(plain)) is None:
         return None
     try:
-        # The prefix of an IPv4 address in the form of an IPv6 one is about the latter: refused.
+        # The prefix length of an IPv4-mapped address counts IPv6 bits, so it is refused here.
         return ip_interface(f"{own}/{prefix}")
     except ValueError:
         return None
@@ -38,7 +38,7 @@ def interface(text: str) -> IPInterface | None:
 
 
 def is_address(_: Any, __: Any, value: Any) -> None:
-    """Validate an IP address; an empty text is as good as none."""
+    """Validate an IP address; an empty text is accepted."""
     if value and address(value) is None:
         raise ValueError(f"expected an IP address, got {value!r}")
 
@@ -50,6 +50,6 @@ def is_interface(_: Any, __: Any, value: Any) -> None:
 
 
 def is_absolute(_: Any, __: Any, value: Any) -> None:
-    """Validate the path of a file or directory; an empty text is as good as none."""
+    """Validate an absolute path; an empty text is accepted."""
     if value and (not value.startswith("/") or "\0" in value):
         raise ValueError(f"expected an absolute path, got {value!r}")

@@ -1,4 +1,4 @@
-"""The addresses that an ADD allocates, until it is known whether it succeeds."""
+"""Allocation of addresses by an ADD, with undo."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from userspace_cni.log import logger
 
 
 class Freer(Protocol):
-    """Whoever can free again what was allocated."""
+    """An object that can free allocated addresses."""
 
     def delete(self) -> None:
-        """Free it; raises CniError."""
+        """Free the addresses; raise CniError."""
 
 
 class Allocation(ABC):
-    """The addresses of one attachment, for one thread. A context manager."""
+    """The allocation for one attachment; a context manager, used by a single thread."""
 
     def __init__(self, ipam: Freer) -> None:
-        """Allocate nothing yet; *ipam* frees what :meth:`begin` has allocated."""
+        """Prepare an allocation, which :meth:`begin` starts and *ipam* can free."""
         self._freer = ipam
         self._begun = False
         self._outcome: Result | CniError | None = None
@@ -40,15 +40,15 @@ class Allocation(ABC):
     def _wait(self) -> Result: ...
 
     def begin(self) -> None:
-        """Begin to allocate. Only from now on there may be something to :meth:`undo`."""
+        """Start to allocate. From now on there may be something to :meth:`undo`."""
         self._begun = True
         self._begin()
 
     def result(self) -> Result:
-        """Return the addresses, once they are there.
+        """Wait for the addresses and return them.
 
         Raises:
-            CniError: the plugin's own error, or 105 when it does not behave as one.
+            CniError: the plugin's error, or 105 if it violates the protocol.
 
         """
         if self._outcome is None:
@@ -62,25 +62,25 @@ class Allocation(ABC):
 
     @property
     def failed(self) -> bool:
-        """Whether no address was given; waits for it, if it has begun."""
+        """Whether the allocation failed; waits for its end if it was started."""
         if self._begun:
             with suppress(CniError):
                 self.result()
         return isinstance(self._outcome, CniError)
 
     def undo(self) -> None:
-        """Free what was allocated, if anything.
+        """Free the addresses, if the allocation was started.
 
         Raises:
-            CniError: it cannot be freed.
+            CniError: if they cannot be freed.
 
         """
         if not self._begun:
             return
         if self.failed:
-            # It may have allocated something all the same (SPEC, section 4). That this cannot be
-            # undone by a plugin which does not work anyway is no reason to remember the attachment:
-            # the runtime's own DEL calls it again.
+            # The plugin may have allocated something although it failed (SPEC, section 4). If it
+            # also fails to free that, the attachment need not be remembered: the runtime's own DEL
+            # calls the plugin again.
             try:
                 self._freer.delete()
             except CniError as error:

@@ -1,4 +1,4 @@
-"""Which addresses somebody asks for: by CNI_ARGS, by ``args.cni`` or by ``runtimeConfig``."""
+"""Addresses requested through CNI_ARGS, ``args.cni`` or ``runtimeConfig``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 
 
 def by_environment(args: Mapping[str, str], *known: str) -> list[str]:
-    """Return the values of the *known* keys of CNI_ARGS, empty for those that are absent.
+    """Return the values of the *known* keys of CNI_ARGS; empty for absent keys.
 
     Raises:
-        CniError: 4 for keys that are not known, unless CNI_ARGS say that these are to be ignored.
+        CniError: 4 for unknown keys, unless CNI_ARGS contains IgnoreUnknown=1.
 
     """
     ignored = _BOOLEANS.get(args.get("IgnoreUnknown", "0").lower())
@@ -34,12 +34,12 @@ def by_environment(args: Mapping[str, str], *known: str) -> list[str]:
 
 
 def by_configuration(config: Mapping[str, Any], *path: str) -> tuple[str, list[str]]:
-    """Return the list of texts at that *path* of *config*, and how the path is written.
+    """Return the dotted *path* and the list of strings at that path of *config*.
 
-    Keys are matched as Go programs match them, whatever their case.
+    Keys are matched without regard to case, as Go programs do.
 
     Raises:
-        CniError: 7 for anything else than a list of texts.
+        CniError: 7 if the value is not a list of strings.
 
     """
     found: Any = config

@@ -1,4 +1,4 @@
-"""Who serves a network's IPAM: an engine of this process, or an executable."""
+"""Choice between an IPAM engine in this process and an executable."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from userspace_cni.log import logger
 
 
 class Chooser:
-    """The IPAM engines of this process, each made when it is needed first."""
+    """The IPAM engines of this process, each created at first use; thread-safe."""
 
     def __init__(self, allowed: Collection[str]) -> None:
-        """Use engines for the *allowed* values of ``ipam.type`` alone."""
+        """Use engines only for the *allowed* values of ``ipam.type``."""
         self._allowed = allowed
         self._engines: dict[str, IpamEngine | None] = {}
         self._guard = threading.Lock()
 
     def choose(self, executable: Executable) -> Executable | InProcess:
-        """Return the engine of the network, or else the *executable*.
+        """Return the engine for the network, or the *executable* if there is no engine.
 
-        A section that the engine cannot read is left to the executable, which may be newer.
+        If the engine does not accept the section ``ipam``, the executable is used, because it may
+        be newer.
 
         Raises:
-            CniError: the engine cannot be loaded, or it cannot read the section and there is no
-                executable.
+            CniError: if the engine cannot be loaded, or does not accept the section and there is
+                no executable.
 
         """
         engine = self._engine(executable.type)
@@ -41,7 +42,7 @@ class Chooser:
         except CniError as error:
             if find(executable.type, executable.path) is None:
                 raise
-            logger.info("ipam %s is left to the executable: %s", executable.type, error)
+            logger.info("ipam %s: the executable is used: %s", executable.type, error)
             return executable
         return InProcess(engine=engine, instead_of=executable, section=section)
 

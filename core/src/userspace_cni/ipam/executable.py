@@ -21,24 +21,25 @@ from userspace_cni.executable import ERR_MAX, OUT_MAX, Child, find
 from userspace_cni.ipam.allocation import Allocation
 from userspace_cni.log import logger
 
-#: Every plugin in the field speaks this version and those before it: nobody is asked.
+#: Every known plugin supports this version and older ones, so VERSION is not called for them.
 _UNASKED = "1.0.0"
-#: An ADD is not begun with less than this, or a part of all the time: it would be killed half way.
+#: Minimum time left to start an ADD (absolute, and as a fraction of the timeout), because with less
+#: the plugin would be killed half way.
 _LEAST = 1.0  # seconds
 _LEAST_PART = 0.1
-#: Codes of ours begin here (CNI SPEC, section 5 "Error"), and a code is an unsigned number there.
+#: Plugin-specific codes begin here (CNI SPEC, section 5 "Error"); codes are unsigned.
 _OWN_CODES = 100
 _CODE_MAX = 2**32 - 1
 
-#: Returns the container ids and interface names of the attachments that are valid by then.
+#: Returns the container IDs and interface names of the currently valid attachments.
 Valid = Callable[[], Collection[tuple[str, str]]]
 
-#: What executables have answered to VERSION, by path; with what tells when one was replaced.
+#: Answers to VERSION by path, each with the file's inode and time, which change if it is replaced.
 _answered: dict[Path, tuple[tuple[int, int], tuple[str, ...]]] = {}
 
 
 class NotStarted(CniError):
-    """The plugin has not run at all."""
+    """The plugin could not be started."""
 
 
 @define(kw_only=True, slots=False)
@@ -52,52 +53,52 @@ class Executable:
     cni_version: str
     #: Where to look for the executable, from CNI_PATH.
     path: tuple[str, ...]
-    #: The environment of our own request.
+    #: The environment of the current request.
     environ: Mapping[str, str]
-    #: How long one call may take, in seconds, where the request's deadline is not earlier.
+    #: How long one call may take, in seconds, unless the request's deadline is earlier.
     timeout: float
-    #: A file descriptor that holds the lock of the attachment. The plugin inherits it: if we die,
-    #: no other request works on the attachment before the plugin has ended.
+    #: A file descriptor that holds the attachment's lock. The plugin inherits it, so that if this
+    #: process dies, no other request works on the attachment until the plugin has ended.
     lock: int | None = None
 
     def add(self) -> Allocation:
-        """Start to allocate addresses: see :class:`Allocation`.
+        """Start the plugin for an ADD; see :class:`Allocation`.
 
         Raises:
-            CniError: when the plugin cannot be executed, or too little time is left to let it work.
+            CniError: if the plugin cannot be executed, or too little time is left.
 
         """
         if deadline.left() < min(_LEAST, self.timeout * _LEAST_PART):
             raise CniError(
                 Code.TRY_AGAIN_LATER,
-                f"too little time is left to ask the IPAM plugin {self.type} for an address",
-                "the request has waited for something else; see the messages before",
+                f"too little time is left to request an address from the IPAM plugin {self.type}",
+                "the request has waited for something else; see the messages before this one",
             )
         return _Allocation(self)
 
     def delete(self) -> None:
-        """Free what :meth:`add` allocated.
+        """Free the attachment's addresses.
 
         Raises:
-            CniError: the plugin's own error, or 105 when it does not behave as one.
+            CniError: the plugin's error, or 105 if it violates the protocol.
 
         """
         self._run("DEL")
 
     def deletion(self) -> Deletion:
-        """Start to free what :meth:`add` allocated; see :class:`Deletion`."""
+        """Start the plugin for a DEL; see :class:`Deletion`."""
         return Deletion(self)
 
     def check(self) -> None:
-        """Verify that the addresses are still ours; raises as :meth:`delete` does."""
+        """Verify that the addresses are still allocated; raise the errors of :meth:`delete`."""
         self._run_if_known("CHECK")
 
     def status(self) -> None:
-        """Ask whether addresses can be had; raises as :meth:`delete` does."""
+        """Verify that addresses can be allocated; raise the errors of :meth:`delete`."""
         self._run_if_known("STATUS")
 
     def gc(self) -> None:
-        """Free what belongs to none of the valid attachments; raises as :meth:`delete` does."""
+        """Free addresses of attachments that are not valid; raise the errors of :meth:`delete`."""
         self._run_if_known("GC")
 
     def _run(self, command: str) -> None:
@@ -106,26 +107,26 @@ class Executable:
         self.finish(command, child)
 
     def _run_if_known(self, command: str) -> None:
-        """Do *command*, unless the plugin speaks no version that has it: it has no say then."""
+        """Call *command*, unless the plugin supports no version that has it."""
         if at_least(self.spoken, SINCE[command]):
             self._run(command)
         else:
             logger.info(
-                "ipam %s speaks CNI %s at most, which has no %s: it is not asked",
+                "ipam %s supports CNI up to %s, which has no %s: it is not called",
                 self.type,
                 self.spoken,
                 command,
             )
 
-    # -- what it says
+    # -- output
 
     def allocated(self, output: bytes) -> Result:
-        """Return the addresses in the *output* of an ADD; raises as :meth:`delete` does."""
+        """Return the addresses in the *output* of an ADD; raise the errors of :meth:`delete`."""
         try:
             raw = json.loads(output)
         except (ValueError, RecursionError):
             raise self._misbehaved(f"ADD printed no JSON: {output[:200]!r}") from None
-        raw = {} if raw is None else raw  # as libcni reads it
+        raw = {} if raw is None else raw  # libcni reads null as an empty result
         stated = raw.get("cniVersion") if isinstance(raw, dict) else None
         version = stated if stated in result.VERSIONS else self.spoken
         try:
@@ -137,9 +138,16 @@ class Executable:
         return allocated
 
     def finish(self, command: str, child: Child, until: float | None = None) -> bytes:
-        """Wait for a *child* that was told what to do, and return what it prints.
+        """Wait for the end of *child*, which has its configuration, and return its output.
 
-        It is ended at *until*, of the monotonic clock. Raises as :meth:`delete` does.
+        Args:
+            command: the CNI command, for error messages.
+            child: the running plugin.
+            until: when to kill it, on the monotonic clock; by default after the timeout.
+
+        Raises:
+            CniError: the errors of :meth:`delete`.
+
         """
         status = child.wait(deadline.after(self.timeout) if until is None else until)
         if status is None:
@@ -148,7 +156,7 @@ class Executable:
                 Code.TRY_AGAIN_LATER,
                 f"IPAM plugin {self.type} did not answer {command} in time: "
                 f"a request has {self.timeout:g} s",
-                "see what keeps the plugin, or raise timeout in the node's settings",
+                "see what the plugin waits for, or raise timeout in the node's settings",
             )
         if child.err:
             told = bytes(child.err[:ERR_MAX]).decode(errors="replace").rstrip()
@@ -160,7 +168,7 @@ class Executable:
         raise self._error(command, status, bytes(child.out))
 
     def _error(self, command: str, status: int, out: bytes) -> CniError:
-        """Return the error that the plugin printed, under its own code where that is not ours."""
+        """Return the error that the plugin printed; keep its code unless that is one of ours."""
         try:
             raw = json.loads(out)
             code, msg, details = raw["code"], str(raw["msg"]), str(raw.get("details", ""))
@@ -172,7 +180,7 @@ class Executable:
         if code == Code.INCOMPATIBLE_VERSION:
             return CniError(
                 code,
-                f"ipam {self.type} does not speak CNI {self.spoken}: {msg}",
+                f"ipam {self.type} does not support CNI {self.spoken}: {msg}",
                 f"install a newer one, or lower the network's cniVersion. {details}".rstrip(),
             )
         ours = code >= _OWN_CODES and code in {*map(int, Code)}
@@ -183,14 +191,15 @@ class Executable:
     def _misbehaved(self, how: str) -> CniError:
         return CniError(Code.IPAM, f"ipam {self.type}: {how}", "see its messages on stderr")
 
-    # -- what it is told, and in which version
+    # -- input and version
 
     @cached_property
     def spoken(self) -> str:
-        """The version to speak with the plugin: the network's, or else the newest that it knows.
+        """The protocol version: the network's, or the newest older one that the plugin supports.
 
         Raises:
-            CniError: 1 when it knows none that is not newer; as :meth:`delete` when it fails.
+            CniError: 1 if the plugin supports only newer versions; otherwise the errors of
+                :meth:`delete`.
 
         """
         if at_least(_UNASKED, self.cni_version):
@@ -204,12 +213,13 @@ class Executable:
                 return version
         raise CniError(
             Code.INCOMPATIBLE_VERSION,
-            f"ipam {self.type} speaks CNI {', '.join(known)}, the network {self.cni_version}",
-            "install one that speaks the network's cniVersion, or change that",
+            f"ipam {self.type} supports CNI {', '.join(known)}, but the network has "
+            f"{self.cni_version}",
+            "install a plugin that supports the network's cniVersion, or change that",
         )
 
     def _known(self) -> tuple[str, ...]:
-        """Return the versions that the plugin says it speaks; none when it does not say."""
+        """Return the versions that the plugin reports; empty if it does not report any."""
         found = self._executable.stat()
         identity = found.st_ino, found.st_mtime_ns
         answered = _answered.get(self._executable)
@@ -222,17 +232,17 @@ class Executable:
             listed = json.loads(self.finish("VERSION", child))["supportedVersions"]
             versions = tuple(version for version in listed if isinstance(version, str))
         except (ValueError, RecursionError, KeyError, TypeError) as error:
-            logger.info("ipam %s does not say which versions it speaks: %s", self.type, error)
+            logger.info("ipam %s does not report its versions: %s", self.type, error)
         except CniError as error:
             if error.code == Code.TRY_AGAIN_LATER:
                 raise
-            logger.info("ipam %s does not say which versions it speaks: %s", self.type, error)
+            logger.info("ipam %s does not report its versions: %s", self.type, error)
         _answered[self._executable] = identity, versions
         return versions
 
     @property
     def stdin(self) -> bytes:
-        """What the plugin is given on standard input."""
+        """The plugin's standard input: the configuration in the plugin's version."""
         return json.dumps(self._in_version(self.spoken)).encode()
 
     def _in_version(self, version: str) -> Mapping[str, Any]:
@@ -242,15 +252,15 @@ class Executable:
         if isinstance(previous := config.get("prevResult"), dict):
             stated = previous.get("cniVersion")
             own = stated if stated in result.VERSIONS else self.cni_version
-            with suppress(CniError):  # DEL must not fail for it; who needs it will say so
+            with suppress(CniError):  # a plugin that needs it will report it; DEL must not fail
                 config["prevResult"] = result.dump(result.load(previous, own), version)
         return config
 
-    # -- its execution
+    # -- execution
 
     def start(self, command: str) -> Child:
-        """Start the plugin, which waits for its configuration; raises NotStarted."""
-        _ = self.spoken  # asked before, not beside
+        """Start the plugin, which waits for its configuration; raise NotStarted."""
+        _ = self.spoken  # may call VERSION, which must end before the plugin is started
         return self._launch(command)
 
     def _launch(self, command: str) -> Child:
@@ -275,7 +285,7 @@ class Executable:
         if found is None:
             raise NotStarted(
                 Code.IPAM,
-                f"IPAM plugin {self.type!r} is in none of the directories of CNI_PATH "
+                f"IPAM plugin {self.type!r} is not in any directory of CNI_PATH "
                 f"({':'.join(self.path)})",
                 "install it there, or correct ipam.type",
             )
@@ -283,14 +293,14 @@ class Executable:
 
 
 class Deletion:
-    """An IPAM plugin that is told what to free, by its configuration, when all else is removed.
+    """A DEL of an IPAM plugin that gets its configuration only after everything else is removed.
 
-    Until then it has started, which takes it longer than to free an address. A context manager,
-    which ends a plugin that was not told.
+    The plugin is started early, because starting it takes longer than freeing an address. This is a
+    context manager, which kills a plugin that was not given its configuration.
     """
 
     def __init__(self, ipam: Executable) -> None:
-        """Start the plugin of *ipam*; that it cannot be started is told later."""
+        """Start the plugin of *ipam*; an error is raised by :meth:`carry_out`."""
         self._ipam = ipam
         self._child: Child | None = None
         self._problem: CniError | None = None
@@ -307,7 +317,7 @@ class Deletion:
             self._child.kill()
 
     def carry_out(self) -> None:
-        """Free the addresses; raises as :meth:`Executable.delete` does."""
+        """Free the addresses; raise the errors of :meth:`Executable.delete`."""
         child, self._child = self._child, None
         if child is not None:
             child.tell(self._ipam.stdin)
@@ -317,14 +327,14 @@ class Deletion:
 
 
 class _Allocation(Allocation):
-    """The addresses that the plugin allocates.
+    """An ADD of an IPAM plugin.
 
-    It has started, which takes it longer than to find an address, and does nothing before it is
-    told to. One that was not told is ended.
+    The plugin is started early, because starting it takes longer than allocating an address. It
+    waits for its configuration; if it is not given one, it is killed.
     """
 
     def __init__(self, ipam: Executable) -> None:
-        """Start the plugin of *ipam* for an ADD; raises as :meth:`Executable.add`."""
+        """Start the plugin of *ipam* for an ADD; raise the errors of :meth:`Executable.add`."""
         super().__init__(ipam)
         self._ipam = ipam
         self._child = ipam.start("ADD")

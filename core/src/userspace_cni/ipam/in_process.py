@@ -1,4 +1,4 @@
-"""An IPAM engine of this process, called in place of the executable of the same name."""
+"""Calls of an IPAM engine in this process, instead of the executable of the same name."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _T = TypeVar("_T")
 class InProcess:
     """The IPAM engine of one network, called on behalf of one request.
 
-    It has the methods of :class:`.Executable`, and never waits for anything but locks.
+    It has the methods of :class:`.Executable`. It waits only for locks.
     """
 
     engine: IpamEngine
-    #: What it is called in place of.
+    #: The executable that it replaces.
     instead_of: Executable
     #: The section ``ipam``.
     section: object
 
     def add(self) -> Allocation:
-        """Return the allocation, which is carried out as soon as it begins."""
+        """Return the allocation, which is complete as soon as it is started."""
         return _Allocation(self)
 
     def deletion(self) -> Deletion:
-        """Return what frees the addresses."""
+        """Return an object that frees the addresses later."""
         return Deletion(self)
 
     def allocate(self) -> Result:
@@ -51,19 +51,19 @@ class InProcess:
         return allocated
 
     def delete(self) -> None:
-        """Free what was allocated; raises as :meth:`allocate` does."""
+        """Free the attachment's addresses; raise the errors of :meth:`allocate`."""
         self._call(self.engine.delete)
 
     def check(self) -> None:
-        """Verify that the addresses are still ours; raises as :meth:`allocate` does."""
+        """Verify that the addresses are still allocated; raise the errors of :meth:`allocate`."""
         self._call(self.engine.check)
 
     def status(self) -> None:
-        """Ask whether addresses can be had; raises as :meth:`allocate` does."""
+        """Verify that addresses can be allocated; raise the errors of :meth:`allocate`."""
         self._call(self.engine.status)
 
     def gc(self, valid: Valid) -> None:
-        """Free what belongs to none of the *valid* attachments; raises as :meth:`allocate` does."""
+        """Free addresses of attachments that are not *valid*; raise as :meth:`allocate` does."""
         self._call(lambda request: self.engine.gc(request, valid))
 
     def _call(self, method: Callable[[IpamRequest], _T]) -> _T:
@@ -95,10 +95,10 @@ class InProcess:
 
 
 class Deletion:
-    """Addresses to be freed when all else is removed. A context manager."""
+    """Frees addresses after everything else is removed; a context manager."""
 
     def __init__(self, ipam: InProcess) -> None:
-        """Free nothing yet."""
+        """Free addresses through *ipam*, but not yet."""
         self._ipam = ipam
 
     def __enter__(self) -> Self:
@@ -108,15 +108,15 @@ class Deletion:
         pass
 
     def carry_out(self) -> None:
-        """Free the addresses; raises as :meth:`InProcess.delete` does."""
+        """Free the addresses; raise the errors of :meth:`InProcess.delete`."""
         self._ipam.delete()
 
 
 class _Allocation(Allocation):
-    """Addresses that are there as soon as they are asked for."""
+    """An allocation that is complete as soon as it is started."""
 
     def __init__(self, ipam: InProcess) -> None:
-        """Allocate nothing yet."""
+        """Allocate through *ipam*, but not yet."""
         super().__init__(ipam)
         self._ipam = ipam
 
@@ -130,4 +130,4 @@ class _Allocation(Allocation):
             self._outcome = error
 
     def _wait(self) -> Result:
-        raise AssertionError("it is there since it has begun")
+        raise AssertionError("the outcome is set when the allocation is started")

@@ -1,4 +1,4 @@
-"""The routes in a section ``ipam``."""
+"""Routes in the section ``ipam``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from userspace_cni.ipam.address import address, interface, is_address, is_interf
 
 @frozen(kw_only=True)
 class RouteSection:
-    """A route that every attachment gets."""
+    """A route for every attachment of the network."""
 
     dst: str = field(validator=is_interface)
     gw: str | None = field(default=None, validator=is_address)
@@ -24,7 +24,7 @@ class RouteSection:
 
 
 def routes(sections: Iterable[RouteSection] | None) -> tuple[Route, ...]:
-    """Return what the *sections* describe."""
+    """Return the routes that the *sections* describe."""
     return tuple(map(_route, sections or ()))
 
 

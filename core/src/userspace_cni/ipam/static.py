@@ -1,6 +1,6 @@
-"""The IPAM engine ``static``: the addresses that the configuration or the runtime names.
+"""IPAM engine ``static``: addresses given by the configuration or the runtime.
 
-It does what the executable of the reference plugins does, and keeps nothing.
+It behaves like the executable of the reference plugins, and stores nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from userspace_cni.ipam import asked
 from userspace_cni.ipam.address import address, interface, is_address, is_interface
 from userspace_cni.ipam.routes import RouteSection, routes
 
-#: The first version with more than one address of a family.
+#: The first CNI version with more than one address per family.
 _SEVERAL = "0.3.0"
 
 
 @frozen(kw_only=True)
 class AddressSection:
-    """One address, with its prefix length."""
+    """An address with its prefix length."""
 
     address: str = field(validator=is_interface)
     gateway: str | None = field(default=None, validator=is_address)
@@ -51,7 +51,7 @@ class DnsSection:
 
 @frozen(kw_only=True)
 class StaticSection:
-    """As the reference plugin documents it."""
+    """The section ``ipam``, as documented for the reference plugin."""
 
     type: str
     addresses: tuple[AddressSection, ...] | None = None
@@ -60,12 +60,12 @@ class StaticSection:
 
 
 class Static(IpamEngine):
-    """Answers the addresses that the network names."""
+    """Returns the addresses that the network or the runtime gives."""
 
     info: ClassVar[IpamInfo] = IpamInfo(
         name="static",
         api_version=(1, 0),
-        summary="the addresses that the configuration or the runtime names",
+        summary="the addresses given by the configuration or the runtime",
         section=StaticSection,
     )
 
@@ -88,7 +88,7 @@ class Static(IpamEngine):
         """Do nothing: nothing is kept."""
 
     def check(self, request: IpamRequest) -> None:
-        """Raise CheckFailed if an address of ``prevResult`` has another gateway than here."""
+        """Raise CheckFailed if an address has another gateway in ``prevResult``."""
         previous = request.config.get("prevResult")
         if not isinstance(previous, dict):
             raise InvalidConfig("prevResult", "missing; CHECK compares with it")
@@ -114,8 +114,8 @@ class Static(IpamEngine):
 def _addresses(request: IpamRequest) -> tuple[IPConfig, ...]:
     """Return the addresses of the attachment.
 
-    CNI_ARGS add to those of the configuration, ``args.cni`` takes their place, ``runtimeConfig``
-    that of all.
+    Addresses in CNI_ARGS are added to those of the configuration. Addresses in ``args.cni`` replace
+    all of these, and those in ``runtimeConfig`` replace all others.
     """
     by_environment, gateways = asked.by_environment(request.args, "IP", "GATEWAY")
     section: StaticSection = request.section
@@ -138,7 +138,7 @@ def _addresses(request: IpamRequest) -> tuple[IPConfig, ...]:
     if len({*families}) < len(families) and not at_least(version_of(request.config), _SEVERAL):
         raise InvalidConfig(
             "ipam.addresses",
-            f"cniVersion {version_of(request.config)} knows one address of each family, "
+            f"cniVersion {version_of(request.config)} allows one address of each family, "
             f"got {', '.join(str(ip.address) for ip in found)}",
             f"raise cniVersion to {_SEVERAL} or later, or remove addresses",
         )

@@ -1,4 +1,4 @@
-"""host-local in the process: works on the same directories as the executable of that name."""
+"""IPAM engine ``host-local``, which shares its directories with the executable of that name."""
 
 from userspace_cni.ipam.host_local.engine import HostLocal
 

@@ -1,8 +1,8 @@
-"""The IPAM engine ``host-local``: addresses out of ranges, for one node.
+"""IPAM engine ``host-local``: addresses from ranges, allocated per node.
 
-It does what the executable of the reference plugins does, and answers GC and STATUS besides. Both
-may work on a directory at once. tests/core/test_host_local_twins.py compares the two, and lists
-what differs on purpose.
+It behaves like the executable of the reference plugins, and also supports GC and STATUS. Both may
+use a directory at the same time. tests/ipam/test_twins.py compares the two and lists intentional
+differences.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ from userspace_cni.ipam.host_local.section import HostLocalSection, RangeSetSect
 from userspace_cni.ipam.routes import routes
 
 _DATA_DIR = "/var/lib/cni/networks"
-#: The first version with more than one address of a family.
+#: The first CNI version with more than one address per family.
 _SEVERAL = "0.3.0"
 
 
 class HostLocal(IpamEngine):
-    """Gives out addresses of the ranges that the network names."""
+    """Allocates addresses from the ranges of the network."""
 
     info: ClassVar[IpamInfo] = IpamInfo(
         name="host-local",
         api_version=(1, 0),
-        summary="addresses out of ranges, kept in files that the executable understands",
+        summary="addresses from ranges, stored in files that the executable understands",
         section=HostLocalSection,
     )
 
     def __init__(self) -> None:
-        """Remember the leases of every network that is asked for."""
+        """Begin without any cached leases."""
         self._leases: dict[str, Leases] = {}
         self._guard = threading.Lock()
 
     def add(self, request: IpamRequest) -> Result:
-        """Allocate an address of each range set; if one has none, free what the attachment has."""
+        """Allocate an address from each range set; if one fails, free those already allocated."""
         section: HostLocalSection = request.section
         sets = _sets(request)
         wanted = _wanted(request)
@@ -81,7 +81,7 @@ class HostLocal(IpamEngine):
         return Result(ips=tuple(found), routes=routes(section.routes), dns=dns)
 
     def delete(self, request: IpamRequest) -> None:
-        """Free what the attachment has, in whatever range."""
+        """Free all addresses of the attachment, in any range."""
         leases = self._of(request)
         with leases.locked(request.until):
             for _ in _sections(request) or "-":
@@ -98,7 +98,7 @@ class HostLocal(IpamEngine):
                 )
 
     def gc(self, request: IpamRequest, valid: Callable[[], Collection[tuple[str, str]]]) -> None:
-        """Free what no *valid* attachment has."""
+        """Free all addresses except those of *valid* attachments."""
         leases = self._of(request)
         with leases.locked(request.until):
             attachments = valid()
@@ -122,7 +122,7 @@ class HostLocal(IpamEngine):
 
 
 def _sections(request: IpamRequest) -> list[tuple[str, RangeSetSection]]:
-    """Return the range sets with their paths, those that the runtime gives first."""
+    """Return the range sets with their paths; those from the runtime come first."""
     section: HostLocalSection = request.section
     given = {str(key).lower(): value for key, value in _runtime_config(request).items()}
     path = "runtimeConfig.ipRanges"
@@ -142,7 +142,7 @@ def _runtime_config(request: IpamRequest) -> dict[str, object]:
 
 
 def _sets(request: IpamRequest) -> list[RangeSet]:
-    """Return the range sets of the network; raises InvalidConfig."""
+    """Return the range sets of the network; raise InvalidConfig."""
     sets = range_sets(_sections(request))
     if not sets:
         raise InvalidConfig("ipam.ranges", "missing; host-local needs a range to allocate from")
@@ -150,7 +150,7 @@ def _sets(request: IpamRequest) -> list[RangeSet]:
     if len({*families}) < len(families) and not at_least(version_of(request.config), _SEVERAL):
         raise InvalidConfig(
             "ipam.ranges",
-            f"cniVersion {version_of(request.config)} knows one address of each family, "
+            f"cniVersion {version_of(request.config)} allows one address of each family, "
             f"got {len(sets)} range sets",
             f"raise cniVersion to {_SEVERAL} or later, or remove range sets",
         )
@@ -158,7 +158,7 @@ def _sets(request: IpamRequest) -> list[RangeSet]:
 
 
 def _wanted(request: IpamRequest) -> list[IPAddress]:
-    """Return the addresses that are asked for, each once; a prefix length with one is ignored."""
+    """Return the requested addresses without duplicates; prefix lengths are ignored."""
     (by_environment,) = asked.by_environment(request.args, "IP")
     texts = [("CNI_ARGS IP", text) for text in (by_environment,) if text]
     for keys in (("args", "cni", "ips"), ("runtimeConfig", "ips")):
@@ -174,7 +174,7 @@ def _wanted(request: IpamRequest) -> list[IPAddress]:
 
 
 def _owners(request: IpamRequest) -> tuple[bytes, bytes]:
-    """Return what is in a lease of the attachment, and what older versions wrote."""
+    """Return the contents of the attachment's leases: the current and the older format."""
     return owner(request.container_id, request.ifname), owner(request.container_id, "")
 
 
@@ -188,41 +188,41 @@ def _require_all_given(wanted: list[IPAddress], sets: list[RangeSet]) -> None:
     if wanted:
         raise CniError(
             Code.IPAM,
-            f"cannot give the addresses asked for: {', '.join(map(str, wanted))}",
-            f"ask for one address of each range set: {'; '.join(map(str, sets))}",
+            f"cannot allocate the requested addresses {', '.join(map(str, wanted))}",
+            f"request one address of each range set: {'; '.join(map(str, sets))}",
         )
 
 
 def _this(
     leases: Leases, index: int, own: RangeSet, asked_for: IPAddress, request: IpamRequest
 ) -> IPConfig:
-    """Allocate the address that is *asked_for*."""
+    """Allocate the requested address *asked_for*."""
     there = own.range_of(asked_for)
-    assert there is not None  # noqa: S101  the caller has seen it
+    assert there is not None  # noqa: S101  the caller has checked it
     if asked_for == there.gateway:
         raise CniError(
             Code.IPAM,
-            f"the address {asked_for} that is asked for is the subnet's gateway",
-            "ask for another one",
+            f"the requested address {asked_for} is the subnet's gateway",
+            "request another one",
         )
     if not leases.reserve(str(asked_for), owner(request.container_id, request.ifname)):
         raise CniError(
             Code.IPAM,
-            f"the address {asked_for} that is asked for is taken",
-            f"ask for another one of {own}; {leases.directory}/{asked_for} says who has it",
+            f"the requested address {asked_for} is taken",
+            f"request another one of {own}; {leases.directory}/{asked_for} names its owner",
         )
     return _allocated(leases, index, asked_for, there)
 
 
 def _next(leases: Leases, index: int, own: RangeSet, request: IpamRequest) -> IPConfig:
-    """Allocate the next address that is free."""
+    """Allocate the next free address."""
     for whose in _owners(request):
         for one in leases.addresses(whose):
             if own.range_of(one):
                 raise CniError(
                     Code.IPAM,
-                    f"container {request.container_id} has the address {one} for "
-                    f"{request.ifname} already",
+                    f"container {request.container_id} already has the address {one} for "
+                    f"{request.ifname}",
                     f"DEL it first; the lease is {leases.directory}/{one}",
                 )
     whose = owner(request.container_id, request.ifname)

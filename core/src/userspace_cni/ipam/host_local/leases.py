@@ -1,8 +1,8 @@
-"""The leases of host-local: a directory with a file for each address that somebody has.
+"""Leases of host-local: a directory with a file for each allocated address.
 
-The executable of the reference plugins works on the same directory, in turn or at once. A file is
-named by its address and says whose it is: the container's id, CR, LF, the interface's name. Older
-versions wrote the id alone.
+The executable of the reference plugins may use the same directory, even at the same time. A file's
+name is the address, and its content is the owner: the container's ID, CR, LF and the interface's
+name. Older versions wrote only the ID.
 """
 
 from __future__ import annotations
@@ -20,47 +20,52 @@ from userspace_cni.ipam.address import address
 
 _LOCK = "lock"
 _LAST = "last_reserved_ip."
-#: Becomes a lease by link(2), whole or not at all.
+#: A new lease is written under this name and becomes valid atomically by link(2).
 _NEW = ".new"
-_PAUSE = 0.001  # seconds; flock(2) has no timeout of its own
-#: No owner is longer than this.
+_PAUSE = 0.001  # seconds between attempts, because flock(2) has no timeout
+#: Maximum length of an owner in bytes.
 _OWNER_MAX = 1024
-#: CLOCK_REALTIME_COARSE, by which the kernel dates files (<linux/time.h>).
+#: CLOCK_REALTIME_COARSE, which the kernel uses for timestamps of files (<linux/time.h>).
 _COARSE = 5
 
 
 def owner(container_id: str, ifname: str) -> bytes:
-    """Return what is in a lease of the attachment; of one by an older version, with no *ifname*."""
+    """Return the content of the attachment's leases; without *ifname* in the older format."""
     return (f"{container_id}\r\n{ifname}" if ifname else container_id).encode()
 
 
 class Leases:
-    """The leases in one directory. All but :meth:`locked` and :meth:`taken` is for its body.
+    """The leases in one directory.
 
-    What the files say is remembered for as long as nobody else changes the directory, which saves
-    reading them all. link(2) decides whether an address is free, and a file is read again before
-    anything is done because of it.
+    All methods except :meth:`locked` and :meth:`taken` must be called in the body of
+    :meth:`locked`.
+
+    The contents of the files are cached as long as no other program changes the directory. link(2)
+    decides whether an address is free, and a file is read again before an action depends on it.
     """
 
     def __init__(self, directory: str) -> None:
-        """Work in *directory*, which is made when it is needed."""
+        """Use *directory*, which is created when it is needed."""
         self.directory = directory
         self._turn = threading.Lock()
-        #: Owners by the path of the file, and paths by owner.
+        #: Owners by path of the file, and paths by owner.
         self._owners: dict[str, bytes] = {}
         self._paths: dict[bytes, list[str]] = {}
-        #: Of the directory, as long as nobody has changed it since it was read, or we have.
+        #: Identity and times of the directory; None if it may have changed since they were read.
         self._stamp: tuple[int, int, int, int] | None = None
-        #: Whether what is remembered is all that the directory has.
+        #: Whether the cache covers everything in the directory.
         self._complete = False
 
     @contextmanager
     def locked(self, until: float) -> Iterator[None]:
-        """Hold the lock of the directory, which excludes the executable too.
+        """Hold the lock of the directory, which the executable uses as well.
+
+        Args:
+            until: when to give up, on the monotonic clock.
 
         Raises:
-            CniError: 11 when it is not to be had *until* then.
-            OSError: the directory cannot be made, read or locked.
+            CniError: 11 if the lock is not free in time.
+            OSError: if the directory cannot be created, read or locked.
 
         """
         if not self._turn.acquire(timeout=max(until - time.monotonic(), 0)):
@@ -85,25 +90,25 @@ class Leases:
             self._turn.release()
 
     def taken(self) -> set[str]:
-        """Return the names of all files, those of the addresses that somebody has among them."""
+        """Return the names of all files, which include the allocated addresses."""
         try:
             return {*os.listdir(self.directory)}
         except FileNotFoundError:
             return set()
 
     def has(self, whose: bytes) -> bool:
-        """Tell whether *whose* has a lease."""
+        """Return whether the owner *whose* has a lease."""
         return any(_still(path, whose) for path in self._paths.get(whose, ()))
 
     def addresses(self, whose: bytes) -> Iterator[IPAddress]:
-        """Yield the addresses that *whose* has."""
+        """Yield the addresses of the owner *whose*."""
         for path in self._paths.get(whose, ()):
             found = address(os.path.basename(path))
             if found and _still(path, whose):
                 yield found
 
     def reserve(self, name: str, whose: bytes) -> bool:
-        """Give the address *name* to *whose*; tell whether it was free."""
+        """Allocate the address *name* to *whose*; return False if it is taken."""
         path = f"{self.directory}/{name}"
         if path in self._owners:
             return False
@@ -111,7 +116,7 @@ class Leases:
         new = f"{self.directory}/{_NEW}"
         try:
             descriptor = _create(new)
-        except FileExistsError:  # somebody died here
+        except FileExistsError:  # left by a process that died
             os.unlink(new)
             descriptor = _create(new)
         try:
@@ -121,7 +126,7 @@ class Leases:
         try:
             os.link(new, path)
         except FileExistsError:
-            self._complete = False  # no file that can be read, or somebody who takes no lock
+            self._complete = False  # an unreadable file, or a program that does not use the lock
             return False
         finally:
             os.unlink(new)
@@ -129,26 +134,26 @@ class Leases:
         return True
 
     def release(self, whose: bytes) -> bool:
-        """Free what *whose* has; tell whether that was anything."""
+        """Free all leases of *whose*; return whether there were any."""
         freed = False
         for path in (*self._paths.get(whose, ()),):
             freed |= self._remove(path, whose)
         return freed
 
     def release_all_but(self, stays: Callable[[bytes], bool]) -> None:
-        """Free every address whose owner does not stay."""
+        """Free every address for whose owner *stays* returns False."""
         for path, whose in (*self._owners.items(),):
             name = path.removeprefix(f"{self.directory}/")
             if (address(name) and not stays(whose)) or name == _NEW:
                 self._remove(path, whose)
 
     def last(self, index: int) -> IPAddress | None:
-        """Return the address that was allocated last from the range set of that *index*."""
+        """Return the address that was last allocated from range set number *index*."""
         told = _content(f"{self.directory}/{_LAST}{index}")
         return None if told is None else address(told.decode("ascii", "replace"))
 
     def set_last(self, index: int, name: str) -> None:
-        """Note that the address *name* was allocated last."""
+        """Record that the address *name* was allocated last from range set number *index*."""
         path = f"{self.directory}/{_LAST}{index}"
         if path not in self._owners:
             self._stamp = None
@@ -174,13 +179,13 @@ class Leases:
         return CniError(
             Code.TRY_AGAIN_LATER,
             f"the lock {self.directory}/{_LOCK} is not free in time",
-            "see what holds it: a process host-local that hangs, or too many requests at once",
+            "see what holds it: a host-local process that hangs, or too many requests at once",
         )
 
-    # -- what is remembered
+    # -- the cache
 
     def _refresh(self) -> None:
-        """Read the directory again if somebody else has changed it."""
+        """Read the directory again if another program has changed it."""
         if self._stamp is None or self._stamp != self._stamp_now():
             self._stamp, self._complete = None, True
             self._owners.clear()
@@ -188,10 +193,10 @@ class Leases:
             self._read(self.directory)
 
     def _seal(self) -> None:
-        """Date the directory so that the next change, by anybody, gives it another date.
+        """Set the directory's time so that any later change is visible.
 
-        The kernel's own clock for that stands still for some milliseconds: two changes may get one
-        date. No change can get one that is over.
+        The kernel's clock for timestamps advances only every few milliseconds, so two changes may
+        get the same time. Setting a time in the past avoids this, because no change can get it.
         """
         if self._stamp is not None or not self._complete:
             return
@@ -199,7 +204,7 @@ class Leases:
         with suppress(OSError):
             os.utime(self.directory, ns=(past, past))
             stamp = self._stamp_now()
-            if past in stamp:  # a file system may know seconds alone
+            if past in stamp:  # some file systems store only seconds
                 self._stamp = stamp
 
     def _stamp_now(self) -> tuple[int, int, int, int]:
@@ -207,12 +212,12 @@ class Leases:
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
     def _read(self, directory: str) -> None:
-        """Remember the files in *directory* and, as the executable does, below it."""
+        """Read the files in *directory* and its subdirectories, as the executable does."""
         with os.scandir(directory) as entries:
             for entry in entries:
                 is_directory = entry.is_dir(follow_symlinks=False)
                 if is_directory or entry.is_symlink():
-                    self._complete = False  # what is behind it changes without the directory
+                    self._complete = False  # its contents may change without the directory
                 if is_directory:
                     with suppress(OSError):
                         self._read(entry.path)
@@ -255,7 +260,7 @@ def _create(path: str) -> int:
 
 
 def _content(path: str) -> bytes | None:
-    """Return what is in the file *path*, None if it cannot be read; nothing, if that is long."""
+    """Return the content of *path*; None if it cannot be read, empty if it is too long."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -268,6 +273,6 @@ def _content(path: str) -> bytes | None:
 
 
 def _still(path: str, whose: bytes) -> bool:
-    """Tell whether the file *path* is a lease of *whose*."""
+    """Return whether the file *path* is a lease of *whose*."""
     content = _content(path)
     return content is not None and content.strip() == whose

@@ -1,4 +1,4 @@
-"""The ranges that host-local gives out addresses from."""
+"""Ranges of addresses for host-local."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from userspace_cni.api import InvalidConfig, IPAddress, IPInterface
 from userspace_cni.ipam.address import address, interface
 from userspace_cni.ipam.host_local.section import RangeSection, RangeSetSection
 
-_PREFIX_SPARE = 2  # bits: a smaller subnet has no address besides network, gateway and broadcast
+_PREFIX_SPARE = 2  # bits; a smaller subnet only has network, gateway and broadcast addresses
 
 
 @frozen
 class Range:
-    """Some addresses of a subnet, from *first* to *last*."""
+    """The addresses of a subnet from *first* to *last*."""
 
     subnet: IPInterface
     first: IPAddress
@@ -30,7 +30,7 @@ class Range:
         return f"{self.first}-{self.last}"
 
     def usable(self, first: int, last: int) -> Iterator[tuple[IPAddress, Range]]:
-        """Yield the addresses with those numbers but the gateway."""
+        """Yield the addresses with the numbers *first* to *last*, except the gateway."""
         kind = type(self.first)
         for number in range(first, last + 1):
             if (one := kind(number)) != self.gateway:
@@ -39,7 +39,7 @@ class Range:
 
 @frozen
 class RangeSet:
-    """Ranges of one address family; an attachment gets one address of them."""
+    """Ranges of one address family, from which an attachment gets one address."""
 
     ranges: tuple[Range, ...]
 
@@ -47,17 +47,17 @@ class RangeSet:
         return ",".join(map(str, self.ranges))
 
     def range_of(self, one: IPAddress) -> Range | None:
-        """Return the range that has the address *one*."""
+        """Return the range that contains the address *one*, or None."""
         return next((own for own in self.ranges if one in own), None)
 
     def overlaps(self, other: RangeSet) -> bool:
-        """Tell whether an address is in both."""
+        """Return whether an address is in both range sets."""
         return any(_overlap(one, two) for one in self.ranges for two in other.ranges)
 
     def after(self, last: IPAddress | None) -> Iterator[tuple[IPAddress, Range]]:
-        """Yield every usable address once, with its range; the first is the next one after *last*.
+        """Yield every usable address once with its range, beginning after *last*.
 
-        So an address that was freed is not given out again before all others.
+        A freed address is therefore not allocated again before all others.
         """
         start = self.range_of(last) if last else None
         if start is None or last is None:
@@ -75,7 +75,7 @@ def range_sets(sections: Sequence[tuple[str, RangeSetSection]]) -> list[RangeSet
     """Return the range sets that the *sections* describe, each with its path in the configuration.
 
     Raises:
-        InvalidConfig: one cannot be used, or two have an address in common.
+        InvalidConfig: if one is unusable, or two of them overlap.
 
     """
     sets = [_range_set(path, section) for path, section in sections]

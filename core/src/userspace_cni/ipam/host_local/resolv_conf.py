@@ -1,4 +1,4 @@
-"""DNS settings out of a file like /etc/resolv.conf."""
+"""DNS settings from a file like /etc/resolv.conf."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def read(path: str) -> DNS:
     """Return the settings in the file *path*.
 
     Raises:
-        CniError: 7 when it cannot be read.
+        CniError: 7 if it cannot be read.
 
     """
     lists: dict[str, list[str]] = {"nameserver": [], "search": [], "options": []}

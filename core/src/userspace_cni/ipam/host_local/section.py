@@ -1,4 +1,4 @@
-"""The section ``ipam`` of a network with host-local."""
+"""Section ``ipam`` of a network with host-local."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from userspace_cni.ipam.routes import RouteSection
 
 @frozen(kw_only=True)
 class RangeSection:
-    """A part of a subnet that addresses are given out from."""
+    """A part of a subnet from which addresses are allocated."""
 
     subnet: str = field(validator=is_interface)
-    #: The first address and the last one; by default all of the subnet.
+    #: First and last address; by default the whole subnet.
     range_start: str | None = field(default=None, validator=is_address)
     range_end: str | None = field(default=None, validator=is_address)
     #: By default the first address of the subnet.
@@ -25,25 +25,25 @@ RangeSetSection = tuple[RangeSection, ...]
 
 @frozen(kw_only=True)
 class HostLocalSection:
-    """As the reference plugin documents it."""
+    """The section, as documented for the reference plugin."""
 
     type: str
-    #: The first four are a range set of one range, before :attr:`ranges`.
+    #: This and the next three keys form a range set with one range, before :attr:`ranges`.
     subnet: str | None = field(default=None, validator=is_interface)
     range_start: str | None = field(default=None, validator=is_address)
     range_end: str | None = field(default=None, validator=is_address)
     gateway: str | None = field(default=None, validator=is_address)
-    #: An attachment gets one address of each set.
+    #: An attachment gets one address from each set.
     ranges: tuple[RangeSetSection, ...] | None = None
     routes: tuple[RouteSection, ...] | None = None
-    #: The directory that has one for each network, in place of the node's.
+    #: Directory with a subdirectory for each network, instead of the default.
     data_dir: str | None = field(default=None, validator=is_absolute)
-    #: A file to read the container's DNS settings from.
+    #: A file from which the container's DNS settings are read.
     resolv_conf: str | None = None
 
     @property
     def range_sets(self) -> tuple[RangeSetSection, ...]:
-        """All range sets, the one in the old form first."""
+        """All range sets, beginning with the one in the old form."""
         sets = self.ranges or ()
         if not self.subnet:
             return sets
