@@ -410,7 +410,6 @@ def test_of_two_adds_of_one_key_one_wins(lab: ExampleLab) -> None:
     lab.assert_clean()
 
 
-@pytest.mark.parity
 def test_fifty_parallel_adds_and_dels(lab: ExampleLab) -> None:
     conf = lab.conf("1.0.0", ipam=lab.host_local())
     names = [f"c{number}" for number in range(50)]

@@ -151,7 +151,12 @@ class OvsLab:
         self.attached.clear()
 
     def traffic(
-        self, sender: Console, receiver: Console, bursts: int = 1, expected: int | None = None
+        self,
+        sender: Console,
+        receiver: Console,
+        bursts: int = 1,
+        expected: int | None = None,
+        seconds: float = 30,
     ) -> None:
         """Send from one application to another; all packets, or *expected*, must arrive."""
         for application in (sender, receiver):
@@ -162,15 +167,15 @@ class OvsLab:
         sent = 32 * bursts * sender.queues
         wanted = sent if expected is None else expected
         if wanted:
-            poll(lambda: receiver.received >= wanted, f"{wanted} packets", 10)
+            poll(lambda: receiver.received >= wanted, f"{wanted} packets", seconds)
         else:
             time.sleep(0.5)
         assert (sender.sent, receiver.received) == (sent, wanted)
 
     def passes(self, sender: Testpmd, receiver: Testpmd) -> bool:
-        """Return whether all packets from one application reach the other."""
+        """Return whether all packets from one application reach the other now."""
         try:
-            self.traffic(sender, receiver)
+            self.traffic(sender, receiver, seconds=1)
         except (TimeoutError, AssertionError):
             return False
         return True
