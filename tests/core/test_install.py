@@ -245,7 +245,7 @@ def test_drafts_of_installations_that_were_killed_are_removed(bin_dir: Path) -> 
 import os, signal
 from pathlib import Path
 from userspace_cni.install import install
-os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+os.rename = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 install(Path({str(bin_dir)!r}))
 """
     killed = subprocess.run([sys.executable, "-c", script], check=False)
