@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -208,3 +211,20 @@ def test_an_engine_finds_the_volume_by_its_view(pod_lab: PodLab) -> None:
     places = Places(Settings(run_dir=pod_lab.lab.plugin.run_dir))
     assert places.at(str(view)).discard_stale("eth0.sock")
     assert listing(pod_lab.volume) == ["eth0.json"]
+
+
+def test_a_removal_in_the_volume_is_not_done_by_another_networks_configuration(
+    pod_lab: PodLab,
+) -> None:
+    lab = pod_lab.lab
+    pod_lab.add(pod_lab.conf())
+    lab.switch_down()
+    pod_lab.call("DEL", pod_lab.conf()).succeeded()
+    lab.switch_up()
+    # As a version wrote it that knew another key.
+    unusable = pod_lab.conf(host={**pod_lab.conf()["host"], "engin": "plug"})
+    with closing(sqlite3.connect(lab.plugin.state_dir / "attachments.db")) as db, db:
+        db.execute("UPDATE attachment SET config = ?", (json.dumps(unusable),))
+    pod_lab.add(pod_lab.conf(name="other"), ifname="net1")
+    (removed,) = (record for record in lab.records() if record.network != "other")
+    assert removed.state == "deleting"

@@ -492,9 +492,7 @@ def _record(row: tuple[Any, ...]) -> Record:
 
 def _load_config(text: str) -> dict[str, Any]:
     config = _load_object(text)
-    for section in ("host", "ipam"):
-        if not isinstance(config.get(section, {}), dict):
-            raise TypeError(f"{section}: expected a JSON object, got {config[section]!r}")
+    RecordedConf(config).require_objects()
     return config
 
 

@@ -83,6 +83,12 @@ class RecordedConf:
         level = _text(self.raw.get("logLevel")).lower()
         return level if level in LOG_LEVELS else ""
 
+    def require_objects(self) -> None:
+        """Raise TypeError for a part that nobody could remove the attachment without."""
+        for key in ("host", "ipam"):
+            if not isinstance(self.raw.get(key, {}), Mapping):
+                raise TypeError(f"{key}: expected a JSON object, got {self.raw[key]!r}")
+
     def _object(self, key: str) -> Mapping[str, Any]:
         value = self.raw.get(key)
         return value if isinstance(value, Mapping) else {}
