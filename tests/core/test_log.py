@@ -28,7 +28,7 @@ def _queue_a_del(lab: ExampleLab, **keys: Any) -> str:
 
 def test_a_record_tells_of_whom_it_is(lab: ExampleLab) -> None:
     err = _queue_a_del(lab)
-    assert "WARNING DEL network=net container=c1 ifname=eth0: removal put off" in err
+    assert "WARNING DEL network=net container=c1 ifname=eth0: removal postponed" in err
 
 
 def test_the_networks_log_file_gets_the_same(lab: ExampleLab) -> None:
@@ -41,7 +41,7 @@ def test_the_networks_log_file_gets_the_same(lab: ExampleLab) -> None:
 @pytest.mark.parametrize(("level", "lines"), [("error", 0), ("DEBUG", 1)])
 def test_the_level_decides(lab: ExampleLab, level: str, lines: int) -> None:
     err = _queue_a_del(lab, logLevel=level)
-    assert err.count("removal put off") == lines
+    assert err.count("removal postponed") == lines
 
 
 def test_the_nodes_log_file_is_appended_to(lab: ExampleLab) -> None:

@@ -1,8 +1,8 @@
 """The container engine ``dpdk``: an application that is given a socket, or arguments, for its port.
 
-Such an application has a driver of its own, as DPDK has for memif and virtio-user. Nothing is
-configured for it: it reads the hand-over, or the agent turns the hand-over into its arguments.
-It serves every host engine, so it is part of core.
+Such an application has its own driver, for example DPDK's for memif and virtio-user. Nothing is
+configured for it: it reads the hand-over, or the agent converts the hand-over to arguments. The
+engine works with every host engine and is therefore part of core.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ class VhostSection(sections.VhostSection):
 class MemifSection(sections.MemifSection):
     """``container.memif``: only *role* is compared with the host's part."""
 
-    # Networks repeat here what they say of the host's end.
+    # Networks repeat values of the host's end here.
     secret: str = field(default="", repr=False)
     buffer_size: int = 2048
     queues: int | None = None
 
 
 class ApplicationEngine(ContainerEngine):
-    """The application configures itself, from what it is handed over."""
+    """An application that configures itself from its hand-over."""
 
     info: ClassVar[EngineInfo] = EngineInfo(
         name=NAME,
         api_version=(1, 0),
-        aliases=("ovs", "ovs-dpdk"),  # what the first plugin called such applications
+        aliases=("ovs", "ovs-dpdk"),  # the predecessor's names
         summary="an application with its own driver, such as DPDK's virtio-user and memif",
         interface_types=("vhostuser", "memif"),
         network_types=("interface", "none"),
@@ -104,7 +104,7 @@ class ApplicationEngine(ContainerEngine):
         """Do nothing: the application reads *handoff* itself."""
 
     def check(self, handoff: Handoff) -> None:
-        """Do nothing: an application may come and go as it likes."""
+        """Do nothing: an application may start and end at any time."""
 
 
 def _same_role(path: str, expected: str, given: str | None) -> InvalidConfig:

@@ -1,7 +1,7 @@
-"""One CNI call: from an environment and standard input to an exit status and standard output.
+"""Dispatch of one CNI call: from environment and standard input to an answer.
 
-The one-process plugin and the daemon both answer by this, so their answers are the same. What
-is imported here is paid for by every call; all that VERSION does not need is imported later.
+The one-process plugin and the daemon both use this module, so their answers are the same. Imports
+cost time in every call, so modules that VERSION does not need are imported later.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Dispatcher:
     """Answers CNI calls. A context manager, which closes the runtime."""
 
     def __init__(self, runtime: Runtime | None = None) -> None:
-        """Let *runtime* serve the requests of any number of threads.
+        """Serve requests with *runtime*, from any number of threads.
 
-        Without one, the first request makes one, for the node that its environment tells of; no
-        other thread may have a request served meanwhile.
+        Without a runtime, the first request creates one from the settings that its environment
+        names; only a single thread may then make calls.
         """
         self._runtime = runtime
 
@@ -51,10 +51,14 @@ class Dispatcher:
         stderr: TextIO,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Answer:
-        """Answer the call that *environ* and *stdin* make. Never raises.
+        """Answer a CNI call; never raise an exception.
 
-        What is logged goes to *stderr* too. An ADD or a DEL that is no longer *wanted* when its
-        turn comes is not begun.
+        Args:
+            environ: the caller's environment.
+            stdin: the caller's standard input.
+            stderr: receives the log.
+            wanted: returns whether the caller still waits; otherwise an ADD or DEL is not begun.
+
         """
         version = _NEWEST
         parsed: Request | None = None
@@ -73,13 +77,13 @@ class Dispatcher:
             return failure(_internal(error), version, parsed)
 
     def queue_in(self, directory: Path) -> Queue:
-        """Return the DELs in *directory*, which the shim has queued while no daemon answered."""
+        """Return the queue of DELs in *directory*, written by the shim without a daemon."""
         from userspace_cni.queue import Queue
 
         return Queue(directory, self.call, self.replayed)
 
     def replayed(self, outcome: str) -> None:
-        """Note the *outcome* of one queued DEL; see :meth:`.Observer.replayed`."""
+        """Record the *outcome* of a queued DEL; see :meth:`.Observer.replayed`."""
 
     def _served(self, request: Request, stderr: TextIO) -> dict[str, Any] | None:
         from userspace_cni import deadline
@@ -94,9 +98,10 @@ class Dispatcher:
 
 
 def outlive_engines() -> None:
-    """Let ``os._exit`` in an engine end its request as ``sys.exit`` does, and not this process.
+    """Make ``os._exit`` in an engine end only its request, like ``sys.exit``.
 
-    The caller would get no answer, and in the daemon no caller would. A child ends as it wants to.
+    Otherwise the caller would not get an answer, and the whole daemon would end. Child processes
+    are not affected.
     """
     own, leave = os.getpid(), os._exit
 
@@ -105,7 +110,7 @@ def outlive_engines() -> None:
             raise SystemExit(f"os._exit({status})")
         leave(status)
 
-    setattr(os, "_exit", end)  # noqa: B010  to mypy a function is no variable
+    setattr(os, "_exit", end)  # noqa: B010  mypy refuses to assign to a function
 
 
 def _runtime_of(request: Request) -> Runtime:
@@ -123,9 +128,9 @@ def _is_any(directory: Path) -> bool:
 
 
 def _serve(runtime: Runtime, request: Request, stderr: TextIO) -> dict[str, Any] | None:
-    """Let *runtime* serve *request*; what is logged goes to *stderr*, and where settings say.
+    """Serve *request* with *runtime*; log to *stderr* and to the configured file.
 
-    A network's own ``logFile`` and ``logLevel`` win over the node's.
+    A network's ``logFile`` and ``logLevel`` take precedence over the node's settings.
     """
     from userspace_cni import log
     from userspace_cni.config import RecordedConf
@@ -155,7 +160,7 @@ def _internal(error: BaseException) -> CniError:
 
 
 def _versions(stdin: bytes) -> dict[str, Any]:
-    """Answer VERSION, in the version of the input (SPEC, "VERSION"); some callers send none."""
+    """Answer VERSION in the version of the input (SPEC, "VERSION"), if there is one."""
     try:
         stated = json.loads(stdin).get("cniVersion")
     except (ValueError, AttributeError, RecursionError):

@@ -1,4 +1,4 @@
-"""How what is optional is installed: told in errors that miss it."""
+"""Commands that install optional parts, for error messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _CORE = "userspace-cni"
 
 
 def pip(*arguments: str) -> str:
-    """Return the command that installs into this interpreter, whatever ``pip`` is first in PATH."""
+    """Return the command that installs packages for this interpreter, whatever PATH is."""
     return " ".join((sys.executable or "python3", "-m", "pip", "install", *arguments))
 
 
@@ -19,12 +19,12 @@ def pip_extra(extra: str) -> str:
 
 
 def packages() -> set[str]:
-    """Return the extras that install one more package of ours, such as an engine."""
+    """Return the extras that install another package of this project, such as an engine."""
     from importlib.metadata import PackageNotFoundError, requires
 
     try:
         required = requires(_CORE) or []
-    except PackageNotFoundError:  # run from its source
+    except PackageNotFoundError:  # run from the source tree
         return set()
     found = (re.fullmatch(rf"{_CORE}-.+;\s*extra == ['\"](.+)['\"]", line) for line in required)
     return {match[1] for match in found if match}

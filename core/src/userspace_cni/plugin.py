@@ -1,6 +1,6 @@
-"""The CNI executable: one request, one process.
+"""The CNI executable, which serves one request per process.
 
-What is imported here is paid for by every call; all that VERSION does not need is imported later.
+Imports cost time in every call, so modules that VERSION does not need are imported later.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Serve the request that the environment and standard input make; return the exit status.
+    """Serve the request in the environment and standard input; return the exit status.
 
-    Standard output gets one JSON object, or nothing where the specification has none; all else goes
-    to standard error.
+    Standard output gets one JSON object, or nothing if the specification demands that. Everything
+    else goes to standard error.
     """
     if not os.environ.get("CNI_COMMAND"):
         sys.stderr.write(
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def respond(environ: Mapping[str, str], stdin: bytes, stderr: TextIO) -> Answer:
-    """Serve the request that *environ* and *stdin* make; what is logged goes to *stderr*."""
+    """Serve the request in *environ* and *stdin*; log to *stderr*."""
     with dispatch.Dispatcher() as dispatcher:
         return dispatcher.call(environ, stdin, stderr)
 
@@ -58,9 +58,9 @@ def _answer() -> Answer:
 
 
 def _reserved_output() -> TextIO:
-    """Return standard output, and leave standard error in its place.
+    """Return standard output, and replace it by standard error.
 
-    What an engine, its libraries or their children print cannot get into the answer then.
+    Output of an engine, its libraries and their children thus cannot get into the answer.
     """
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")  # children do not inherit it
     os.dup2(2, 1)

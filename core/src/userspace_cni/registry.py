@@ -70,10 +70,10 @@ def container_engine(name: str) -> type[ContainerEngine]:
 
 
 def ipam_engine(name: str) -> type[IpamEngine] | None:
-    """Return the class of IPAM engine *name*, None where it is not installed.
+    """Return the class of IPAM engine *name*, or None if it is not installed.
 
     Raises:
-        CniError: 101 when its package cannot be loaded.
+        CniError: 101 if its package cannot be loaded.
 
     """
     try:

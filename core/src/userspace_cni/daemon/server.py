@@ -157,7 +157,7 @@ class Server:
         with self._woken_by_signals():
             while not self._stopping:
                 self._go_on(accepting=True)
-            # Whoever comes now finds no daemon; whoever has come before gets an answer.
+            # New callers find no daemon, but those that have connected already get an answer.
             self._path.unlink(missing_ok=True)
             while self._accept():
                 pass
@@ -168,7 +168,7 @@ class Server:
             self._pool.drain()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the sockets."""
         self._selector.close()
         for end in (self._listener, self._woken, self._waker):
             end.close()

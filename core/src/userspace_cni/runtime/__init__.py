@@ -1,4 +1,4 @@
-"""The runtime: what ADD, DEL, CHECK, STATUS and GC do, for every engine alike."""
+"""The runtime: the implementation of ADD, DEL, CHECK, STATUS and GC for all engines."""
 
 from userspace_cni.runtime.commands import Runtime
 from userspace_cni.runtime.shared import Busy, Phase

@@ -1,11 +1,11 @@
-"""How the runtime calls the IPAM plugin of a network."""
+"""Access to a network's IPAM plugin."""
 
 from __future__ import annotations
 
 from userspace_cni.cni.request import Caller, Target
 from userspace_cni.ipam import Ipam
 
-#: The variables that tell of a container.
+#: CNI variables that describe the container.
 _OF_TARGET = ("CNI_ARGS", "CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS")
 
 
@@ -18,14 +18,20 @@ def ipam_of(
     elsewhere: tuple[str, ...] = (),
     lock: int | None = None,
 ) -> Ipam | None:
-    """Return the IPAM plugin *kind* of *target*, called for *caller*.
+    """Return the IPAM plugin of a network, or None without IPAM.
 
-    It may be in the directories *elsewhere*, too. What it changes, it changes under the
-    attachment's *lock*.
+    Args:
+        kind: the plugin's name, ``ipam.type``; empty for none.
+        target: the container and the configuration to pass to the plugin.
+        caller: supplies CNI_PATH and the environment.
+        timeout: how long one call may take, in seconds.
+        elsewhere: further directories in which to search for the plugin.
+        lock: file descriptor of the attachment's lock, which the plugin inherits.
+
     """
     if not kind:
         return None
-    # The caller's request may be about another container.
+    # The caller's request may concern another container.
     environ = {key: value for key, value in caller.environ.items() if key not in _OF_TARGET}
     return Ipam(
         type=kind,

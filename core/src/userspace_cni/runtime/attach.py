@@ -1,4 +1,4 @@
-"""Attaching a container: the port, the hand-over, and the way back when a step fails."""
+"""Attachment of a container: port, hand-over, and undo if a step fails."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from userspace_cni.runtime.subject import without_index
 
 
 class Attacher:
-    """Does the work of an ADD, under the lock of its attachment."""
+    """Executes ADDs; the caller holds the attachment's lock."""
 
     def __init__(self, shared: Shared, detacher: Detacher) -> None:
-        """Let *detacher* remove what earlier requests have left."""
+        """Use *detacher* to remove what earlier requests left."""
         self._shared = shared
         self._detacher = detacher
 
@@ -39,17 +39,29 @@ class Attacher:
         *,
         undo: ExitStack,
     ) -> tuple[Result, HostPort]:
-        """Do the work of an ADD and return our own part of the result, and the port."""
+        """Execute an ADD; return this plugin's part of the result, and the port.
+
+        Args:
+            plan: the validated request.
+            attachment: the attachment, without addresses.
+            directory: the container's shared directory.
+            allocation: the allocation of addresses, not started; None without IPAM.
+            undo: receives the step that undoes each action.
+
+        Raises:
+            CniError: the error of any step.
+
+        """
         target = plan.target
         if directory.holds(attachment.ifname, attachment.id):
-            # The store has lost it; what is undone below, and the addresses, are a running
-            # container's.
+            # The store has lost the attachment of a running container. Undoing this ADD would
+            # remove its port and free its addresses.
             raise _already_attached(target)
         dns = plan.asked.dns
         if allocation is not None:
             allocation.begin()
 
-            @cache  # one wait is one step
+            @cache  # so that the wait is measured only once
             def allocated() -> Addresses:
                 with self._shared.phase("ipam"):
                     given = allocation.result()
@@ -93,7 +105,13 @@ class Attacher:
         )
 
     def make_room(self, attachment: Attachment, target: Target, caller: Caller) -> None:
-        """Clean up after an earlier ADD of the same attachment that died half way."""
+        """Clean up after an earlier ADD of the same attachment that died before it was complete.
+
+        Raises:
+            CniError: 103 if the attachment exists already.
+            DataplaneUnavailable: if the switch is down, so that the remains cannot be removed.
+
+        """
         old = self._shared.store.get(attachment.id)
         if old is None:
             return
@@ -116,11 +134,11 @@ class Attacher:
         directory: ContainerDirectory,
         allocation: Allocation | None,
     ) -> Iterator[ExitStack]:
-        """Run the undo steps, in reverse, when the body fails; then forget the attachment.
+        """Run the undo steps in reverse order if the body fails; then remove the record.
 
-        What cannot be undone stays in the store, for DEL and GC, and keeps its addresses: its port
-        may be there. Without addresses it is as good as ``unknown``: an IPAM plugin that cannot
-        allocate may never be able to free.
+        If an undo step fails, the record stays in the store for DEL and GC, and the addresses stay
+        allocated, because the port may still exist. If IPAM had failed, the state becomes
+        ``unknown``: a plugin that cannot allocate may never be able to free.
         """
         store = self._shared.store
         undo = ExitStack()
@@ -140,7 +158,7 @@ class Attacher:
                 mark = partial(store.mark, state="unknown" if failed else "deleting")
                 _quietly(partial(mark, attachment.id), because=error)
             else:
-                # The store may have lost another attachment of the container, or this very one.
+                # The store may have lost this or another attachment of the container.
                 if directory.is_told_of():
                     _quietly(partial(store.remove, attachment.id))
                 else:
@@ -152,9 +170,9 @@ class Attacher:
 def _is_running(
     plan: Plan, attachment: Attachment, allocation: Allocation, failure: BaseException
 ) -> bool:
-    """Tell whether an ADD failed because the attachment is there, and the store has lost it.
+    """Return whether an ADD failed because the attachment exists but the store has lost it.
 
-    The addresses are a running container's then.
+    In that case the addresses belong to a running container.
     """
     refused = isinstance(failure, CniError) and failure.code == Code.ALREADY_ATTACHED
     return (refused or allocation.failed) and attachment.id in plan.host.attachments(
@@ -163,17 +181,17 @@ def _is_running(
 
 
 def _quietly(step: Callable[[], None], because: BaseException | None = None) -> None:
-    """Do a step of cleaning up whose failure must not hide what it cleans up after."""
+    """Run a clean-up step; only log its error, which must not hide the original one."""
     try:
         step()
     except CniError as error:
-        logger.error("the store is out of date, GC will mend it: %s", error, exc_info=because)
+        logger.error("the store is out of date, GC will repair it: %s", error, exc_info=because)
 
 
 def _already_attached(target: Target) -> CniError:
     return CniError(
         Code.ALREADY_ATTACHED,
-        f"container {target.container_id} is attached to network {target.network} "
-        f"by {target.ifname} already",
+        f"container {target.container_id} is already attached to network {target.network} "
+        f"by {target.ifname}",
         "DEL it first",
     )

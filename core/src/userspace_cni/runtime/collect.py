@@ -1,4 +1,4 @@
-"""GC: removes all of a network's attachments that the runtime does not call valid."""
+"""GC: removal of a network's attachments that the container runtime does not list as valid."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Collector:
         places: Places,
         detacher: Detacher,
     ) -> None:
-        """Let *detacher* remove what *request* does not call valid."""
+        """Use *detacher* to remove attachments that *request* does not list as valid."""
         self._request = request
         self._shared = shared
         self._planner = planner
@@ -43,7 +43,7 @@ class Collector:
         self._failures: list[CniError] = []
 
     def collect(self) -> None:
-        """Remove everything that is not valid, whatever fails meanwhile; then raise CniError."""
+        """Remove every attachment that is not valid; raise CniError at the end if any failed."""
         request, failures = self._request, self._failures
         self._shared.locks.sweep()
         plan: Plan | None = None
@@ -69,9 +69,11 @@ class Collector:
         return partial(self._detacher.detach, completed(record, self._request), caller, target)
 
     def _sweep(self, plan: Plan) -> bool:
-        """Remove the ports and hand-overs that are not valid; tell whether all ports were seen.
+        """Remove unrecorded ports and hand-overs that are not valid.
 
-        A port that nobody has recorded may have any address.
+        Returns:
+            Whether all unrecorded ports are gone. While one remains, it may use any address.
+
         """
         before = len(self._failures)
         try:
@@ -84,18 +86,18 @@ class Collector:
         return ports_are_known
 
     def _collect_by_tag(self, plan: Plan) -> None:
-        """Remove what the switch has of the network and the records do not tell."""
+        """Remove ports of the network that are in the switch but not recorded."""
         there = plan.host.attachments(self._network, plan.host_conf)
         for id_ in sorted({*there} - self._valid):
             record = self._shared.store.get(id_)
             work: Callable[[], object] = partial(plan.host.delete, id_, plan.host_conf, None)
-            if record is not None and record.damage:  # even its network may be
+            if record is not None and record.damage:  # even its network may be wrong
                 work = self._detach(record)
             if record is None or record.damage:
                 self._shared.collect(id_, self._failures, work, record)
 
     def _withdraw_all(self, conf: NetConf) -> None:
-        """Take back what was handed over to attachments of *conf* that are not valid."""
+        """Remove the hand-overs of attachments of *conf* that are not valid."""
         base = self._places.base(conf.shared_dir)
         for container_id, ifname in handover.published(base, conf.name, self._valid):
             id_ = attachment_id(conf.name, container_id, ifname)
@@ -104,9 +106,9 @@ class Collector:
             self._shared.collect(id_, self._failures, work)
 
     def _free_all(self, kind: str) -> None:
-        """Let the IPAM plugin *kind* free all but what valid attachments have, or others still.
+        """Make the IPAM plugin *kind* free all addresses except those of recorded attachments.
 
-        What could not be removed, or is being added, has its address until it is gone.
+        An attachment that could not be removed or is being added keeps its address.
         """
         target, timeout = self._request.target, self._shared.settings.timeout
         recorded = self._shared.store.of_network(self._network)

@@ -1,7 +1,7 @@
-"""The runtime: what ADD, DEL, CHECK, STATUS and GC do, for every engine alike.
+"""The runtime: the implementation of ADD, DEL, CHECK, STATUS and GC for all engines.
 
-One request goes straight down: configuration, IPAM, the host's engine, the container's engine; one
-result comes straight up. What is begun is written down first, and each step says how it is undone.
+A request passes through configuration, IPAM, the host engine and the container engine in this
+order. The intent is recorded before anything changes, and each step pushes the step that undoes it.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 
 
 class Runtime:
-    """Serves requests, one at a time or from several threads."""
+    """Serves requests; thread-safe."""
 
     def __init__(
         self, settings: Settings, *, alone: bool = True, phase: Phase = nullcontext
     ) -> None:
-        """Serve the node that *settings* describes.
+        """Set up the runtime; nothing is opened yet.
 
         Args:
-            settings: The node's.
-            alone: This process serves one request and ends: it also removes what others could not
-                while a switch was down. False for a daemon.
-            phase: Surrounds the steps of requests: ipam, host, handover, container, store.
+            settings: the node's settings.
+            alone: whether this process serves one request and ends. Its DELs then also retry
+                removals that were postponed because a switch was down. False for the daemon.
+            phase: wraps the steps of requests, see :data:`.Phase`.
 
         """
         self.settings = settings
@@ -66,10 +66,7 @@ class Runtime:
         self._attacher = Attacher(self._shared, self._detacher)
 
     def close(self) -> None:
-        """Close what is open, the engines' connections included.
-
-        What cannot be closed fails nobody's request, which has been carried out.
-        """
+        """Close the engines and the store; errors are only logged."""
         self._engines.close()
         self.store.close()
 
@@ -103,10 +100,10 @@ class Runtime:
         return self._mender.remove(id_, still)
 
     def serve(self, request: Request) -> dict[str, Any] | None:
-        """Carry *request* out; return the result object of an ADD, None for all else.
+        """Execute *request*; return the result object of an ADD, otherwise None.
 
         Raises:
-            CniError: what went wrong, with nothing of a failed ADD left behind.
+            CniError: if the request fails; a failed ADD is undone.
 
         """
         match request.command:
@@ -123,13 +120,18 @@ class Runtime:
         return None
 
     def add(self, request: Request) -> dict[str, Any]:
-        """Attach the container and return the result in the version of the request."""
+        """Attach the container; return the result in the request's version.
+
+        Raises:
+            CniError: if a step fails; everything is undone.
+
+        """
         target, caller = request.target, request.caller
         plan = self._planner.plan(request)
         require_foreign(request)
         plan = pods.placed(plan, self._shared, self._places)
         if plan.volume:
-            # An earlier sandbox of the pod may have left its files in there.
+            # An earlier sandbox of the pod may have left files in the volume.
             self._detacher.retry(request, plan.volume)
         directory = self._places.planned(plan)
         attachment = subject.requested(plan, directory)
@@ -138,10 +140,10 @@ class Runtime:
             self._allocation(plan, caller, lock) as allocation,
         ):
             if not caller.wanted():
-                # Its DEL may have been served already, if this waited long to be.
+                # If the request has waited for long, its DEL may have been served already.
                 raise CniError(
                     Code.TRY_AGAIN_LATER,
-                    "the caller has gone before its ADD began",
+                    "the caller disconnected before its ADD began",
                     "nothing was done; the runtime tries again",
                 )
             self._attacher.make_room(attachment, target, caller)
@@ -170,11 +172,11 @@ class Runtime:
             return ipam.add()
 
     def delete(self, request: Request) -> None:
-        """Detach the container; what is gone already is no error.
+        """Detach the container; do nothing if it is not attached.
 
         Raises:
-            CniError: 11 while the store cannot be read or written: it alone can tell what there is
-                to remove, and that nobody may put it back.
+            CniError: 11 if the store cannot be read or written: only the store knows what to
+                remove and keeps it from being restored. Otherwise the error of a step.
 
         """
         target, caller = request.target, request.caller
@@ -182,10 +184,10 @@ class Runtime:
         removed = False
         with self._shared.lock(id_):
             if not caller.wanted():
-                # The shim has queued it, or it will come again; an ADD may have come since.
+                # The DEL is queued or will be repeated, and a new ADD may have been served since.
                 raise CniError(
                     Code.TRY_AGAIN_LATER,
-                    "the caller has gone before its DEL began",
+                    "the caller disconnected before its DEL began",
                     "nothing was done; the shim has queued it, or the runtime tries again",
                 )
             try:
@@ -202,7 +204,7 @@ class Runtime:
             self._detacher.retry(request)
 
     def gc(self, request: Request) -> None:
-        """Remove all of the network's attachments that the request does not call valid."""
+        """Remove all attachments of the network that the request does not list as valid."""
         from userspace_cni.runtime.collect import Collector
 
         Collector(request, self._shared, self._planner, self._places, self._detacher).collect()

@@ -1,4 +1,4 @@
-"""Removing attachments: for DEL, for GC, and what could not be removed before."""
+"""Removal of attachments for DEL and GC, and retries of failed removals."""
 
 from __future__ import annotations
 
@@ -20,31 +20,39 @@ from userspace_cni.runtime.plan import Plan, Planner
 from userspace_cni.runtime.shared import UNUSABLE, Shared, joined
 from userspace_cni.store import Record
 
-#: For removals that were put off, on the way of a request that has done its own work.
+#: How long a request that has done its own work may spend on postponed removals.
 _RETRY_PATIENCE = 5.0  # seconds
-#: States of a record, written before anything is touched.
+#: States of records of attachments that are about to be removed.
 _TO_BE_REMOVED = ("deleting", "unknown")
 
 
 class Detacher:
-    """Removes attachments, each under its lock."""
+    """Removes attachments. The caller of :meth:`detach` holds the attachment's lock."""
 
     def __init__(self, shared: Shared, planner: Planner, places: Places) -> None:
-        """Remove what *shared* records."""
+        """Remove attachments in the store of *shared*."""
         self._shared = shared
         self._planner = planner
         self._places = places
 
     def detach(self, record: Record, caller: Caller, otherwise: Target | None = None) -> bool:
-        """Remove an attachment: from the dataplane, then its addresses, then its record.
+        """Remove an attachment: its port, then its addresses, then its record.
 
-        That it is to be removed is written down before anything is touched, so that nobody puts it
-        back. Each step needs the one before: no address is freed, for somebody else to get, while
-        its port may be there. A switch that is down leaves the record, for when it is back. Return
-        whether it is removed.
+        The removal is recorded before anything is changed, so that nothing restores the attachment.
+        Each step requires the one before: no address is freed as long as its port may exist. If the
+        switch is down, the record is kept for a later retry.
 
-        The switch is found by the recorded configuration, or *otherwise*, where that cannot be used
-        any more.
+        Args:
+            record: the attachment.
+            caller: where to find the IPAM plugin, in addition to the recorded CNI_PATH.
+            otherwise: used instead of the recorded configuration if that has become unusable.
+
+        Returns:
+            Whether the attachment is removed; False if the switch is down.
+
+        Raises:
+            CniError: the error of any step; the attachment stays recorded as ``deleting``.
+
         """
         ipam = ipam_of(
             record.conf.ipam_type,
@@ -69,7 +77,7 @@ class Detacher:
         netns_of: Callable[[], str | None],
         otherwise: Target | None,
     ) -> bool:
-        """Do as :meth:`detach`; *free* gives the addresses back."""
+        """Implement :meth:`detach`; *free* frees the addresses."""
         shared = self._shared
         is_news = record.state not in _TO_BE_REMOVED
         if is_news:
@@ -85,12 +93,12 @@ class Detacher:
                 shared.store.begin(record)
                 is_news = True
             if is_news:
-                logger.warning("removal put off until the switch is back: %s", error)
+                logger.warning("removal postponed until the switch is back: %s", error)
             return False
         except CniError as error:
             if record.state != "unknown" or error.code not in UNUSABLE:
                 raise
-            logger.warning("no ADD is recorded, and the network cannot be used: %s", error)
+            logger.warning("no ADD is recorded, and the network is unusable: %s", error)
         else:
             self._free(free, record)
         with shared.phase("store"):
@@ -100,7 +108,7 @@ class Detacher:
         return True
 
     def _free(self, free: Callable[[], object], record: Record) -> None:
-        """Take back all that an attachment without a port has: see :meth:`detach`."""
+        """Remove the hand-over and free the addresses of an attachment whose port is removed."""
         failures: list[CniError] = []
         try:
             self._withdraw(record)
@@ -110,9 +118,9 @@ class Detacher:
             with self._shared.phase("ipam"):
                 free()
         except CniError as error:
-            # Else a configuration that no ADD can have succeeded with would fail for ever.
+            # Ignore the error if no ADD can have succeeded; otherwise the DEL would fail forever.
             if record.state == "unknown" and error.code != Code.TRY_AGAIN_LATER:
-                logger.warning("no ADD is recorded, there is no port, and IPAM fails: %s", error)
+                logger.warning("no ADD is recorded, there is no port, and IPAM failed: %s", error)
             else:
                 failures.append(error)
         pods.withdraw(record, self._shared)
@@ -120,15 +128,15 @@ class Detacher:
             raise joined(failures)
 
     def _withdraw(self, record: Record) -> None:
-        """Take back what the container was handed over."""
+        """Remove the container's hand-over."""
         directory = self._places.recorded(record)
         port = record.port.port if record.port else Kernel()
         handover.withdraw(directory, record.ifname, record.id, port, record.conf.runtime_config)
 
     def _ascertained(self, plan: Plan, record: Record) -> Record:
-        """Return *record*, which is no longer ``unknown`` if the switch has a port of it.
+        """Change a record from ``unknown`` to ``deleting`` if the switch has a port of it.
 
-        An ADD has succeeded then, and whatever it allocated is to be freed.
+        In that case an ADD has succeeded, and its addresses must be freed.
         """
         if record.state != "unknown" or record.id not in plan.host.attachments(
             record.network, plan.host_conf
@@ -142,23 +150,28 @@ class Detacher:
         return record
 
     def detach_unknown(self, request: Request) -> None:
-        """Remove an attachment that the store does not know: by tag, and by the given config.
+        """Remove an attachment that is not in the store, by its tag and the given configuration.
 
-        A configuration that no ADD can have succeeded with is no reason to fail: the runtime would
-        repeat the DEL for ever.
+        A configuration with which no ADD can have succeeded is not an error, because the container
+        runtime would repeat the DEL forever.
         """
         try:
             plan = self._planner.plan(request)
         except CniError as error:
-            logger.warning("nothing is recorded, and the network cannot be used: %s", error)
+            logger.warning("nothing is recorded, and the network is unusable: %s", error)
             return
         self.detach(plan.record(request.caller, state="unknown"), request.caller)
 
     def retry(self, request: Request, volume: str = "") -> None:
-        """Remove what could not be removed before of the network of *request*.
+        """Retry postponed removals of the network of *request*.
 
-        Or, with *volume*, what is in that one. Whoever calls this has just seen that switch and
-        plugin work, or needs the volume. What hangs all the same ends it: the next would, too.
+        Call this after a request has succeeded, so that switch and plugin are known to work. A
+        removal that times out ends the retries, because the next one would time out as well.
+
+        Args:
+            request: the request.
+            volume: retry removals with this volume instead, of any network.
+
         """
         target, network = request.target, request.target.network
         try:
@@ -168,23 +181,23 @@ class Detacher:
                 if (record.directory == volume if volume else record.network == network)
             ]
         except CniError as error:
-            logger.warning("cannot look for removals that were put off: %s", error)
+            logger.warning("cannot look for postponed removals: %s", error)
             return
         failures: list[CniError] = []
         with deadline.within(min(_RETRY_PATIENCE, self._shared.settings.budget)):
             for record in waiting:
-                # What is in the volume may be of another network.
+                # An attachment in the volume may belong to another network.
                 otherwise = target if record.network == network else None
                 work = partial(self.detach, record, request.caller, otherwise)
                 self._shared.collect(record.id, failures, work, record)
                 if failures and failures[-1].code == Code.TRY_AGAIN_LATER:
                     break
         for failure in failures:
-            logger.warning("a removal that was put off failed again: %s", failure)
+            logger.warning("a postponed removal failed again: %s", failure)
 
 
 def completed(record: Record, request: Request) -> Record:
-    """Return *record* with what the DEL or GC *request* tells where the record does not."""
+    """Return *record* with missing values filled in from the DEL or GC *request*."""
     target = request.target
     if request.command == "DEL":
         record = evolve(
@@ -198,7 +211,7 @@ def completed(record: Record, request: Request) -> Record:
 
 
 def _still_there(path: str, *, override: bool) -> str | None:
-    """Return the network namespace *path* if work may be done in it."""
+    """Return *path* if it is a network namespace in which the runtime may work, else None."""
     try:
         if path and override:
             return path if netns.exists(path) else None

@@ -1,4 +1,4 @@
-"""The host engines of a runtime: one instance of each, made when it is first used."""
+"""The host engines of a runtime: one instance of each, created at first use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from userspace_cni.runtime.shared import Shared
 
 
 class Engines:
-    """Makes host engines, and closes them."""
+    """Creates host engines and closes them; thread-safe."""
 
     def __init__(self, shared: Shared, places: Places) -> None:
         """Give engines the locks of *shared* and the directories of *places*."""
@@ -44,10 +44,10 @@ class Engines:
             return engine
 
     def of_host(self, raw: Mapping[str, Any]) -> tuple[HostEngine, EngineConf]:
-        """Return the engine of a network's ``host`` part, and that part as the engine gets it.
+        """Return the engine of a network's ``host`` part, and the part in the engine's form.
 
         Raises:
-            CniError: the engine is not installed, or the part cannot be used.
+            CniError: if the engine is not installed or the part is invalid.
 
         """
         name = config.engine_name(NetConf(name="", host=raw), "host")
@@ -55,7 +55,7 @@ class Engines:
         return self.get(name, kind), config.engine_conf(raw, "host", kind.info, {})
 
     def close(self) -> None:
-        """Close the engines; one that cannot be closed is logged."""
+        """Close all engines; errors are only logged."""
         for engine in self._made.values():
             try:
                 engine.close()

@@ -1,4 +1,4 @@
-"""Work on attachments that nobody asks for: putting back what a switch lost, removing the dead."""
+"""Reconciliation of single attachments: restore what a switch lost, remove dead attachments."""
 
 from __future__ import annotations
 
@@ -22,25 +22,28 @@ from userspace_cni.store import Record
 
 
 class Mender:
-    """Looks after recorded attachments; a request that works on one comes first."""
+    """Restores and removes recorded attachments, unless a request is working on them."""
 
     def __init__(
         self, shared: Shared, planner: Planner, places: Places, detacher: Detacher
     ) -> None:
-        """Mend what *shared* records; *detacher* removes it."""
+        """Restore attachments in the store of *shared*; remove them with *detacher*."""
         self._shared = shared
         self._planner = planner
         self._places = places
         self._detacher = detacher
 
     def restore(self, id_: str) -> str | None:
-        """Put back what a switch has lost of attachment *id_*; tell what was missing, if anything.
+        """Restore what a switch has lost of attachment *id_*.
 
-        Nothing is done if it is not attached, or if its DEL has come, carried out or not.
+        Nothing is done unless it is attached, or if its DEL has arrived.
+
+        Returns:
+            What was missing, or None if the attachment is intact.
 
         Raises:
-            Busy: a request works on the attachment.
-            CniError: what went wrong; the attachment stays recorded, for the next try.
+            Busy: if a request is working on the attachment.
+            CniError: if the restoration failed; the attachment stays recorded and can be retried.
 
         """
         shared = self._shared
@@ -50,7 +53,7 @@ class Mender:
             record = shared.store.get(id_) if id_ not in shared.unwanted else None
             if record is None or record.state != "attached" or record.port is None:
                 return None
-            # The path may be another namespace's by now, even the host's own.
+            # By now the path may lead to another namespace, even to that of the host.
             with netns.pinned(record.netns, record.namespace) as there:
                 return self._restore(record, record.port) if there else None
 
@@ -60,7 +63,7 @@ class Mender:
             plan = evolve(plan, conf=evolve(plan.conf, container_dir=record.container_dir))
         directory = self._places.recorded(record)
         attachment = subject.recorded(record, plan, directory)
-        # What it was handed over: the engine's routes too, in the same order.
+        # The hand-over also contains the engine's routes, in the same order as in the result.
         routes = cni_result.load(record.result, subject.NEWEST).routes
         addresses = evolve(attachment.wait_for_addresses(), routes=routes)
         told = evolve(attachment, addresses=addresses)
@@ -82,11 +85,11 @@ class Mender:
             if plan.container.where == "node":
                 netns.call(record.netns, _complete, plan.container, handoff)
             if netns.is_gone(record.netns, record.namespace, afresh=True):
-                # A switch opens the path by itself, and has found another namespace there.
+                # The switch opens the path itself and may have opened another namespace.
                 raise CniError(
                     Code.INVALID_ENVIRONMENT,
-                    f"the network namespace {record.netns} has gone meanwhile",
-                    "nothing is to be done: the attachment is removed when the grace is over",
+                    f"the network namespace {record.netns} disappeared meanwhile",
+                    "nothing needs to be done: the attachment is removed after the grace period",
                 )
             if port != lost:
                 self._shared.store.commit(record.id, port, record.result)
@@ -94,13 +97,17 @@ class Mender:
         return missing
 
     def remove(self, id_: str, still: Callable[[Record], bool]) -> bool:
-        """Remove attachment *id_* as its own DEL would; tell whether it is removed.
+        """Remove attachment *id_* as its DEL would.
 
-        Nothing is done while a request works on it, nor if *still* denies it of the record as it
-        is then.
+        Args:
+            id_: the attachment's ID.
+            still: called under the lock with the current record; returns whether to remove it.
+
+        Returns:
+            Whether it was removed. It is not removed while a request is working on it.
 
         Raises:
-            CniError: what went wrong; the attachment stays recorded as ``deleting``.
+            CniError: if the removal failed; the attachment stays recorded as ``deleting``.
 
         """
         with self._shared.lock_if_free(id_) as held:
@@ -113,7 +120,7 @@ class Mender:
 
 
 def _complete(engine: ContainerEngine, handoff: Handoff) -> None:
-    """Configure the container's end unless it has all that it should."""
+    """Configure the container's end unless it is complete."""
     try:
         engine.check(handoff)
     except CheckFailed:
@@ -121,6 +128,6 @@ def _complete(engine: ContainerEngine, handoff: Handoff) -> None:
 
 
 def _caller_of(record: Record) -> Caller:
-    """Return who made the ADD, as far as IPAM plugins must know for work that nobody asked for."""
+    """Return a caller for IPAM plugins, with the CNI_PATH of the ADD."""
     path = os.environ.get("PATH", os.defpath)
     return Caller(path=record.path, environ={"PATH": path, "CNI_PATH": ":".join(record.path)})

@@ -1,4 +1,4 @@
-"""The shared directories of containers: below the node's own base or the network's, or a volume."""
+"""Locations of shared directories: below the node's or the network's base, or a pod's volume."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @frozen
 class Places:
-    """Knows where the shared directory of a container is."""
+    """Locates the shared directories of containers."""
 
     _settings: Settings
 
     def own(
         self, shared_dir: str | None, container_id: str, container_dir: str = "", missing: str = ""
     ) -> ContainerDirectory:
-        """Return the container's shared directory, below the network's own base or the node's."""
+        """Return the container's shared directory below the network's or the node's base."""
         return ContainerDirectory(
             self.base(shared_dir),
             container_id,
@@ -36,7 +36,7 @@ class Places:
         )
 
     def volume(self, path: str, container_id: str, container_dir: str = "") -> ContainerDirectory:
-        """Return the container's shared directory that is the volume at *path* of its pod."""
+        """Return the shared directory in the pod's volume at *path*."""
         base, name = os.path.split(path)
         return ContainerDirectory(
             Path(base),
@@ -52,7 +52,7 @@ class Places:
         conf, container_id = plan.conf, plan.target.container_id
         if plan.volume:
             return self.volume(plan.volume, container_id, conf.container_dir or "")
-        # Without its volume, only containerDir can tell the pod where its sockets are.
+        # Without a volume, only containerDir says where the pod finds its sockets.
         missing = conf.shared_volume if plan.annotate and conf.container_dir is None else ""
         return self.own(conf.shared_dir, container_id, conf.container_dir or "", missing)
 
@@ -68,8 +68,8 @@ class Places:
         return self.own(base, container_id)
 
     def base(self, shared_dir: str | None) -> Path:
-        """Return the directory that has the directories of the containers in it."""
-        # Not run_dir itself: a container may be called "locks".
+        """Return the directory that contains the containers' directories."""
+        # Do not use run_dir itself, because a container's ID may be "locks".
         return self._settings.run_dir / "shared" if shared_dir is None else Path(shared_dir)
 
     @property

@@ -1,4 +1,4 @@
-"""A network configuration with the engines that it names, judged before anything is touched."""
+"""Plans: validated requests with their engines, made before anything is changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from userspace_cni.store import Record, State
 
 @frozen(kw_only=True)
 class Plan:
-    """What a request is about, with the engines that its network names."""
+    """A validated request with the engines that its network names."""
 
     target: Target
     conf: NetConf
@@ -37,15 +37,15 @@ class Plan:
     host_conf: EngineConf
     container: ContainerEngine
     container_conf: EngineConf
-    #: The name of the IPAM plugin, empty where the network has none.
+    #: The name of the IPAM plugin; empty if the network has none.
     ipam_type: str
-    #: Does as :func:`.handover.publish`, for the pod's annotations; None where nobody wants it.
+    #: Writes the hand-over to the pod's annotations, like :func:`.handover.publish`.
     annotate: Callable[[Attachment, Handoff, NetConf, str, ExitStack], None] | None = None
-    #: Path of the pod's volume that is the shared directory, empty where another one is.
+    #: Path of the pod's volume if that is the shared directory, otherwise empty.
     volume: str = ""
 
     def record(self, caller: Caller, state: State = "adding", namespace: str = "") -> Record:
-        """Return what is written down of the attachment before anything is touched."""
+        """Return the attachment's record for the store, before anything is changed."""
         target = self.target
         return Record(
             network=target.network,
@@ -63,7 +63,7 @@ class Plan:
         )
 
     def handoff(self, attachment: Attachment, port: HostPort) -> Handoff:
-        """Return what the container needs to use *port*."""
+        """Return the container's hand-over for *port*."""
         return self.container.prepare(attachment, self.container_conf, port)
 
 
@@ -78,18 +78,23 @@ class Planner:
         """Return the plan for *request*, which is checked here and nowhere else.
 
         Raises:
-            CniError: all that is wrong with the configuration, at once; no switch is asked.
+            CniError: all problems of the configuration together; the switch is not contacted.
 
         """
         return self._plan(request.target, request.command)
 
     def recorded(self, record: Record, otherwise: Target | None = None) -> Plan:
-        """Return the plan of the ADD, or *otherwise*, where its configuration cannot be used.
+        """Return the plan of a recorded ADD.
 
-        An ADD has succeeded with it: only what keeps it from being used is told.
+        Because an ADD has succeeded with the configuration, only errors that make it unusable are
+        raised.
+
+        Args:
+            record: the attachment.
+            otherwise: planned instead if the recorded configuration has become unusable.
 
         Raises:
-            CniError: as :meth:`plan`.
+            CniError: if the configuration is unusable and there is no other.
 
         """
         try:
@@ -97,11 +102,11 @@ class Planner:
         except CniError as error:
             if otherwise is None or error.code not in UNUSABLE:
                 raise
-            logger.warning("the recorded configuration cannot be used any more: %s", error)
+            logger.warning("the recorded configuration is no longer usable: %s", error)
             return self._plan(otherwise)
 
     def _plan(self, target: Target, command: str = "") -> Plan:
-        """Do as :meth:`plan`, or without a *command*, as :meth:`recorded`."""
+        """Implement :meth:`plan` or, without a *command*, :meth:`recorded`."""
         problems = Problems()
         conf = config.load(target, problems)
         asked = config.ask(conf, target, problems, command)
@@ -158,12 +163,12 @@ class Planner:
 def _container_defaults(
     conf: NetConf, info: EngineInfo, host_conf: EngineConf | None
 ) -> dict[str, str]:
-    """Return what the container's part has where the network does not say it."""
+    """Return the defaults for the container's part of the network."""
     asked, known = conf.host.get("iftype"), info.interface_types
     return {
-        # What is wrong with the host's is not the container's fault.
+        # Avoid a second error for the container if the host's iftype is already wrong.
         "iftype": str(asked) if host_conf or asked in known else known[0],
-        # No IPAM plugin succeeds without an address.
+        # With IPAM there is always an address.
         "netType": "interface" if conf.ipam_type else "none",
     }
 
@@ -175,7 +180,7 @@ def _judge(
     container: type[ContainerEngine] | None,
     container_conf: EngineConf | None,
 ) -> None:
-    """Let the engines add what only they can say of their parts, as far as those are known."""
+    """Add the engines' own validation errors, as far as their parts are known."""
     port: HostPort | None = None
     if host is not None and host_conf is not None:
         problems.add(*host.problems(host_conf))

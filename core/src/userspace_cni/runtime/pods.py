@@ -1,4 +1,4 @@
-"""What the runtime asks Kubernetes about the pod of an attachment, and tells it."""
+"""Access to the pod of an attachment through the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from userspace_cni.store import Record
 
 
 def placed(plan: Plan, shared: Shared, places: Places) -> Plan:
-    """Ask Kubernetes for the pod; return *plan* with its volume and its annotations.
+    """Read the pod from the API server; return *plan* with the pod's volume and annotations.
 
-    Without a kubeconfig, or a pod, nobody is asked; a pod may have no volume for us.
+    Without a kubeconfig or a pod, *plan* is returned unchanged.
     """
     conf, named = plan.conf, plan.asked.pod
     if conf.kubeconfig is None or named is None:
@@ -31,7 +31,7 @@ def placed(plan: Plan, shared: Shared, places: Places) -> Plan:
 
 
 def withdraw(record: Record, shared: Shared) -> None:
-    """Take an attachment out of its pod's annotations; that fails nobody's request."""
+    """Remove an attachment from its pod's annotations; errors do not fail the request."""
     kubeconfig, pod = record.conf.kubeconfig, config.pod_of(record.args)
     told = record.port is None or not isinstance(record.port.port, Kernel)
     if not kubeconfig or pod is None or not told:

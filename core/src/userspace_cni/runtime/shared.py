@@ -1,4 +1,4 @@
-"""What all requests of one runtime share: settings, the store, the locks, and who measures."""
+"""State that all requests of a runtime share: settings, store, locks and observer."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from userspace_cni.store import Record, Store
 #: steps are ipam, host, handover, container and store.
 Phase = Callable[[str], AbstractContextManager[object]]
 
-#: Codes of the errors of a configuration that cannot be used.
+#: Error codes of unusable configurations.
 UNUSABLE = (Code.INVALID_NETWORK_CONFIG, Code.UNSUPPORTED_FIELD)
 
 
 class Busy(Exception):
-    """A request works on the attachment."""
+    """A request is working on the attachment."""
 
 
 @frozen(kw_only=True)
 class Shared:
-    """The store and the locks of a runtime, and its settings."""
+    """The settings, store and locks of a runtime."""
 
     settings: Settings
     phase: Phase
     store: Store
     locks: Locks
-    #: Ids of attachments whose DEL came while the store could not be written.
+    #: IDs of attachments whose DEL arrived while the store could not be written.
     unwanted: set[str] = field(factory=set)
 
     def lock(self, id_: str) -> AbstractContextManager[int]:
@@ -44,7 +44,7 @@ class Shared:
         return self.locks.hold(_lock_name(id_))
 
     def lock_if_free(self, id_: str) -> AbstractContextManager[bool]:
-        """Hold the lock of an attachment if no request works on it; tell whether it is held."""
+        """Hold the lock of an attachment if it is free; yield whether it is held."""
         return self.locks.hold_if_free(_lock_name(id_))
 
     def lock_held(self, id_: str) -> int | None:
@@ -52,9 +52,10 @@ class Shared:
         return self.locks.held(_lock_name(id_))
 
     def forget(self, id_: str, directory: ContainerDirectory) -> None:
-        """Forget an attachment, and with the container's last one what is left of *directory*.
+        """Remove a record, and *directory* if it was the container's last one.
 
-        In this order: of two that are removed at once, one comes last.
+        The record is removed first, so that of two concurrent removals at least one sees no other
+        record and removes the directory.
         """
         self.store.remove(id_)
         if directory.is_left() and not self.store.has_container(directory.container_id):
@@ -67,32 +68,33 @@ class Shared:
         work: Callable[[], object],
         record: Record | None = None,
     ) -> None:
-        """Do *work* on an attachment unless another request works on it; note its failure.
+        """Run *work* under the lock of an attachment, and append its error to *failures*.
 
-        Nor if it is not recorded as *record* any more: another request has worked on it meanwhile.
+        Nothing is done if another request holds the lock, or if the attachment's record is no
+        longer *record*, because another request has changed it meanwhile.
         """
         with self.lock_if_free(id_) as held:
             try:
                 if held and self.store.get(id_) == record:
                     work()
-            except (Exception, SystemExit) as error:  # noqa: BLE001  an engine's; go on
+            except (Exception, SystemExit) as error:  # noqa: BLE001  an engine may raise anything
                 failures.append(cni_error(error))
 
 
 def require_foreign(request: Request) -> None:
-    """Raise a CNI error for the plugin's own network namespace, unless the caller allows it."""
+    """Raise CniError for the plugin's own network namespace, unless the caller allows it."""
     if not request.caller.netns_override:
         netns.require_foreign(request.target.netns)
 
 
 def joined(failures: list[CniError]) -> CniError:
-    """Return one error that tells of all *failures*, with the code of the first."""
+    """Combine *failures* into one error with the code of the first."""
     first, *others = failures
     return CniError(first.code, "; ".join(map(str, failures))) if others else first
 
 
 def cni_error(error: BaseException) -> CniError:
-    """Return *error* as the caller is told it; what no engine should raise is logged."""
+    """Convert *error* to a CniError; log it if it is another exception."""
     if isinstance(error, CniError):
         return error
     logger.error("internal error", exc_info=error)

@@ -1,4 +1,4 @@
-"""The attachment that a request or a record is about, as engines are given it."""
+"""Construction of attachments from requests and records, for engines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEWEST = SUPPORTED[-1]
 
 
 def requested(plan: Plan, directory: ContainerDirectory) -> Attachment:
-    """Return the attachment that a request asks for."""
+    """Return the attachment of a request, without addresses."""
     target, conf, asked = plan.target, plan.conf, plan.asked
     return Attachment(
         network=target.network,
@@ -37,7 +37,7 @@ def requested(plan: Plan, directory: ContainerDirectory) -> Attachment:
 
 
 def recorded(record: Record, plan: Plan, directory: ContainerDirectory) -> Attachment:
-    """Return the attachment as the host's engine was given it at ADD."""
+    """Return the attachment as the host engine got it during ADD."""
     own = cni_result.load(record.result, NEWEST)
     attachment = requested(plan, directory)
     _, interface = _own_interface(own, attachment)
@@ -56,7 +56,7 @@ def recorded(record: Record, plan: Plan, directory: ContainerDirectory) -> Attac
 def checked(
     record: Record, plan: Plan, expected: Result, directory: ContainerDirectory
 ) -> tuple[Attachment, Interface]:
-    """Return the attachment as *expected* tells it, and its interface there."""
+    """Return the attachment with the values of the result *expected*, and its interface in it."""
     attachment = requested(plan, directory)
     index, interface = _own_interface(expected, attachment)
     before = record.conf.previous
@@ -72,7 +72,7 @@ def checked(
 
 
 def without_index(ips: Iterable[IPConfig]) -> tuple[IPConfig, ...]:
-    """Return *ips* as engines get them: the index means something in a whole result alone."""
+    """Return *ips* without interface indexes, which only make sense in a complete result."""
     return tuple(evolve(ip, interface=None) for ip in ips)
 
 
@@ -81,6 +81,6 @@ def _own_interface(expected: Result, attachment: Attachment) -> tuple[int, Inter
         if interface.name == attachment.interface and interface.sandbox:
             return index, interface
     raise CheckFailed(
-        f"prevResult.interfaces: the container's interface {attachment.interface} is not in it",
-        "give CHECK the result of the ADD; if it is that, DEL and ADD the container again",
+        f"prevResult.interfaces: the container's interface {attachment.interface} is missing",
+        "pass the ADD's result to CHECK; if it is that result, DEL and ADD the container again",
     )

@@ -1,4 +1,4 @@
-"""CHECK and STATUS: what is there is compared with what should be, and nothing is changed."""
+"""CHECK and STATUS, which compare the actual state with the expected one and change nothing."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ class Verifier:
     """Serves CHECK and STATUS."""
 
     def __init__(self, shared: Shared, planner: Planner, places: Places) -> None:
-        """Compare with what *shared* records."""
+        """Compare with the store of *shared*."""
         self._shared = shared
         self._planner = planner
         self._places = places
 
     def check(self, request: Request) -> None:
-        """Compare what is there with what ADD answered, as ``prevResult`` tells it now."""
+        """Compare the actual state with ``prevResult``, which later plugins may have changed.
+
+        Raises:
+            CheckFailed: if something differs.
+            CniError: if the check is not possible.
+
+        """
         target = request.target
         plan = self._planner.plan(request)
         expected = plan.asked.previous
@@ -58,7 +64,7 @@ class Verifier:
             ipam.check()
 
     def status(self, request: Request) -> None:
-        """Return if an ADD could succeed now."""
+        """Raise CniError if an ADD could not succeed now."""
         try:
             plan = self._planner.plan(request)
             self._shared.store.require_writable()
