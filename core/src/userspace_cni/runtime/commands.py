@@ -106,17 +106,18 @@ class Runtime:
             CniError: if the request fails; a failed ADD is undone.
 
         """
-        match request.command:
-            case "ADD":
-                return self.add(request)
-            case "DEL":
-                self.delete(request)
-            case "CHECK":
-                self._verifier.check(request)
-            case "STATUS":
-                self._verifier.status(request)
-            case "GC":
-                self.gc(request)
+        with _opened(request.target.netns):
+            match request.command:
+                case "ADD":
+                    return self.add(request)
+                case "DEL":
+                    self.delete(request)
+                case "CHECK":
+                    self._verifier.check(request)
+                case "STATUS":
+                    self._verifier.status(request)
+                case "GC":
+                    self.gc(request)
         return None
 
     def add(self, request: Request) -> dict[str, Any]:
@@ -208,3 +209,8 @@ class Runtime:
         from userspace_cni.runtime.collect import Collector
 
         Collector(request, self._shared, self._planner, self._places, self._detacher).collect()
+
+
+def _opened(path: str) -> AbstractContextManager[object]:
+    """Open the container's network namespace once, for all that the request does there."""
+    return netns.pinned(path, "") if path else nullcontext()
