@@ -4,7 +4,8 @@ PYTHON ?= python3
 ENGINE ?= ovs
 VENV := .venv
 BIN := $(VENV)/bin
-# A file's tests stay together: they share a switch. tests/conftest.py puts the slowest files first.
+# The tests of a file run in one worker, because they share a switch. tests/conftest.py sorts slow
+# files first.
 WORKERS ?= 2
 COVERAGE := --cov --cov-report=term-missing:skip-covered --cov-report=html
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -15,7 +16,7 @@ DEMO_vpp := demo/vpp.py
 ABOUT_linux := two containers on a Linux bridge ping one another.
 ABOUT_ovs := two DPDK applications on a private Open vSwitch exchange packets.
 ABOUT_vpp := two containers with a VPP each, on a private VPP, ping one another.
-# PIP_CONSTRAINT, unlike --constraint, holds for what builds a package, too.
+# Unlike --constraint, PIP_CONSTRAINT also applies to build dependencies.
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test test-all coverage fresh lint unit docs bench format changelog clean
@@ -83,7 +84,7 @@ clean:
 
 # -- set-up: each step leaves a mark, so that the next run has nothing to do
 
-# A demo takes the core and one engine, and that engine's switch.
+# A demo needs the core, one engine and that engine's switch.
 $(VENV)/.demo-%.ready: setup/packages.txt demo/packages-%.txt constraints.txt core/pyproject.toml engines/%/pyproject.toml
 	@echo "After the set-up of some minutes, $(ABOUT_$*)"
 	setup/debian.sh setup/packages.txt demo/packages-$*.txt
@@ -92,7 +93,7 @@ $(VENV)/.demo-%.ready: setup/packages.txt demo/packages-%.txt constraints.txt co
 	$(PIP) --editable core --editable engines/$*
 	touch $@
 
-# That of VPP is driven by the lab of the tests.
+# The VPP demo uses the test lab.
 $(VENV)/.demo-vpp.ready: $(VENV)/.ready
 	touch $@
 

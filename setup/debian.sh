@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install those of the Debian packages listed in the given files that are not installed yet.
+# Install the Debian packages listed in the given files, unless they are installed already.
 # Usage: setup/debian.sh FILE...
 set -eu
 
@@ -17,8 +17,8 @@ if [ "$(id -u)" != 0 ]; then
     exit 1
 fi
 
-# A machine that has just started updates itself: another program may have apt's locks. apt-get can
-# wait for those of dpkg, but not for those of its lists and its archives.
+# A new machine may be updating itself, so another program may hold apt's locks. apt-get can wait for
+# the locks of dpkg, but not for those of its package lists and archives.
 patience=600
 deadline=$(($(date +%s) + patience))
 apt() {
@@ -39,6 +39,6 @@ apt() {
 
 export DEBIAN_FRONTEND=noninteractive
 apt update
-# Recommended packages would bring a firewall, a desktop bus and daemons that nobody here uses.
-# shellcheck disable=SC2086  # a list of words
+# Recommended packages would install a firewall, a desktop bus and daemons that are not needed.
+# shellcheck disable=SC2086  # a list of package names
 apt install -y --no-install-recommends $missing

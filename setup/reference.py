@@ -17,7 +17,7 @@ PUBLIC = "userspace_cni.api"
 
 _ROLE = re.compile(r":(?:py:)?(?:class|meth|attr|func|data|mod|exc):`([^`]+)`")
 _LITERAL = re.compile(r"``([^`]+)``")
-_HEADER = re.compile(r"<(?=\w+/)")  # <linux/if_link.h> is no HTML
+_HEADER = re.compile(r"<(?=\w+/)")  # <linux/if_link.h> is not HTML
 _COMMENT = re.compile(r"\s*#: ?(.*)")
 
 

@@ -1,4 +1,4 @@
-"""Compiles the shim into the package, for wheels and for editable installations."""
+"""Build hook that compiles the shim for wheels and editable installations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _PROGRAM = "src/userspace_cni_shim/userspace"
-# Position-independent and still static: address randomisation costs no measurable start-up time.
+# Static and position-independent; address randomisation has no measurable start-up cost.
 _FLAGS = [
     *("-std=c11", "-O2", "-fPIE", "-s"),
     *("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"),
@@ -25,8 +25,8 @@ _FLAGS = [
     ),
 ]
 _STATIC_PIE = ["-static-pie"]
-# musl-gcc(1) knows no -static-pie: this is what it means. The start files come last, by name, from
-# musl's own directory.
+# musl-gcc(1) does not support -static-pie; these options are equivalent. The start files come last,
+# by name, from musl's directory.
 _MUSL_STATIC_PIE = [
     *("-static", "-nostartfiles", "-Wl,-pie,--no-dynamic-linker,-z,text"),
     *("-l:rcrt1.o", "-l:crti.o", "-l:crtn.o"),
@@ -34,14 +34,14 @@ _MUSL_STATIC_PIE = [
 
 
 class BuildHook(BuildHookInterface[Any]):
-    """Runs ``$CC``; by default ``musl-gcc`` where it is installed, else ``cc``.
+    """Runs ``$CC``, which defaults to ``musl-gcc`` if it is installed, otherwise to ``cc``.
 
-    At every start glibc asks the processor about its caches. On a virtual machine the hypervisor
-    has to answer, and that takes ten times as long as all that the program does itself.
+    musl is preferred because glibc queries the processor's caches at every start. On a virtual
+    machine the hypervisor has to answer, which takes ten times as long as the rest of the program.
     """
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        """Compile; mark the wheel as one for this platform, whatever the Python."""
+        """Compile the shim; mark the wheel as platform-specific but usable with any Python."""
         root = Path(self.root)
         program = root / _PROGRAM
         draft = program.with_name(".userspace")

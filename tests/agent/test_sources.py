@@ -224,7 +224,7 @@ def test_a_document_that_cannot_be_used_is_told_with_the_remedy(
     container.hand_over(document("net1") | change, "net1.json")
     (problem,) = _read(container).problems
     assert f"{container.directory}/net1.json: {says}" in problem
-    remedy = "upgrade this one" if "version" in change else "DEL and ADD write it anew"
+    remedy = "upgrade this one" if "version" in change else "DEL and ADD write it again"
     assert remedy in problem
 
 

@@ -1,6 +1,7 @@
-"""Our IPAM engines take the configurations that the executables take, and refuse the others.
+"""Our IPAM engines accept the same configurations as the executables and refuse the others.
 
-What they do not take at all is left to the executables: values that are no addresses, for instance.
+Sections that an engine cannot read at all, for example with values that are not addresses, are left
+to the executable.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from userspace_cni.ipam import Chooser
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: Of each: TWIN_STEPS asks for more by hand.
+#: Number of examples of each kind; set TWIN_STEPS for more.
 _EXAMPLES = int(os.environ.get("TWIN_STEPS", "200"))
 
 _SUBNETS = (
@@ -55,7 +56,7 @@ _IPS: tuple[Any, ...] = (
 
 
 def _objects(**keys: Iterable[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Return JSON objects, of which each key may be missing."""
+    """Return JSON objects in which each key may be missing."""
     values = {key: st.sampled_from([*one]) for key, one in keys.items()}
     return st.fixed_dictionaries({}, optional=values)
 
@@ -107,7 +108,7 @@ def test_host_local(
         assume(engine(chooser, conf, call))
         expected = by_executable(network(ipam, one, version), call)
         assert by_engine(chooser, conf, call) == expected
-        # The engine refuses what is wrong before it makes a directory.
+        # The engine refuses an invalid configuration before it creates a directory.
         if expected != "configuration":
             assert contents(one) == contents(other)
     finally:

@@ -1,4 +1,4 @@
-"""Our host-local beside the executable, killed anywhere, and where the executable has no answer."""
+"""Our host-local together with the executable, killed anywhere, and with its additional verbs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _addresses(answer: Result | str | None) -> list[str]:
 
 def test_clients_of_both_kinds_at_once_share_the_addresses(tmp_path: Path) -> None:
     conf = network({"ranges": [[{"subnet": "10.77.0.0/26"}], [{"subnet": "fd77::/64"}]]}, tmp_path)
-    # Two daemons, say: threads of one share what is remembered.
+    # Like two daemons; threads of one daemon share the cache.
     ways = [_ours(), by_executable, _ours(), by_executable]
     held: dict[str, str] = {}
     guard = threading.Lock()
@@ -74,7 +74,7 @@ def test_clients_of_both_kinds_at_once_share_the_addresses(tmp_path: Path) -> No
 
 
 class _Killer:
-    """Stands for a module whose functions ask the kernel; ends the process before one of them."""
+    """Replaces a module whose functions make system calls; ends the process before one of them."""
 
     def __init__(self, module: Any, left: list[int]) -> None:
         self._module = module
@@ -95,7 +95,7 @@ class _Killer:
 
 
 def _killed_after(survived: int, conf: dict[str, Any], call: Call) -> bool:
-    """Do *call* in a process that is killed before its next call of the kernel; False: it ends."""
+    """Run *call* in a process that is killed after some system calls; return whether it was."""
     child = os.fork()
     if child == 0:
         killer = _Killer(os, [survived])
@@ -150,7 +150,7 @@ def test_killed_anywhere_no_address_is_lost(tmp_path: Path, killed: str, then: s
     assert survived > (6 if killed == "DEL" else 20)
 
 
-# -- what the executable does not answer
+# -- verbs that the executable does not support
 
 
 _SMALL: dict[str, Any] = {"ranges": [[{"subnet": "10.77.0.0/29"}]]}
@@ -163,7 +163,7 @@ def test_gc_frees_what_no_valid_attachment_has(tmp_path: Path) -> None:
         by_executable(conf, Call("ADD", container))
     (directory / "10.77.0.5").write_bytes(b"older")
     (directory / "10.77.0.6").write_bytes(b"gone")
-    (directory / "10.77.0.9").touch()  # an executable was killed between two steps
+    (directory / "10.77.0.9").touch()  # as if an executable had been killed between two steps
     (directory / "README").write_bytes(b"c1\r\neth0")
     before = contents(directory)
     _engine(conf).gc(lambda: {("c1", "eth0"), ("c2", "net1"), ("older", "eth0")})
@@ -280,7 +280,7 @@ def test_the_thousandth_lease_is_as_cheap_as_the_first(
     asked[0] = 0
     assert do(conf, Call("DEL", "c500")) is None
     assert asked[0] <= cost[1]
-    # Somebody else's lease is seen: all is read once.
+    # A lease of another program is noticed, and everything is read once.
     assert isinstance(by_executable(conf, Call("ADD", "theirs")), Result)
     assert do(conf, Call("ADD", "theirs")) == "duplicate"
     asked[0] = 0

@@ -1,21 +1,21 @@
-"""Our host-local does what the executable does, on the same files, step by step.
+"""Our host-local behaves like the executable, step by step on the same files.
 
-What differs on purpose, each with its reason:
+Intentional differences and their reasons:
 
-- Wording and codes of errors: ours name the value and the remedy.
-- A lease's mode is 0600, as newer versions of the executable have it; Debian's have 0644.
-- DEL reads neither CNI_ARGS nor what the ranges are: an address must not stay for ever because of
-  what it does not need.
-- A lease that cannot be removed is an error: the executable reports success and keeps the address.
-- A default range end before the range's start is refused: the executable gives out addresses of
-  other subnets.
-- An empty ``dataDir`` aside, a path that is not absolute is not ours: the executable gets it, whose
-  working directory it is relative to. So is any key that we do not know, whatever its case.
-- Of two addresses asked for in one range set the first is tried: the executable tries either. Both
-  fail then.
-- What somebody writes into an existing file, without the lock, is noticed with the next change of
-  the directory: the executable reads every file every time.
-- GC and STATUS are answered: see test_host_local.py.
+- Errors have other texts and codes: ours name the value and the remedy.
+- The mode of a lease is 0600, as in newer versions of the executable; Debian's version uses 0644.
+- DEL reads neither CNI_ARGS nor the ranges: it does not need them, and an error in them must not
+  keep the address forever.
+- A lease that cannot be removed is an error; the executable reports success and keeps the address.
+- A default range end before the range's start is refused; the executable would allocate addresses
+  of other subnets.
+- A ``dataDir`` that is neither empty nor absolute is left to the executable, because it is relative
+  to the executable's working directory. So are sections with unknown keys, in any case.
+- If two addresses of one range set are requested, only the first is tried; the executable tries
+  both. The request fails in both cases.
+- Changes to an existing file without the lock are noticed with the next change of the directory;
+  the executable reads every file every time.
+- GC and STATUS are supported: see test_host_local.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 from ipam.twins import Call, by_engine, by_executable, contents, network
 from userspace_cni.ipam import Chooser
 
-#: How many steps in all: TWIN_STEPS asks for more by hand.
+#: Total number of steps; set TWIN_STEPS for more.
 _STEPS = int(os.environ.get("TWIN_STEPS", "2400"))
 _STEPS_EACH = 40
 
@@ -57,10 +57,10 @@ _RANGES6: tuple[dict[str, Any], ...] = (
 
 @attrs.frozen
 class Network:
-    """A network, all of whose ranges are small."""
+    """A network with small ranges."""
 
     ipam: dict[str, Any]
-    #: As a runtime passes it by the capability ``ipRanges``.
+    #: Range sets that the runtime passes through the capability ``ipRanges``.
     given: list[list[dict[str, Any]]]
     #: All its range sets.
     sets: list[list[dict[str, Any]]]
@@ -70,7 +70,7 @@ class Network:
 def networks(draw: st.DrawFn) -> Network:
     four = draw(st.permutations(_RANGES))
     six = draw(st.permutations(_RANGES6))
-    # The first two have addresses in common.
+    # The first two ranges overlap.
     four = [one for one in four if one is not _RANGES[draw(st.integers(0, 1))]]
     sets: list[list[dict[str, Any]]] = []
     for pool, count in ((four, draw(st.integers(0, 3))), (six, draw(st.integers(0, 2)))):
@@ -107,7 +107,7 @@ def _addresses(net: Network) -> list[str]:
 
 @attrs.frozen
 class Foreign:
-    """Somebody writes a file; None makes a directory, or removes what is there."""
+    """Another program writes a file; with None it creates a directory or removes the file."""
 
     name: str
     content: bytes | None
@@ -115,7 +115,7 @@ class Foreign:
 
 @st.composite
 def _asked(draw: st.DrawFn, net: Network) -> tuple[str, dict[str, Any]]:
-    """Ask for addresses, at most one of each range set."""
+    """Request addresses, at most one of each range set."""
     address = draw(st.sampled_from(_addresses(net)))
     prefix = draw(st.sampled_from(["", "/24"])) if "." in address else ""
     match draw(st.integers(0, 3)):
@@ -135,7 +135,7 @@ def _asked(draw: st.DrawFn, net: Network) -> tuple[str, dict[str, Any]]:
 
 @st.composite
 def steps(draw: st.DrawFn, net: Network) -> tuple[Call | Foreign, bool]:
-    """Return a step, and whether the two change places for it."""
+    """Return a step, and whether the two implementations swap their directories for it."""
     addresses = st.sampled_from(_addresses(net))
     swapped = draw(st.booleans())
     container = draw(st.sampled_from(_CONTAINERS))
@@ -178,7 +178,7 @@ def _write(directory: Path, foreign: Foreign) -> None:
     if foreign.content is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_dir():
-            # Of what is written in place the directory tells nothing.
+            # A change in place is not visible in the directory's time.
             path.unlink(missing_ok=True)
             path.write_bytes(foreign.content)
     elif path.is_dir():

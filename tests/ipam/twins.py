@@ -1,4 +1,4 @@
-"""Debian's IPAM plugins and ours, given the same to do."""
+"""Debian's IPAM plugins and ours, called with the same requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BIN = Path("/usr/lib/cni")
 TYPE = "host-local"
 NETWORK = "twins"
 
-#: What both say of a failure, by what it means.
+#: Messages of both implementations by their meaning.
 _MEANINGS = {
     "exhausted": r"no IP addresses available in|no address is left in",
     "duplicate": r"duplicate allocation|already has the address",
@@ -34,18 +34,18 @@ _MEANINGS = {
 
 
 def meaning(message: str) -> str:
-    """Return what an error is about; all about the configuration is one."""
+    """Return the meaning of an error message; "configuration" for all configuration errors."""
     found = (name for name, words in _MEANINGS.items() if re.search(words, message))
     return next(found, "configuration")
 
 
-#: The version that both speak and that says most.
+#: The newest version that both support.
 VERSION = "1.0.0"
 
 
 @attrs.frozen
 class Call:
-    """One call of either."""
+    """A call of either implementation."""
 
     command: str
     container: str = "c1"
@@ -56,7 +56,7 @@ class Call:
     keys: Mapping[str, Any] = attrs.field(factory=dict)
 
     def environ(self) -> dict[str, str]:
-        """Return what the runtime says by environment."""
+        """Return the environment that the runtime passes."""
         return {
             "CNI_COMMAND": self.command,
             "CNI_CONTAINERID": self.container,
@@ -68,13 +68,13 @@ class Call:
 
 
 def network(ipam: Mapping[str, Any], data_dir: Path, version: str = VERSION) -> dict[str, Any]:
-    """Return the configuration of a network with that section *ipam*."""
+    """Return the configuration of a network with the section *ipam*."""
     section = {"type": TYPE, "dataDir": str(data_dir), **ipam}
     return {"cniVersion": version, "name": NETWORK, "type": "userspace", "ipam": section}
 
 
 def by_executable(conf: dict[str, Any], call: Call) -> Result | str | None:
-    """Let Debian's host-local do it; return its result, or what its error means."""
+    """Call Debian's host-local; return its result, or the meaning of its error."""
     done = subprocess.run(
         [BIN / conf["ipam"]["type"]],
         input=json.dumps({**conf, **call.keys}).encode(),
@@ -90,12 +90,12 @@ def by_executable(conf: dict[str, Any], call: Call) -> Result | str | None:
         return None
     answer = json.loads(done.stdout)
     found = result.load(answer, answer["cniVersion"])
-    # The runtime refuses what has no address.
+    # The runtime refuses a result without an address.
     return found if found.ips else "configuration"
 
 
 def by_engine(chooser: Chooser, conf: dict[str, Any], call: Call) -> Result | str | None:
-    """Let ours do it; return the same."""
+    """Call our engine; return its result, or the meaning of its error."""
     try:
         return _by_engine(chooser, conf, call)
     except CniError as error:
@@ -108,7 +108,7 @@ def _by_engine(chooser: Chooser, conf: dict[str, Any], call: Call) -> Result | N
     match call.command:
         case "ADD":
             version = conf["cniVersion"]
-            # An older version cannot say all: theirs have lost it already.
+            # Drop what an older version cannot express, as the executable has done.
             return result.load(result.dump(ipam.allocate(), version), version)
         case "DEL":
             ipam.delete()
@@ -118,7 +118,7 @@ def _by_engine(chooser: Chooser, conf: dict[str, Any], call: Call) -> Result | N
 
 
 def engine(chooser: Chooser, conf: dict[str, Any], call: Call) -> InProcess | None:
-    """Return our engine for the network *conf*, None where that is left to the executable."""
+    """Return our engine for the network *conf*; None if it is left to the executable."""
     chosen = chooser.choose(
         Executable(
             type=conf["ipam"]["type"],
@@ -133,7 +133,7 @@ def engine(chooser: Chooser, conf: dict[str, Any], call: Call) -> InProcess | No
 
 
 def contents(directory: Path) -> dict[str, bytes | str]:
-    """Return what is below *directory*: files with their content, all else with its kind."""
+    """Return the entries below *directory*: contents of files, kinds of other entries."""
     found: dict[str, bytes | str] = {}
     for root, directories, files in os.walk(directory):
         for name in (*directories, *files):

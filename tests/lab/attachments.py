@@ -13,7 +13,7 @@ NO_DIRECTORY = ContainerDirectory(Path("/nonexistent"), "c1", None)
 
 
 def attachment(**values: Any) -> Attachment:
-    """Return an attachment as *values* say; ``ips``, ``routes`` and ``dns`` are its addresses."""
+    """Return an attachment with *values*; ``ips``, ``routes`` and ``dns`` are its addresses."""
     given = {key: values.pop(key) for key in ("ips", "routes", "dns") if key in values}
     defaults: dict[str, Any] = {
         "network": "net",

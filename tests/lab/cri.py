@@ -132,7 +132,7 @@ class Cri:
         self._call("StopPodSandbox", {"pod_sandbox_id": sandbox.id})
 
     def remove_sandbox(self, sandbox: Sandbox) -> None:
-        """Remove a sandbox (DEL once more)."""
+        """Remove a sandbox (another DEL)."""
         self._call("RemovePodSandbox", {"pod_sandbox_id": sandbox.id})
 
     def start_container(self, sandbox: Sandbox, command: Sequence[str] = WAIT) -> str:

@@ -1,6 +1,6 @@
-"""Files and directories where others can write too, or read while we write.
+"""Safe access to files in directories that other programs can read and write as well.
 
-Files are replaced atomically and through no link, and only regular files are read.
+Files are replaced atomically without following links, and only regular files are read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-#: The maximum size in bytes of a file of ours.
+#: The maximum size of our files in bytes.
 MAX = 1 << 20
 
 _KINDS = {
@@ -47,10 +47,10 @@ def make(path: str | os.PathLike[str], mode: int = 0o750) -> None:
 
 @contextmanager
 def locked(directory: str | os.PathLike[str]) -> Iterator[int]:
-    """Hold the lock of *directory*, and give a descriptor of it.
+    """Hold the lock of *directory*, and yield a descriptor of it.
 
     Raises:
-        OSError: it cannot be opened or locked.
+        OSError: if it cannot be opened or locked.
 
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -73,12 +73,11 @@ def replace(
 ) -> None:
     """Write *content* as *name* below the descriptor *directory*, replacing an existing file.
 
-    Readers see the old file or the new one, and if it is *durable*, so does who looks after a
-    crash. If *name* is a link, the link is replaced. What is written first has a name that begins
-    with *draft*.
+    Readers see either the old or the new file; with *durable*, this also holds after a crash. If
+    *name* is a link, the link is replaced. The name of the temporary file begins with *draft*.
 
     Raises:
-        OSError: it cannot be written; an existing file is unchanged.
+        OSError: if it cannot be written; an existing file is unchanged.
 
     """
     temporary = f"{draft}{os.urandom(12).hex()}"  # not longer than any permitted name

@@ -1,4 +1,4 @@
-"""The CNI executable as a static program; ``userspace-cni install`` places it."""
+"""The CNI executable as a static program, which ``userspace-cni install`` installs."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def path() -> Path:
-    """Return where the program is; runtimes execute a copy with the node's settings in it."""
+    """Return the program's path; runtimes execute a copy that contains the node's settings."""
     return Path(__file__).with_name("userspace")

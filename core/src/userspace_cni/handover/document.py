@@ -35,7 +35,7 @@ from userspace_cni.config.decoding import JSON, key_of, structure
 #: The version of the file's format. A reader refuses a greater one; new keys do not change it.
 VERSION = 1
 #: What to do about a document that cannot be read.
-REMEDY = "DEL and ADD write it anew; if it is not userspace-cni that wrote it, correct what did"
+REMEDY = "DEL and ADD write it again; if another program wrote it, correct that program"
 
 #: Prefix of the name of an abstract socket, in the container's network namespace.
 ABSTRACT = "@"
