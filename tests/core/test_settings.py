@@ -10,7 +10,7 @@ from attrs import field, frozen
 from userspace_cni.api.sections import seconds
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.config import settings
-from userspace_cni.config.settings import VARIABLE, DaemonSettings, Settings
+from userspace_cni.config.settings import VARIABLE, DaemonSettings, IpamSettings, Settings
 
 
 def _load(path: Path, text: str) -> Settings:
@@ -22,6 +22,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     text = (
         'state_dir = "/a"\nrun_dir = "/b"\nkubelet_dir = "/k"\n'
         'log_file = "/c"\nlog_level = "debug"\ntimeout = 1.5\n'
+        '[ipam]\nin_process = ["static"]\n'
         '[engines.vpp]\napi_socket = "/d"\n[engines.ovs]\n'
         '[daemon]\nsocket = "/e"\nhttp = "[::1]:9469"\nworkers = 4\ndeadline = 2\n'
         "watch_interval = 0.5\nreconcile_interval = 0\ngrace = 0\n"
@@ -33,6 +34,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         log_file=Path("/c"),
         log_level="debug",
         timeout=1.5,
+        ipam=IpamSettings(in_process=("static",)),
         engines={"vpp": {"api_socket": "/d"}, "ovs": {}},
         daemon=DaemonSettings(
             socket=Path("/e"),

@@ -71,7 +71,7 @@ def test_metrics_tell_of_requests_attachments_and_switches(lab: ExampleLab) -> N
         ("userspace_cni_requests_total", "ADD", "", "100"): 1,
         ("userspace_cni_requests_total", "STATUS", "example", "0"): 1,
         ("userspace_cni_request_seconds_count", "ADD"): 3,
-        ("userspace_cni_phase_seconds_count", "ipam"): 3,  # each is started, one is waited for
+        ("userspace_cni_phase_seconds_count", "ipam"): 4,  # two start, one is told and waited for
         ("userspace_cni_phase_seconds_count", "store"): 2,
         ("userspace_cni_attachments", "net", "example", "attached"): 1,
         ("userspace_cni_reconciled_total", "restore", "success"): 1,

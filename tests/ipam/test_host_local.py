@@ -17,8 +17,9 @@ import pytest
 from ipam.twins import NETWORK, Call, by_engine, by_executable, contents, engine, network
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.result import Result
-from userspace_cni.ipam import Chooser, InProcess
+from userspace_cni.ipam import Chooser
 from userspace_cni.ipam.host_local import leases
+from userspace_cni.ipam.in_process import InProcess
 
 _CLIENTS = 16
 _ROUNDS = 12
@@ -31,6 +32,7 @@ def _ours() -> Do:
 
 
 def _engine(conf: dict[str, Any], **keys: Any) -> InProcess:
+    keys = {"cni.dev/valid-attachments": [], **keys}
     found = engine(Chooser(("host-local",)), {**conf, **keys}, Call("GC", "", ""))
     assert found is not None
     return found

@@ -16,7 +16,8 @@ import attrs
 from userspace_cni.cni import result
 from userspace_cni.cni.errors import CniError
 from userspace_cni.cni.result import Result
-from userspace_cni.ipam import Chooser, Executable, InProcess
+from userspace_cni.ipam import Chooser, Executable
+from userspace_cni.ipam.in_process import InProcess
 
 BIN = Path("/usr/lib/cni")
 TYPE = "host-local"

@@ -21,9 +21,6 @@ REQUIRED = {
     "STATUS": (),
 }
 
-#: The key of a GC request's configuration that lists what is to be kept.
-VALID_ATTACHMENTS = "cni.dev/valid-attachments"
-
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*", re.ASCII)
 _IFNAME_MAX = 15  # IFNAMSIZ less the final NUL, <linux/if.h>
 _TRUE = ("1", "true")

@@ -65,6 +65,15 @@ class DaemonSettings:
 
 
 @frozen(kw_only=True)
+class IpamSettings:
+    """The table ``[ipam]``: how addresses are allocated."""
+
+    #: The values of ``ipam.type`` that the daemon serves by an engine of its own, if one is
+    #: installed; all others are executables.
+    in_process: tuple[str, ...] = ("host-local", "static")
+
+
+@frozen(kw_only=True)
 class Settings:
     """The settings of the node; defaults apply if the file or a key is missing."""
 
@@ -84,6 +93,7 @@ class Settings:
     follow_links: bool = False
     #: The tables ``[engines.NAME]``; see :meth:`of_engine`.
     engines: Mapping[str, Any] = field(factory=dict, validator=_tables)
+    ipam: IpamSettings = field(factory=IpamSettings)
     daemon: DaemonSettings = field(factory=DaemonSettings)
     #: The path of the settings file.
     file: Path = field(default=DEFAULT_PATH, eq=False, metadata={"written": False})

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
+from typing import TYPE_CHECKING, TypeAlias
 
 from userspace_cni import registry
 from userspace_cni.api import CniError, IpamEngine
 from userspace_cni.config.decoding import structure
 from userspace_cni.executable import find
 from userspace_cni.ipam.executable import Executable
-from userspace_cni.ipam.in_process import InProcess
 from userspace_cni.log import logger
+
+if TYPE_CHECKING:
+    from userspace_cni.ipam.in_process import InProcess
+
+#: The IPAM of one network, called on behalf of one request.
+Ipam: TypeAlias = "Executable | InProcess"
 
 
 class Chooser:
@@ -23,7 +29,7 @@ class Chooser:
         self._engines: dict[str, IpamEngine | None] = {}
         self._guard = threading.Lock()
 
-    def choose(self, executable: Executable) -> Executable | InProcess:
+    def choose(self, executable: Executable) -> Ipam:
         """Return the engine for the network, or the *executable* if there is no engine.
 
         If the engine does not accept the section ``ipam``, the executable is used, because it may
@@ -44,6 +50,8 @@ class Chooser:
                 raise
             logger.info("ipam %s: the executable is used: %s", executable.type, error)
             return executable
+        from userspace_cni.ipam.in_process import InProcess  # the daemon's alone
+
         return InProcess(engine=engine, instead_of=executable, section=section)
 
     def _engine(self, kind: str) -> IpamEngine | None:

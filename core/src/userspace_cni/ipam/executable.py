@@ -13,7 +13,7 @@ from typing import Any, Self
 from attrs import define
 
 from userspace_cni import deadline
-from userspace_cni.cni import result
+from userspace_cni.cni import result, valid
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.result import Result
 from userspace_cni.cni.versions import SINCE, SUPPORTED, at_least
@@ -31,8 +31,8 @@ _LEAST_PART = 0.1
 _OWN_CODES = 100
 _CODE_MAX = 2**32 - 1
 
-#: Returns the container IDs and interface names of the currently valid attachments.
-Valid = Callable[[], Collection[tuple[str, str]]]
+#: Returns the container IDs and interface names of other attachments that currently exist.
+Others = Callable[[], Collection[tuple[str, str]]]
 
 #: Answers to VERSION by path, each with the file's inode and time, which change if it is replaced.
 _answered: dict[Path, tuple[tuple[int, int], tuple[str, ...]]] = {}
@@ -97,8 +97,12 @@ class Executable:
         """Verify that addresses can be allocated; raise the errors of :meth:`delete`."""
         self._run_if_known("STATUS")
 
-    def gc(self) -> None:
-        """Free addresses of attachments that are not valid; raise the errors of :meth:`delete`."""
+    def gc(self, others: Others) -> None:
+        """Free addresses of attachments that are neither valid nor among the *others*.
+
+        Raise the errors of :meth:`delete`.
+        """
+        self.config = valid.extended(self.config, others())
         self._run_if_known("GC")
 
     def _run(self, command: str) -> None:

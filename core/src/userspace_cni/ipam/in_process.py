@@ -9,9 +9,10 @@ from attrs import define
 
 from userspace_cni import deadline
 from userspace_cni.api import CniError, Code, IpamEngine, IpamRequest, Result
+from userspace_cni.cni import valid
 from userspace_cni.cni.errors import internal_error
 from userspace_cni.ipam.allocation import Allocation
-from userspace_cni.ipam.executable import Executable, Valid
+from userspace_cni.ipam.executable import Executable, Others
 from userspace_cni.log import logger
 
 _T = TypeVar("_T")
@@ -62,9 +63,13 @@ class InProcess:
         """Verify that addresses can be allocated; raise the errors of :meth:`allocate`."""
         self._call(self.engine.status)
 
-    def gc(self, valid: Valid) -> None:
-        """Free addresses of attachments that are not *valid*; raise as :meth:`allocate` does."""
-        self._call(lambda request: self.engine.gc(request, valid))
+    def gc(self, others: Others) -> None:
+        """Free addresses of attachments that are neither valid nor among the *others*.
+
+        Raise the errors of :meth:`allocate`.
+        """
+        listed = valid.parse(self.instead_of.config)
+        self._call(lambda request: self.engine.gc(request, lambda: listed.union(others())))
 
     def _call(self, method: Callable[[IpamRequest], _T]) -> _T:
         called = self.instead_of

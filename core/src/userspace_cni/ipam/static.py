@@ -114,8 +114,9 @@ class Static(IpamEngine):
 def _addresses(request: IpamRequest) -> tuple[IPConfig, ...]:
     """Return the addresses of the attachment.
 
-    Addresses in CNI_ARGS are added to those of the configuration. Addresses in ``args.cni`` replace
-    all of these, and those in ``runtimeConfig`` replace all others.
+    Addresses in CNI_ARGS are added to those of the configuration; gateways in CNI_ARGS are for
+    these added addresses. Addresses in ``args.cni`` replace all of these, and those in
+    ``runtimeConfig`` replace all others.
     """
     by_environment, gateways = asked.by_environment(request.args, "IP", "GATEWAY")
     section: StaticSection = request.section
@@ -123,13 +124,13 @@ def _addresses(request: IpamRequest) -> tuple[IPConfig, ...]:
         IPConfig(address=_interface("ipam.addresses", one.address), gateway=_gateway(one.gateway))
         for one in section.addresses or ()
     ]
-    if by_environment:
-        found += _named("CNI_ARGS IP", by_environment.split(","))
+    added = _named("CNI_ARGS IP", by_environment.split(",")) if by_environment else []
     for gateway in gateways.split(",") if gateways else ():
         own = address(gateway.strip())
         if own is None:
             raise InvalidConfig("CNI_ARGS GATEWAY", f"expected IP addresses, got {gateway!r}")
-        found = [evolve(ip, gateway=own) if own in ip.address.network else ip for ip in found]
+        added = [evolve(ip, gateway=own) if own in ip.address.network else ip for ip in added]
+    found += added
     for keys in (("args", "cni", "ips"), ("runtimeConfig", "ips")):
         path, listed = asked.by_configuration(request.config, *keys)
         if listed:

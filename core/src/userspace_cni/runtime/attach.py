@@ -59,7 +59,8 @@ class Attacher:
             raise _already_attached(target)
         dns = plan.asked.dns
         if allocation is not None:
-            allocation.begin()
+            with self._shared.phase("ipam"):
+                allocation.begin()
 
             @cache  # so that the wait is measured only once
             def allocated() -> Addresses:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from attrs import evolve
-
 from userspace_cni import handover
 from userspace_cni.api import attachment_id
-from userspace_cni.cni import valid
 from userspace_cni.cni.errors import CniError
 from userspace_cni.cni.request import Request
 from userspace_cni.config import NetConf
@@ -106,13 +103,11 @@ class Collector:
             self._shared.collect(id_, self._failures, work)
 
     def _free_all(self, kind: str) -> None:
-        """Make the IPAM plugin *kind* free all addresses except those of recorded attachments.
+        """Make the IPAM of type *kind* free all addresses except those of recorded attachments."""
+        if ipam := ipam_of(kind, self._request.target, self._request.caller, self._shared):
+            ipam.gc(self._others)
 
-        An attachment that could not be removed or is being added keeps its address.
-        """
-        target, timeout = self._request.target, self._shared.settings.timeout
+    def _others(self) -> list[tuple[str, str]]:
+        """Return recorded attachments that are not valid: not removed yet, or being added."""
         recorded = self._shared.store.of_network(self._network)
-        there = [(r.container_id, r.ifname) for r in recorded if r.id not in self._valid]
-        target = evolve(target, config=valid.extended(target.config, there))
-        if ipam := ipam_of(kind, target, self._request.caller, timeout):
-            ipam.gc()
+        return [(r.container_id, r.ifname) for r in recorded if r.id not in self._valid]

@@ -17,7 +17,7 @@ from userspace_cni.cni import result as cni_result
 from userspace_cni.cni.errors import CniError, Code
 from userspace_cni.cni.request import Caller, Request
 from userspace_cni.config.settings import Settings
-from userspace_cni.ipam import Allocation
+from userspace_cni.ipam import Allocation, Chooser
 from userspace_cni.locks import Locks
 from userspace_cni.runtime import pods, subject
 from userspace_cni.runtime.addresses import ipam_of
@@ -58,6 +58,8 @@ class Runtime:
             phase=phase,
             store=self.store,
             locks=Locks(settings.run_dir / "locks", settings.timeout),
+            # For one request, an engine takes longer to load than an executable to run.
+            ipam=Chooser(() if alone else settings.ipam.in_process),
         )
         self._places = Places(settings)
         self._engines = Engines(self._shared, self._places)
@@ -165,8 +167,7 @@ class Runtime:
     def _allocation(
         self, plan: Plan, caller: Caller, lock: int
     ) -> AbstractContextManager[Allocation | None]:
-        kind, timeout = plan.ipam_type, self.settings.timeout
-        ipam = ipam_of(kind, plan.target, caller, timeout, lock=lock)
+        ipam = ipam_of(plan.ipam_type, plan.target, caller, self._shared, lock=lock)
         if ipam is None:
             return nullcontext()
         with self._phase("ipam"):

@@ -58,7 +58,7 @@ class Detacher:
             record.conf.ipam_type,
             record.target,
             caller,
-            self._shared.settings.timeout,
+            self._shared,
             elsewhere=record.path,
             lock=self._shared.lock_held(record.id),
         )

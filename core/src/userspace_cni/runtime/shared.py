@@ -12,6 +12,7 @@ from userspace_cni.cni.errors import CniError, Code, internal_error
 from userspace_cni.cni.request import Request
 from userspace_cni.config.settings import Settings
 from userspace_cni.handover import ContainerDirectory
+from userspace_cni.ipam import Chooser
 from userspace_cni.locks import Locks
 from userspace_cni.log import logger
 from userspace_cni.store import Record, Store
@@ -36,6 +37,8 @@ class Shared:
     phase: Phase
     store: Store
     locks: Locks
+    #: Chooses between engines of this process and executables for IPAM.
+    ipam: Chooser
     #: IDs of attachments whose DEL arrived while the store could not be written.
     unwanted: set[str] = field(factory=set)
 

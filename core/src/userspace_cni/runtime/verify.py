@@ -85,5 +85,4 @@ class Verifier:
             ipam.status()
 
     def _ipam(self, plan: Plan, request: Request) -> Ipam | None:
-        timeout = self._shared.settings.timeout
-        return ipam_of(plan.ipam_type, plan.target, request.caller, timeout)
+        return ipam_of(plan.ipam_type, plan.target, request.caller, self._shared)
