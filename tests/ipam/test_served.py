@@ -172,5 +172,5 @@ def test_an_engine_of_another_package_serves_its_own_type(lab: ExampleLab, tmp_p
     assert lab.call("DEL", conf).status == 0
     assert [*store.iterdir()] == []
     missing = lab.call("ADD", lab.conf(ipam={"type": "missing"}))
-    assert "IPAM plugin 'missing' is in none of the directories" in missing.text
+    assert "IPAM plugin 'missing' is not in any directory" in missing.text
     assert "ipam engine 'missing' is not installed" in daemon_of(lab).said()
