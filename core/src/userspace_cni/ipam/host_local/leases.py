@@ -157,9 +157,11 @@ class Leases:
         path = f"{self.directory}/{_LAST}{index}"
         if path not in self._owners:
             self._stamp = None
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # Without O_TRUNC: ext4 writes a file that was truncated to the disk when it is closed, and
+        # the next O_TRUNC waits for that.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, name.encode())
+            os.ftruncate(descriptor, os.write(descriptor, name.encode()))
         finally:
             os.close(descriptor)
         self._remember(path, name.encode())
