@@ -96,7 +96,7 @@ def test_a_second_daemon_is_refused_by_name_of_the_first(lab: ExampleLab) -> Non
 
 def test_bad_settings_are_told_and_nothing_is_started(lab: ExampleLab) -> None:
     lab.plugin.settings("[daemon]\nworkers = 0\n")
-    assert "daemon.workers: expected a number" in _started_in_vain(lab)
+    assert "daemon.workers: expected 1 to 1024, got 0" in _started_in_vain(lab)
 
 
 @pytest.mark.parametrize("abstract", [False, True])
