@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from lab import plugin as lab_plugin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
     from lab.plugin import Mode, Plugin
@@ -106,6 +106,22 @@ _SLOWEST = [
 def _rank(item: pytest.Item) -> int:
     name = item.nodeid.partition("::")[0]
     return _SLOWEST.index(name) if name in _SLOWEST else len(_SLOWEST)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, object, object]:
+    """Escape what a worker cannot send to its controller: surrogates, which the fuzz tests make."""
+    return _escaped((yield))
+
+
+def _escaped(data: object) -> object:
+    if isinstance(data, str):
+        return data.encode(errors="backslashreplace").decode()
+    if isinstance(data, dict):
+        return {_escaped(key): _escaped(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return type(data)(map(_escaped, data))
+    return data
 
 
 _LEFT_OUT = pytest.StashKey[int]()
