@@ -151,7 +151,9 @@ def test_what_a_request_logs_goes_to_its_caller_and_to_no_other(lab: ExampleLab)
     lab.add(lab.conf(name="other"), container="c2")
     lab.switch_down()
     outcome = lab.call("DEL", conf)
-    assert re.search("WARNING DEL network=net container=c1 ifname=eth0: removal put", outcome.err)
+    assert re.search(
+        "WARNING DEL network=net container=c1 ifname=eth0: removal postponed", outcome.err
+    )
     assert own.read_text() == outcome.err
     assert outcome.err in daemon.said()
     assert "network=net" not in lab.call("DEL", lab.conf(name="other"), container="c2").err

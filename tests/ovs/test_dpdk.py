@@ -202,6 +202,7 @@ def test_bandwidth_is_limited(lab: OvsLab, stack: ExitStack, direction: str) -> 
     _delete([limited, free], stack)
 
 
+@pytest.mark.one_process("the daemon removes at once what a killed switch has left")
 def test_a_killed_switch_does_not_lock_itself_out(own_lab: OvsLab, stack: ExitStack) -> None:
     lab = own_lab
     containers, (one, two) = _pair(lab, stack, memif())
