@@ -5,8 +5,8 @@ ENGINE ?= ovs
 VENV := .venv
 BIN := $(VENV)/bin
 # The tests of a file run in one worker, because they share a switch. tests/conftest.py sorts slow
-# files first.
-WORKERS ?= 2
+# files first. Three workers keep two processors busy, because much of a test is waiting.
+WORKERS ?= 3
 COVERAGE := --cov --cov-report=term-missing:skip-covered --cov-report=html
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PROJECTS := core engines/linux engines/ovs engines/vpp shim docs/example-engine
@@ -25,7 +25,7 @@ help:
 	@echo "make demo               two DPDK applications on Open vSwitch exchange packets"
 	@echo "make demo ENGINE=linux  two containers on a Linux bridge ping one another"
 	@echo "make demo ENGINE=vpp    the same with VPP, where one is installed (VPP_PREFIX)"
-	@echo "make test               all checks and tests; TESTS=tests/linux runs a part, WORKERS=4"
+	@echo "make test               all checks and tests; TESTS=tests/linux runs a part, WORKERS=2"
 	@echo "                        lets four processes share them (2 otherwise)"
 	@echo "make test-all           the same, each request in every way to serve it, with coverage"
 	@echo "make lint, unit, docs   parts of make test"
