@@ -90,6 +90,14 @@ def test_what_is_no_network_namespace_is_code_4(tmp_path: Path, kind: str) -> No
     assert not namespaces.exists(str(path))
 
 
+def test_an_empty_path_is_no_network_namespace_and_not_gone() -> None:
+    with pytest.raises(CniError) as caught:
+        namespaces.identity("")
+    assert caught.value.code == Code.INVALID_ENVIRONMENT
+    assert not namespaces.exists("")
+    assert not namespaces.is_gone("", "")
+
+
 def test_existing_namespaces_exist(netns: str) -> None:
     assert namespaces.exists(netns)
     assert namespaces.exists(OWN)

@@ -183,6 +183,20 @@ def test_a_del_with_the_switch_down_is_done_when_it_is_back(lab: ExampleLab) -> 
     lab.assert_clean()
 
 
+def test_a_del_without_a_namespace_and_a_record_does_not_keep_the_others(lab: ExampleLab) -> None:
+    conf = lab.conf()
+    daemon = started(lab, "watch_interval = 0.05")
+    lab.add(conf, container="recorded")
+    lab.switch_down()
+    lab.call("DEL", conf, container="unrecorded", netns="").succeeded()
+    lab.call("DEL", conf, container="recorded").succeeded()
+    assert lab.states() == {"recorded": "deleting", "unrecorded": "unknown"}
+    lab.switch_up()
+    poll(lambda: lab.states() == {}, "both are removed")
+    assert "internal error" not in daemon.said()
+    lab.assert_clean()
+
+
 def test_a_removal_that_fails_is_told_once_and_tried_again(trouble: ExampleLab) -> None:
     daemon = started(trouble, "watch_interval = 0.05")
     conf = trouble.conf(ipam=trouble.spy_ipam())

@@ -232,7 +232,7 @@ def open_namespace(path: str) -> int:
 
     """
     at, descriptor = _pinned.get()
-    if path == at:
+    if path and path == at:  # both are empty if nothing is pinned
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
     try:
         namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
