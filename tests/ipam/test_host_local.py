@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -234,6 +235,33 @@ def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         _engine(network(_SMALL, tmp_path)).allocate()
     assert caught.value.code == Code.IO_FAILURE
     assert str(tmp_path / NETWORK) in str(caught.value)
+
+
+def test_a_del_without_a_free_descriptor_does_not_claim_success(tmp_path: Path) -> None:
+    conf = network(_SMALL, tmp_path)
+    do = _ours()
+    do(conf, Call("ADD"))
+    lease = tmp_path / NETWORK / "10.77.0.2"
+    ipam = _engine(conf)
+    ipam.instead_of.environ = Call("DEL").environ()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    for room in itertools.count():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + room, limits[1]))
+        try:
+            ipam.delete()
+        except CniError as error:
+            told = error
+        else:
+            break
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert told.code == Code.IO_FAILURE
+        assert "Too many open files" in str(told)
+        assert lease.exists()
+    assert room > 0
+    assert not lease.exists()
 
 
 def test_asking_for_two_addresses_of_one_range_set_fails(tmp_path: Path) -> None:

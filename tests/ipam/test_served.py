@@ -122,6 +122,17 @@ def test_what_nobody_can_read_is_told_with_its_path(lab: ExampleLab) -> None:
     lab.assert_clean()
 
 
+def test_del_after_an_add_that_nobody_could_serve_succeeds(lab: ExampleLab) -> None:
+    (lab.plugin.bin_dir / "host-local").unlink()
+    conf = lab.conf(ipam={**lab.host_local(), "newer": 1})
+    outcome = lab.call("ADD", conf)
+    assert outcome.code == 2, outcome.text
+    assert "ipam.newer" in outcome.text
+    # Otherwise the runtime repeats it for ever.
+    assert lab.call("DEL", conf).status == 0
+    lab.assert_clean()
+
+
 def test_gc_frees_leases_that_the_executable_left(lab: ExampleLab) -> None:
     conf = lab.conf(ipam=lab.host_local())
     lab.add(conf)

@@ -54,15 +54,19 @@ class Detacher:
             CniError: the error of any step; the attachment stays recorded as ``deleting``.
 
         """
-        ipam = ipam_of(
-            record.conf.ipam_type,
-            record.target,
-            caller,
-            self._shared,
-            elsewhere=record.path,
-            lock=self._shared.lock_held(record.id),
-        )
         is_there = partial(_still_there, record.netns, override=caller.netns_override)
+        try:
+            ipam = ipam_of(
+                record.conf.ipam_type,
+                record.target,
+                caller,
+                self._shared,
+                elsewhere=record.path,
+                lock=self._shared.lock_held(record.id),
+            )
+        except CniError as error:
+            # The port can be removed all the same, and if no ADD is recorded, IPAM is not needed.
+            return self._detach_and(partial(_refuse, error), record, is_there, otherwise)
         if ipam is None:
             return self._detach_and(nullcontext, record, is_there, otherwise)
         with self._shared.phase("ipam"):
@@ -208,6 +212,10 @@ def completed(record: Record, request: Request) -> Record:
             netns=target.netns or record.netns,
         )
     return evolve(record, config=record.config or dict(target.config))
+
+
+def _refuse(error: CniError) -> None:
+    raise error
 
 
 def _still_there(path: str, *, override: bool) -> str | None:

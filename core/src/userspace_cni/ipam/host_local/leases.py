@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from errno import EMFILE, ENFILE, ENOMEM
 from fcntl import LOCK_EX, LOCK_NB, flock
 
 from userspace_cni.cni.errors import CniError, Code
@@ -27,6 +28,8 @@ _PAUSE = 0.001  # seconds between attempts, because flock(2) has no timeout
 _OWNER_MAX = 1024
 #: CLOCK_REALTIME_COARSE, which the kernel uses for timestamps of files (<linux/time.h>).
 _COARSE = 5
+#: Errors of this process or node, not of a file: the file may be a lease.
+_SHORTAGES = (EMFILE, ENFILE, ENOMEM)
 
 
 def owner(container_id: str, ifname: str) -> bytes:
@@ -262,14 +265,21 @@ def _create(path: str) -> int:
 
 
 def _content(path: str) -> bytes | None:
-    """Return the content of *path*; None if it cannot be read, empty if it is too long."""
+    """Return the content of *path*; None if it cannot be read, empty if it is too long.
+
+    Raises:
+        OSError: too many files are open, or there is too little memory.
+
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             content = os.read(descriptor, _OWNER_MAX + 1)
         finally:
             os.close(descriptor)
-    except OSError:
+    except OSError as error:
+        if error.errno in _SHORTAGES:
+            raise
         return None
     return content if len(content) <= _OWNER_MAX else b""
 
