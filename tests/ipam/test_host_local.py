@@ -264,6 +264,18 @@ def test_a_del_without_a_free_descriptor_does_not_claim_success(tmp_path: Path) 
     assert not lease.exists()
 
 
+@pytest.mark.parametrize("length", [1017, 1018, 1019, 100_000])
+def test_a_long_container_id_keeps_its_address_until_its_del(tmp_path: Path, length: int) -> None:
+    conf = network(_SMALL, tmp_path)
+    container = "c" * length
+    assert _addresses(_ours()(conf, Call("ADD", container))) == ["10.77.0.2"]
+    _engine(conf).gc(lambda: {(container, "eth0")})
+    assert _ours()(conf, Call("CHECK", container)) is None
+    assert by_executable(conf, Call("CHECK", container)) is None
+    assert _ours()(conf, Call("DEL", container)) is None
+    assert not (tmp_path / NETWORK / "10.77.0.2").exists()
+
+
 def test_asking_for_two_addresses_of_one_range_set_fails(tmp_path: Path) -> None:
     asked = {"runtimeConfig": {"ips": ["10.77.0.3", "10.77.0.4"]}}
     for do in (by_executable, _ours()):

@@ -40,6 +40,10 @@ class Acme(IpamEngine):
         if request.args.get("IP") == "no":
             raise LookupError("no such thing")
         self._lease(request).write_text(request.ifname)
+        if request.args.get("IP") == "exit":
+            raise SystemExit("enough")
+        if request.args.get("IP") == "none":
+            return None
         return Result(ips=(IPConfig(address=ip_interface("10.66.0.77/24")),))
 
     def delete(self, request):
@@ -177,6 +181,11 @@ def test_an_engine_of_another_package_serves_its_own_type(lab: ExampleLab, tmp_p
     failed = lab.call("ADD", conf, container="c2", args="IP=no")
     assert failed.code == 999
     assert "ipam acme: internal error: LookupError: no such thing" in failed.text
+    for how, what in (("exit", "SystemExit: enough"), ("none", "AttributeError")):
+        failed = lab.call("ADD", conf, container="c2", args=f"IP={how}")
+        assert f"ipam acme: internal error: {what}" in failed.text
+        assert [path.name for path in store.iterdir()] == ["c1"]
+        assert lab.states() == {"c1": "attached"}
     wrong = lab.call("ADD", lab.conf(ipam={"type": "acme"}), container="c2")
     assert wrong.code == 7
     assert "ipam.directory: missing" in wrong.text

@@ -46,10 +46,7 @@ class InProcess:
             CniError: the engine's own error.
 
         """
-        allocated = self._call(self.engine.add)
-        if not allocated.ips:
-            raise self._told(CniError(Code.IPAM, "ADD returned no IP address"))
-        return allocated
+        return self._call(self._allocate)
 
     def delete(self) -> None:
         """Free the attachment's addresses; raise the errors of :meth:`allocate`."""
@@ -71,6 +68,12 @@ class InProcess:
         listed = valid.parse(self.instead_of.config)
         self._call(lambda request: self.engine.gc(request, lambda: listed.union(others())))
 
+    def _allocate(self, request: IpamRequest) -> Result:
+        allocated = self.engine.add(request)
+        if not allocated.ips:
+            raise CniError(Code.IPAM, "ADD returned no IP address")
+        return allocated
+
     def _call(self, method: Callable[[IpamRequest], _T]) -> _T:
         called = self.instead_of
         pairs = (pair.partition("=") for pair in called.environ.get("CNI_ARGS", "").split(";"))
@@ -91,7 +94,7 @@ class InProcess:
             problem = f"{error.strerror}: {error.filename}" if error.filename else str(error)
             remedy = "see whether its file system is full, read-only or damaged"
             raise self._told(CniError(Code.IO_FAILURE, problem, remedy)) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             logger.exception("internal error of the IPAM engine %s", called.type)
             raise self._told(internal_error(error)) from error
 

@@ -24,8 +24,11 @@ _LAST = "last_reserved_ip."
 #: A new lease is written under this name and becomes valid atomically by link(2).
 _NEW = ".new"
 _PAUSE = 0.001  # seconds between attempts, because flock(2) has no timeout
-#: Maximum length of an owner in bytes.
-_OWNER_MAX = 1024
+#: Nearly every owner is shorter than this number of bytes.
+_OWNER_USUAL = 1024
+#: Maximum length of an owner in bytes: CNI_CONTAINERID, as long as the kernel allows an environment
+#: variable to be (MAX_ARG_STRLEN in <linux/binfmts.h>), and an interface's name.
+_OWNER_MAX = (1 << 17) + 32
 #: CLOCK_REALTIME_COARSE, which the kernel uses for timestamps of files (<linux/time.h>).
 _COARSE = 5
 #: Errors of this process or node, not of a file: the file may be a lease.
@@ -274,7 +277,9 @@ def _content(path: str) -> bytes | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            content = os.read(descriptor, _OWNER_MAX + 1)
+            content = os.read(descriptor, _OWNER_USUAL)
+            if len(content) == _OWNER_USUAL:
+                content += os.read(descriptor, _OWNER_MAX + 1)
         finally:
             os.close(descriptor)
     except OSError as error:
